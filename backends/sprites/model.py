@@ -1,0 +1,118 @@
+"""The sprite transformer: a small causal video diffusion transformer of the Wan 2.1 kind.
+
+Per-frame timestep modulation (adaLN), q/k RMS norm over all heads, text cross-attention, a feed-forward layer with
+tanh-GELU. Self-attention hands normed, unrotated q, k, v (B, F*h*w, heads, D) to `attend`, which owns positions and
+cache; training passes an `attend` that masks [clean | noisy] frames.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rollout.backend import Attend
+from rollout.backends.sprites.grammar import TOKENS
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a sprite transformer."""
+
+    channels: int = 64
+    grid: tuple[int, int] = (4, 4)
+    dim: int = 192
+    layers: int = 6
+    heads: int = 4
+    ffn: int = 576
+    frequencies: int = 256
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+
+class Layer(nn.Module):
+    """Self-attention through `attend`, cross-attention to the text, feed-forward; each modulated per frame."""
+
+    def __init__(self, shape: Shape, index: int) -> None:
+        super().__init__()
+        d = shape.dim
+        self.index, self.heads = index, shape.heads
+        self.modulation = nn.Parameter(torch.randn(6, d) / math.sqrt(d))
+        self.q, self.k, self.v, self.o = (nn.Linear(d, d) for _ in range(4))
+        self.norm_q, self.norm_k = nn.RMSNorm(d, eps=1e-6), nn.RMSNorm(d, eps=1e-6)
+        self.norm_text = nn.LayerNorm(d, eps=1e-6)
+        self.text_q, self.text_k, self.text_v, self.text_o = (nn.Linear(d, d) for _ in range(4))
+        self.norm_text_q, self.norm_text_k = nn.RMSNorm(d, eps=1e-6), nn.RMSNorm(d, eps=1e-6)
+        self.up, self.down = nn.Linear(d, shape.ffn), nn.Linear(shape.ffn, d)
+
+    def forward(self, x: Tensor, time: Tensor, text: Tensor, attend: Attend) -> Tensor:
+        """x (B, F, hw, d), time (B, F, 6, d), text (B, F or 1, tokens, d)."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (time + self.modulation)[:, :, :, None].unbind(2)
+        y = _norm(x) * (1 + scale1) + shift1
+        y = y.flatten(1, 2)
+        q, k, v = (p.unflatten(-1, (self.heads, -1)) for p in (self.norm_q(self.q(y)), self.norm_k(self.k(y)), self.v(y)))
+        x = x + self.o(attend(self.index, q, k, v).flatten(2)).view_as(x) * gate1
+        x = x + self.cross(self.norm_text(x), text)
+        y = _norm(x) * (1 + scale2) + shift2
+        return x + self.down(F.gelu(self.up(y), approximate="tanh")) * gate2
+
+    def cross(self, x: Tensor, text: Tensor) -> Tensor:
+        """Attention of every frame's tokens to that frame's text."""
+        q = self.norm_text_q(self.text_q(x)).unflatten(-1, (self.heads, -1)).transpose(2, 3)
+        k = self.norm_text_k(self.text_k(text)).unflatten(-1, (self.heads, -1)).transpose(2, 3)
+        v = self.text_v(text).unflatten(-1, (self.heads, -1)).transpose(2, 3)
+        weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
+        out: Tensor = self.text_o((weights @ v).transpose(2, 3).flatten(3))
+        return out
+
+
+def _norm(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
+class SpriteTransformer(nn.Module):
+    """Predicts x0 of latent frames (B, F, C, h, w) from noisy ones, their timesteps (B, F) and text tokens."""
+
+    def __init__(self, shape: Shape | None = None) -> None:
+        super().__init__()
+        self.shape = shape = shape or Shape()
+        d = shape.dim
+        self.embed = nn.Linear(shape.channels, d)
+        self.words = nn.Embedding(TOKENS, d)
+        self.text_in, self.text_out = nn.Linear(d, d), nn.Linear(d, d)
+        self.time_in, self.time_out = nn.Linear(shape.frequencies, d), nn.Linear(d, d)
+        self.time_modulation = nn.Linear(d, 6 * d)
+        self.layers = nn.ModuleList(Layer(shape, i) for i in range(shape.layers))
+        self.head_modulation = nn.Parameter(torch.randn(2, d) / math.sqrt(d))
+        self.head = nn.Linear(d, shape.channels)
+        for name, p in self.named_parameters():
+            if p.ndim == 2 and "modulation" not in name:
+                nn.init.normal_(p, std=0.02) if "words" in name else nn.init.xavier_uniform_(p)
+            elif name.endswith("bias"):
+                nn.init.zeros_(p)
+        nn.init.zeros_(self.head.weight)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Text features (..., tokens, d) of token ids (..., tokens)."""
+        out: Tensor = self.text_out(F.gelu(self.text_in(self.words(tokens)), approximate="tanh"))
+        return out
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor, attend: Attend) -> Tensor:
+        """x (B, F, C, h, w), t (B or 1, F or 1) in 0..1000, text (B, F or 1, tokens, d); gives x0 in x's shape."""
+        time = self.time_out(F.silu(self.time_in(_sinusoid(t, self.shape.frequencies).to(x.dtype))))
+        modulation = self.time_modulation(F.silu(time)).unflatten(-1, (6, -1))
+        y = self.embed(x.flatten(3).transpose(2, 3))
+        for layer in self.layers:
+            y = layer(y, modulation, text, attend)
+        shift, scale = (time[:, :, None] + self.head_modulation)[:, :, :, None].unbind(2)
+        out: Tensor = self.head(_norm(y) * (1 + scale) + shift)
+        return out.transpose(2, 3).reshape(x.shape)
+
+
+def _sinusoid(t: Tensor, size: int) -> Tensor:
+    half = size // 2
+    angle = t.double()[..., None] * 10000 ** (-torch.arange(half, device=t.device, dtype=torch.float64) / half)
+    return torch.cat([angle.cos(), angle.sin()], -1)

@@ -1,0 +1,49 @@
+"""What a model must offer to be rolled out: the protocol Backend. A backend knows no strategy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:  # a Spec is read without torch
+    import torch
+    from torch import Tensor
+
+Attend = Callable[[int, "Tensor", "Tensor", "Tensor"], "Tensor"]
+"""(layer, q, k, v) -> attention output, all (B, F*h*w, heads, D); q and k are normed and NOT rotated."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A model's geometry and time, readable without torch.
+
+    `latent` is (C, H, W) and `grid` the (h, w) tokens of one latent frame; `axes` the rotary pairs of time, height and
+    width; `trained` the frames of the training horizon; `table` the positions that absolute RoPE has; `stride` the
+    pixel frames of a latent frame (the first counts one) and `fps` pixel frames a second.
+    """
+
+    name: str
+    layers: int
+    heads: int
+    head_dim: int
+    latent: tuple[int, int, int]
+    grid: tuple[int, int]
+    axes: tuple[int, int, int]
+    trained: int = 21
+    table: int = 1024
+    stride: int = 4
+    fps: float = 16.0
+    block: int = 3
+    theta: float = 10000.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one latent frame."""
+        return self.grid[0] * self.grid[1]
+
+    def pixel_frames(self, frames: int) -> int:
+        """Pixel frames that the first `frames` latent frames decode to."""
+        return 0 if frames == 0 else self.stride * (frames - 1) + 1
+
+    def seconds(self, frame: int) -> float:
+        """The time at which latent frame `frame` is first seen."""
+        return self.pixel_frames(frame) / self.fps
