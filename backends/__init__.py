@@ -1,0 +1,35 @@
+"""Models to roll out, by name and imported on first use; a spec is readable without torch."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from rollout.backend import Backend, Spec
+from rollout.registry import find
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a backend's `spec()` and `load(**options)` are."""
+
+    module: str
+    about: str
+
+    def spec(self) -> Spec:
+        """The default model's geometry, without torch."""
+        spec: Spec = import_module(self.module).spec()
+        return spec
+
+    def load(self, **options: Any) -> Backend:
+        """Load the model. Raises BackendError."""
+        backend: Backend = import_module(self.module).load(**options)
+        return backend
+
+
+BACKENDS = {"sprites": Entry("rollout.backends.sprites", "the embedded model: a sprite world, 8 fps, runs anywhere")}
+
+
+def load_backend(name: str = "sprites", **options: Any) -> Backend:
+    """Load a backend by name: load_backend("sprites", device="cpu"). Raises SpecError, BackendError."""
+    entry: Entry = find("backends", name)
+    return entry.load(**options)

@@ -47,3 +47,41 @@ class Spec:
     def seconds(self, frame: int) -> float:
         """The time at which latent frame `frame` is first seen."""
         return self.pixel_frames(frame) / self.fps
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """The decoder of one stream: holds what it needs of earlier frames, so that block by block equals the whole."""
+
+    def push(self, latents: "Tensor") -> "Tensor":
+        """The next frames' latents (F, C, H, W) to pixel frames (N, height, width, 3), uint8."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next push depends on, as tensors and numbers."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A video diffusion model that leaves positions and cache to `attend`."""
+
+    spec: Spec
+    device: "torch.device"
+    dtype: "torch.dtype"
+
+    def encode(self, prompt: str) -> "Tensor":
+        """A prompt's text features (1, tokens, dim). Raises PromptError."""
+        ...
+
+    def denoise(self, x: "Tensor", t: float, prompt: "Tensor", attend: Attend) -> "Tensor":
+        """The flow at x (B, F, C, H, W) and timestep t in 0..1000; x0 = x - t / 1000 * flow."""
+        ...
+
+    def decoder(self) -> Decoder:
+        """A fresh decoder for one stream."""
+        ...

@@ -1,0 +1,32 @@
+"""The embedded model: a causal video diffusion transformer of the Wan kind on a procedural sprite world."""
+
+from typing import TYPE_CHECKING
+
+from rollout.backend import Spec
+
+if TYPE_CHECKING:
+    from rollout.backends.sprites.weights import Sprites
+
+
+def spec() -> Spec:
+    """Geometry of the shipped model: 32x32 pixels, one latent frame a pixel frame at 8 fps, 16 tokens a frame."""
+    return Spec(
+        name="sprites",
+        layers=6,
+        heads=4,
+        head_dim=48,
+        latent=(64, 4, 4),
+        grid=(4, 4),
+        axes=(8, 8, 8),
+        trained=21,
+        table=1024,
+        stride=1,
+        fps=8.0,
+    )
+
+
+def load(**options: object) -> "Sprites":
+    """Load the shipped weights, or those of `weights=FILE`; `device`, `dtype` as torch names them."""
+    from rollout.backends.sprites.weights import load_sprites
+
+    return load_sprites(**options)  # type: ignore[arg-type]

@@ -1,0 +1,116 @@
+"""The sprite model as a backend, and its weights on disk (safetensors)."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rollout.backend import Attend, Spec
+from rollout.backends.sprites import spec as shipped_spec
+from rollout.backends.sprites.codec import Codec
+from rollout.backends.sprites.grammar import parse
+from rollout.backends.sprites.model import Shape, SpriteTransformer
+from rollout.errors import BackendError
+from rollout.rope import split_pairs
+
+WEIGHTS = Path(__file__).parent / "sprites.safetensors"
+
+
+class SpriteDecoder:
+    """Decodes frame by frame; the codec looks at one frame at a time, so there is no state."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+
+    def push(self, latents: Tensor) -> Tensor:
+        """Latents (F, 64, 4, 4) to frames (F, 32, 32, 3), uint8."""
+        frames = self.codec.decode(latents.float().to(self.codec.mean.device))
+        return (frames * 255).round().byte().permute(0, 2, 3, 1).cpu()
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: every frame stands alone."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Nothing to go back to."""
+
+
+class Sprites:
+    """The embedded backend: predicts x0 inside and returns the flow."""
+
+    def __init__(self, model: SpriteTransformer, codec: Codec, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, digest: str = "") -> None:
+        shape = model.shape
+        self.device, self.dtype, self.digest = torch.device(device), dtype, digest
+        self.model = model.to(self.device, dtype).eval().requires_grad_(False)
+        self.codec = codec.to(self.device)
+        size = (shape.channels, *shape.grid)
+        base = shipped_spec()
+        self.spec = Spec(
+            base.name, shape.layers, shape.heads, shape.head_dim, size, shape.grid, split_pairs(shape.head_dim),
+            base.trained, base.table, base.stride, base.fps,
+        )
+
+    def encode(self, prompt: str) -> Tensor:
+        """Text features (1, 4, dim). Raises PromptError with the vocabulary."""
+        tokens = torch.tensor([parse(prompt).tokens()], device=self.device)
+        with torch.no_grad():
+            return self.model.encode(tokens)
+
+    def denoise(self, x: Tensor, t: float, prompt: Tensor, attend: Attend) -> Tensor:
+        """The flow at x (B, F, 64, 4, 4) and timestep t in 0..1000."""
+        time = torch.full((1, 1), float(t), device=self.device)
+        x0 = self.model(x.to(self.dtype), time, prompt[:, None], attend)
+        return (x - x0) / max(t / 1000, 1e-3)
+
+    def decoder(self) -> SpriteDecoder:
+        """A decoder for one stream."""
+        return SpriteDecoder(self.codec)
+
+
+def save_weights(path: Path, shape: Shape, state: dict[str, Tensor], codec: Codec) -> None:
+    """Write model (bf16, the codec in float32) whole or not at all."""
+    tensors = {f"model.{n}": p.detach().to("cpu", torch.bfloat16).contiguous() for n, p in state.items()}
+    tensors |= {f"codec.{n}": p.detach().to("cpu", torch.float32).contiguous() for n, p in codec.state_dict().items()}
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata={"format": "rollout-sprites-1", "shape": json.dumps(asdict(shape))})
+    partial.replace(path)
+
+
+def load_sprites(weights: str | os.PathLike[str] | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Sprites:
+    """Load weights written by `save_weights`. Raises BackendError."""
+    path = Path(weights) if weights is not None else WEIGHTS
+    if not path.is_file():
+        raise BackendError(f"the sprite weights {path} are not a file. Leave the path out for the shipped ones.")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        sizes = json.loads(metadata["shape"]) if metadata.get("format") == "rollout-sprites-1" else None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BackendError(f"{path} cannot be read as safetensors: {error}. Give sprite weights.") from error
+    if sizes is None:
+        raise BackendError(f"{path} is safetensors of another model. Give weights that the sprite training wrote.")
+    shape = Shape(**{k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()})
+    model, codec = SpriteTransformer(shape), Codec(shape.channels)
+    try:
+        for part, name in ((model, "model."), (codec, "codec.")):
+            part.load_state_dict({k[len(name) :]: t.float() for k, t in tensors.items() if k.startswith(name)})
+    except RuntimeError as error:
+        raise BackendError(f"{path} does not hold a whole sprite model: {str(error).splitlines()[-1].strip()}") from error
+    return Sprites(model, codec, device=_device(device), dtype=dtype, digest=hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+
+
+def _device(name: torch.device | str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BackendError(f"the device {str(name)!r} is not there: {str(error).splitlines()[0]}. Use cpu.") from error
+    return device

@@ -1,0 +1,115 @@
+"""What a strategy does to the cache at each block, as values: the loop executes it, `rollout explain` prints it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from rollout.backend import Spec
+from rollout.errors import CacheError
+from rollout.slots import Block, Edit, Placement, Replay, Role, Slot
+from rollout.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Step:
+    """One block's decisions; `slots` and `placement` are the state in which the block is denoised."""
+
+    block: Block
+    switch: Edit | None
+    replay: Replay | None
+    room: Edit
+    slots: tuple[Slot, ...]
+    placement: Placement
+    admitted: tuple[Slot, ...]
+
+    @property
+    def after(self) -> tuple[Slot, ...]:
+        """The cache once the block is committed, in the cache's order."""
+        return in_order(self.slots + self.admitted)
+
+
+def in_order(slots: Iterable[Slot]) -> tuple[Slot, ...]:
+    """Slots in the cache's order: sink, memory, recent; within a role as they are."""
+    return tuple(sorted(slots, key=lambda slot: list(Role).index(slot.role)))
+
+
+def decide(strategy: Strategy, slots: Sequence[Slot], block: Block, spec: Spec) -> Step:
+    """Ask the strategy's parts what happens to a cache of `slots` at `block`.
+
+    Raises CacheError where a part breaks the rules: slots beyond the window, rows that do not sum to 1.
+    """
+    edit, again, now = None, None, tuple(slots)
+    if (block.switch or block.cut) and block.index > 0:
+        edit, again = strategy.on_switch(now, block)
+        edit.check(len(now))
+        now = edit.slots
+        if again is not None:
+            now = in_order(now + replayed(again, block.frames))
+    room = strategy.policy.make_room(now, block.frames)
+    room.check(len(now))
+    now = room.slots
+    if len(now) + block.frames > strategy.policy.window:
+        raise CacheError(
+            f"policy '{strategy.policy.kind}' left {len(now)} slots for a block of {block.frames} "
+            f"in a window of {strategy.policy.window}. make_room must evict {len(now) + block.frames - strategy.policy.window} more."
+        )
+    placement = strategy.positions.place(now, block if block.index > 0 else replace(block, cut=False), reach(strategy, spec))
+    if len(placement.slots) != len(now) or len(placement.block) != block.frames:
+        raise CacheError(
+            f"positions '{strategy.positions.kind}' placed {len(placement.slots)} slots and {len(placement.block)} block "
+            f"frames where there are {len(now)} and {block.frames}."
+        )
+    return Step(block, edit, again, room, now, placement, strategy.policy.admit(block))
+
+
+def reach(strategy: Strategy, spec: Spec) -> int:
+    """The frames that positions may span: the policy's window, at most the trained frames."""
+    return min(strategy.policy.window, spec.trained)
+
+
+def replayed(replay: Replay, block: int) -> tuple[Slot, ...]:
+    """The slots of frames that are encoded again, each in its original block of `block` frames."""
+    return tuple(
+        Slot(Role.SINK if i < replay.sinks else Role.RECENT, frame, frame // block)
+        for i, frame in enumerate(replay.frames)
+    )
+
+
+def chunks(strategy: Strategy, kept: Sequence[Slot], replay: Replay, block: int, window: int) -> Iterator[tuple[tuple[int, ...], Placement]]:
+    """The passes of a replay over a cache of `kept` slots: the frames of each, and where they and the cache sit.
+
+    Positions without slot dates keep the frames' own numbers; the others see the kept slots as slots and the replayed
+    frames as one long block.
+    """
+    frames = replay.frames
+    passes = [frames] if replay.bidirectional else _by_block(frames, block)
+    n = len(frames)
+    whole = strategy.positions.place(kept, Block(frames[-1] // block, frames[-1] + 1 - n, n), window)
+    done: tuple[int, ...] = ()
+    slots = tuple(kept)
+    for part in passes:
+        if strategy.positions.by_slot:
+            placement = Placement(whole.slots + whole.block[: len(done)], whole.block[len(done) : len(done) + len(part)])
+        else:
+            placement = strategy.positions.place(slots, Block(part[0] // block, part[0], len(part)), window)
+        yield part, placement
+        done += part
+        slots += replayed(Replay(part), block)
+
+
+def _by_block(frames: Sequence[int], block: int) -> list[tuple[int, ...]]:
+    parts: list[tuple[int, ...]] = []
+    for frame in frames:
+        if parts and parts[-1][-1] // block == frame // block:
+            parts[-1] += (frame,)
+        else:
+            parts.append((frame,))
+    return parts
+
+
+def simulate(strategy: Strategy, blocks: Iterable[Block], spec: Spec) -> Iterator[Step]:
+    """The steps of a whole rollout, without a model and without tensors."""
+    slots: tuple[Slot, ...] = ()
+    for block in blocks:
+        step = decide(strategy, slots, block, spec)
+        yield step
+        slots = step.after

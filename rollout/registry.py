@@ -1,0 +1,88 @@
+"""Names to rules, backends and metrics: the home's own, those of installed plugins, those of a plugin file."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rollout.errors import RolloutError, SpecError
+
+_HOME = {
+    "positions": "rollout.strategies.positions:POSITIONS",
+    "policies": "rollout.strategies.policies:POLICIES",
+    "switches": "rollout.strategies.switches:SWITCHES",
+    "presets": "rollout.strategies.presets:PRESETS",
+    "backends": "rollout.backends:BACKENDS",
+}
+GROUPS = (*_HOME, "metrics")
+_added: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+T = TypeVar("T")
+
+
+def register(group: str, name: str) -> Callable[[T], T]:
+    """Decorator that adds a rule, backend or metric under `name` for this process (a plugin file's way in)."""
+    if group not in GROUPS:
+        raise SpecError(f"there is no group {group!r} to register in; there are {', '.join(GROUPS)}.")
+
+    def add(item: T) -> T:
+        _added[group][name] = item
+        return item
+
+    return add
+
+
+@cache
+def _home(group: str) -> dict[str, Any]:
+    if group not in _HOME:
+        return {}
+    module, attribute = _HOME[group].split(":")
+    return dict(getattr(importlib.import_module(module), attribute))
+
+
+@cache
+def _plugins(group: str) -> dict[str, Any]:
+    return {point.name: point for point in entry_points(group=f"rollout.{group}")}
+
+
+def names(group: str) -> list[str]:
+    """All names of a group, the home's own first."""
+    return list(dict.fromkeys([*_home(group), *_plugins(group), *_added[group]]))
+
+
+def find(group: str, name: str) -> Any:
+    """The object called `name` in a group. Raises SpecError with the closest name."""
+    for known in (_added[group], _home(group), _plugins(group)):
+        if name in known:
+            item = known[name]
+            if known is _plugins(group):
+                try:
+                    return item.load()
+                except Exception as error:
+                    raise SpecError(f"the plugin {item.value!r} for {group} {name!r} failed to load: {error}") from error
+            return item
+    near = get_close_matches(str(name), names(group), n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    raise SpecError(f"there is no {_singular(group)} called {str(name)[:60]!r}. {hint}There are: {', '.join(names(group))}.")
+
+
+def load_plugin(path: Path) -> None:
+    """Run a plugin file, whose `register` decorators add its rules. Raises SpecError."""
+    if not path.is_file():
+        raise SpecError(f"the plugin file {path} does not exist. Give the path of a Python file.")
+    spec = importlib.util.spec_from_file_location(f"rollout_plugin_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise SpecError(f"the plugin file {path} is no Python file. Its name must end in .py.")
+    try:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except RolloutError:
+        raise
+    except Exception as error:
+        raise SpecError(f"the plugin file {path} failed: {type(error).__name__}: {error}") from error
+
+
+def _singular(group: str) -> str:
+    return {"policies": "policy", "switches": "switch"}.get(group, group if group == "positions" else group[:-1])

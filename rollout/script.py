@@ -1,0 +1,155 @@
+"""The prompt script of Infinity-RoPE (arXiv 2511.20649): "walks[5s] | jumps[10s#] ; hello | world" to shots to blocks.
+
+`[Ns]` is a segment's length, `#` inside the brackets a hard cut at the start of that segment, `|` separates segments,
+`;` starts the subtitles, one a segment. Durations go to the nearest whole block, half up, at least one.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rollout.backend import Spec
+from rollout.errors import ScriptError
+from rollout.slots import Block
+
+DEFAULT_SECONDS = 10.5
+"""A segment without a duration lasts 14 blocks of Wan, as in the released code."""
+LONGEST = 100_000_000
+"""Blocks of the longest script; more is a typing error."""
+MAX_CHARACTERS = 100_000
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One segment: its prompt, length in seconds (None: the default), whether it opens with a cut, its subtitle."""
+
+    prompt: str
+    seconds: float | None = None
+    cut: bool = False
+    subtitle: str = ""
+
+    def blocks(self, spec: Spec) -> int:
+        """The nearest whole number of blocks, half up, at least one."""
+        seconds = DEFAULT_SECONDS if self.seconds is None else self.seconds
+        return max(1, math.floor(seconds * spec.fps / (spec.block * spec.stride) + 0.5))
+
+
+@dataclass(frozen=True)
+class Script:
+    """A list of shots, from `Script.parse` or built by hand."""
+
+    shots: tuple[Shot, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Script":
+        """Read the text form. Raises ScriptError that points at the character."""
+        return cls(tuple(_shots(text)))
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """One prompt a shot."""
+        return tuple(shot.prompt for shot in self.shots)
+
+    def blocks(self, spec: Spec, *, first: int = 0) -> Iterator[Block]:
+        """The plan in blocks for a backend; `first` blocks were given as a prefix and belong to the first shot."""
+        index = 0
+        for number, shot in enumerate(self.shots):
+            count = shot.blocks(spec) + (first if number == 0 else 0)
+            for n in range(count):
+                opens = n == 0 and number > 0
+                yield Block(
+                    index=index,
+                    start=index * spec.block,
+                    frames=spec.block,
+                    prompt=number,
+                    switch=opens and shot.prompt != self.shots[number - 1].prompt,
+                    cut=opens and shot.cut,
+                )
+                index += 1
+
+    def count(self, spec: Spec) -> int:
+        """Blocks of the whole plan."""
+        total = sum(shot.blocks(spec) for shot in self.shots)
+        if total > LONGEST:
+            raise ScriptError(f"the script asks for {total} blocks; the longest is {LONGEST}. Shorten its durations.")
+        return total
+
+
+def _shots(text: str) -> Iterator[Shot]:
+    if len(text) > MAX_CHARACTERS:
+        raise ScriptError(f"the script has {len(text)} characters; the longest is {MAX_CHARACTERS}. Shorten it.")
+    for position, character in enumerate(text):
+        if not character.isprintable() and character not in "\n\t":
+            raise ScriptError(f"the script has the control character {character!r} at {position}. Remove it.", text, position)
+    semicolon = text.find(";")
+    body, tail = (text, None) if semicolon < 0 else (text[:semicolon], text[semicolon + 1 :])
+    pieces = _split(body, 0)
+    if not body.strip():
+        raise ScriptError("the script is empty. Write a prompt, such as 'a red circle walks right[5s]'.", text, 0)
+    subtitles = _subtitles(text, tail, semicolon, len(pieces))
+    for number, ((start, piece), subtitle) in enumerate(zip(pieces, subtitles, strict=True)):
+        yield _shot(text, start, piece, subtitle, first=number == 0)
+
+
+def _split(text: str, start: int) -> list[tuple[int, str]]:
+    pieces, at = [], start
+    for piece in text.split("|"):
+        pieces.append((at, piece))
+        at += len(piece) + 1
+    return pieces
+
+
+def _subtitles(text: str, tail: str | None, semicolon: int, segments: int) -> Sequence[str]:
+    if tail is None:
+        return [""] * segments
+    if ";" in tail:
+        raise ScriptError("a script has one ';', before its subtitles. Remove the second.", text, semicolon + 1 + tail.index(";"))
+    found = _split(tail, semicolon + 1)
+    if len(found) > segments:
+        raise ScriptError(
+            f"the script has {len(found)} subtitles for {segments} segments. Remove subtitles or add segments.",
+            text,
+            found[segments][0],
+        )
+    return [piece.strip() for _, piece in found] + [""] * (segments - len(found))
+
+
+def _shot(text: str, start: int, piece: str, subtitle: str, *, first: bool) -> Shot:
+    opening, closing = piece.find("["), piece.find("]")
+    if opening < 0 and closing < 0:
+        prompt, seconds, cut = piece.strip(), None, False
+    else:
+        if opening < 0 or closing < opening:
+            raise ScriptError("there is a ']' without its '['. Write the duration as [5s].", text, start + closing) if closing >= 0 else ScriptError(
+                "the '[' is never closed. Write the duration as [5s].", text, start + opening
+            )
+        after = piece[closing + 1 :]
+        if after.strip():
+            offset = start + closing + 1 + len(after) - len(after.lstrip())
+            raise ScriptError("text follows the duration. Put the duration last, and '|' before the next segment.", text, offset)
+        prompt = piece[:opening].strip()
+        seconds, cut = _duration(text, start + opening + 1, piece[opening + 1 : closing])
+    if not prompt:
+        raise ScriptError("a segment has no prompt. Write one before its duration.", text, start)
+    if first and cut:
+        cut = False  # block 0 has nothing to cut from
+    return Shot(" ".join(prompt.split()), seconds, cut, subtitle)
+
+
+def _duration(text: str, start: int, inside: str) -> tuple[float | None, bool]:
+    match = re.fullmatch(r"\s*([^\s#]*?)\s*(s?)\s*(#?)\s*", inside)
+    if not match or (not match[1] and not match[3]) or (match[1] and not match[2]):
+        raise ScriptError(f"[{inside[:30]}] is no duration. Write [5s], [2.5s], or [5s#] for a cut.", text, start)
+    if not match[1]:
+        if match[2]:
+            raise ScriptError(f"[{inside[:30]}] has no number. Write [5s].", text, start)
+        return None, True
+    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", match[1], re.ASCII):
+        raise ScriptError(f"{match[1][:30]!r} is no number of seconds. Write [5s] or [2.5s].", text, start)
+    seconds = float(match[1])
+    if seconds <= 0:
+        raise ScriptError("a segment lasts more than 0 seconds.", text, start)
+    if seconds > 1e7:
+        raise ScriptError(f"{seconds:g} seconds is longer than a rollout can be (1e7). Shorten it.", text, start)
+    return seconds, bool(match[3])

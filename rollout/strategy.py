@@ -1,0 +1,139 @@
+"""The protocols of the three parts, and Strategy: parts that were checked to go together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+from rollout import specs
+from rollout.backend import Spec
+from rollout.errors import CompositionError, SpecError
+from rollout.slots import BLOCK, Block, Edit, Placement, Replay, Slot, flush
+
+
+@runtime_checkable
+class Positions(Protocol):
+    """Where in time? A rule that gives every cached slot and the block's frames a temporal index.
+
+    Any part may also have `check(strategy, spec, frames)`, which raises CompositionError: it is called with None, None
+    when the strategy is composed, and again with a backend's spec and the planned latent frames.
+    """
+
+    kind: ClassVar[str]
+    by_slot: ClassVar[bool]
+    """Dates by a slot's place in the cache, so that a slot without a frame number (an average) has an index."""
+
+    def place(self, slots: Sequence[Slot], block: Block, window: int) -> Placement:
+        """Indices for the slots that `block` attends to; `window` is the policy's, at most the trained frames."""
+        ...
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """What stays? A rule over slots, pure and without tensors."""
+
+    kind: ClassVar[str]
+    blends: ClassVar[bool]
+    """Averages keys of different frames."""
+
+    @property
+    def window(self) -> int:
+        """Cached frames, the block included."""
+        ...
+
+    def make_room(self, slots: Sequence[Slot], frames: int) -> Edit:
+        """The edit before a block of `frames` is denoised: afterwards slots + frames fit the window."""
+        ...
+
+    def admit(self, block: Block) -> tuple[Slot, ...]:
+        """The slots of the committed block, with their roles."""
+        ...
+
+
+@runtime_checkable
+class Switch(Protocol):
+    """What happens to the cache when the prompt changes?"""
+
+    kind: ClassVar[str]
+
+    def on_switch(self, slots: Sequence[Slot], block: Block, window: int) -> tuple[Edit, Replay | None]:
+        """The edit, and the frames to encode again under the new prompt; `window` is the policy's."""
+        ...
+
+
+AXES = ("positions", "policy", "switch")
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Positions + policy + switch, checked when composed; compare by value.
+
+    Raises CompositionError where the parts do not go together.
+    """
+
+    positions: Positions
+    policy: Policy
+    switch: Switch
+
+    def __post_init__(self) -> None:
+        for axis, protocol in zip(AXES, (Positions, Policy, Switch), strict=True):
+            part = getattr(self, axis)
+            if isinstance(part, type) or not isinstance(part, protocol):
+                raise SpecError(f"{part!r} is no {axis} rule: the protocol {protocol.__name__} says what it needs.")
+        if self.policy.blends and not self.positions.by_slot:
+            raise CompositionError(
+                f"policy '{self.policy.kind}' averages keys of different frames, and positions '{self.positions.kind}' "
+                "has no frame index to give the average. Use positions='online'."
+            )
+        self._check_parts(None, None)
+
+    def on_switch(self, slots: Sequence[Slot], block: Block) -> tuple[Edit, Replay | None]:
+        """What a prompt change or a cut does to the cache before `block`.
+
+        A cut flushes, with the strategy's own flush where its switch is one, else keeping the last frame
+        (arXiv 2511.20649, RoPE Cut); a prompt change alone asks the switch.
+        """
+        if not block.cut or getattr(self.switch, "flushes", False):
+            return self.switch.on_switch(slots, block, self.policy.window)
+        return flush(slots, 1), None
+
+    @property
+    def pinned(self) -> int:
+        """Slots that no block evicts: the policy's sinks and memory."""
+        return int(getattr(self.policy, "sink", 0)) + int(getattr(self.policy, "memory", 0))
+
+    def check(self, spec: Spec, frames: int | None = None) -> None:
+        """Raise CompositionError where the strategy does not fit a backend, or `frames` latent frames on it."""
+        self._check_parts(spec, frames)
+
+    def _check_parts(self, spec: Spec | None, frames: int | None) -> None:
+        block = spec.block if spec else BLOCK
+        if self.policy.window < self.pinned + block:
+            raise CompositionError(
+                f"window {self.policy.window} of policy '{self.policy.kind}' is smaller than its {self.pinned} sink and "
+                f"memory frames and a block of {block}. Use a window of at least {self.pinned + block}."
+            )
+        for part in (self.policy, self.switch, self.positions):
+            check = getattr(part, "check", None)
+            if check is not None:
+                check(self, spec, frames)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: {"positions": {"kind": ..., field: ...}, "policy": {...}, "switch": {...}}."""
+        return {axis: specs.part_to_dict(getattr(self, axis)) for axis in AXES}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Build from the JSON form; fields that are left out take their defaults. Raises SpecError."""
+        if not isinstance(data, Mapping):
+            raise SpecError(f"a strategy is an object with {', '.join(AXES)}, not {type(data).__name__}.")
+        unknown = set(data) - set(AXES)
+        if unknown:
+            raise SpecError(f"a strategy has no {sorted(map(str, unknown))[0]!r}; it has {', '.join(AXES)}.")
+        missing = [axis for axis in AXES if axis not in data]
+        if missing:
+            raise SpecError(f"the strategy lacks {missing[0]!r}. Add \"{missing[0]}\": {{\"kind\": ...}}.")
+        return cls(**{axis: specs.part_from_dict(axis, data[axis]) for axis in AXES})
+
+    def __str__(self) -> str:
+        policy, switch = specs.part_to_text(self.policy), specs.part_to_text(self.switch)
+        return f"{specs.part_to_text(self.positions)} {policy}+{switch}"

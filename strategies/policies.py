@@ -1,0 +1,133 @@
+"""Cache policies: which frames stay. Each is pure; an edit says which old slots make up the new ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from rollout.errors import SpecError
+from rollout.slots import Block, Edit, Role, Row, Slot, keep, of_role
+
+
+def evict_oldest(slots: Sequence[Slot], room: int) -> Edit:
+    """Drop the oldest recent frames until `room` slots are left."""
+    recent = of_role(slots, Role.RECENT)
+    gone = set(recent[: max(0, len(slots) - room)])
+    return keep(slots, (i for i in range(len(slots)) if i not in gone))
+
+
+def admit(block: Block, sink: int = 0) -> tuple[Slot, ...]:
+    """The block's frames as slots; frames below `sink` are sinks."""
+    return tuple(
+        Slot(Role.SINK if frame < sink else Role.RECENT, frame, block.index) for frame in range(block.start, block.end)
+    )
+
+
+def _check_window(kind: str, window: int, sink: int) -> None:
+    if sink < 0:
+        raise SpecError(f"{kind}: sink={sink} is negative; it counts the first frames that stay for ever.")
+    if window < max(1, sink + 1):
+        raise SpecError(f"{kind}: window={window} does not hold {sink} sink frames and a block. Use a larger window.")
+
+
+@dataclass(frozen=True)
+class Fifo:
+    """First in, first out (Self-Forcing with a local window, arXiv 2506.08009)."""
+
+    kind: ClassVar[str] = "fifo"
+    blends: ClassVar[bool] = False
+    window: int = 21
+
+    def __post_init__(self) -> None:
+        _check_window(self.kind, self.window, 0)
+
+    def make_room(self, slots: Sequence[Slot], frames: int) -> Edit:
+        """The oldest frames go."""
+        return evict_oldest(slots, self.window - frames)
+
+    def admit(self, block: Block) -> tuple[Slot, ...]:
+        """Every frame is a recent one."""
+        return admit(block)
+
+
+@dataclass(frozen=True)
+class Sink:
+    """The first `sink` frames for ever, then first in, first out (LongLive's frame sink, arXiv 2509.22622)."""
+
+    kind: ClassVar[str] = "sink"
+    blends: ClassVar[bool] = False
+    window: int = 6
+    sink: int = 1
+
+    def __post_init__(self) -> None:
+        _check_window(self.kind, self.window, self.sink)
+
+    def make_room(self, slots: Sequence[Slot], frames: int) -> Edit:
+        """The oldest frames that are no sinks go."""
+        return evict_oldest(slots, self.window - frames)
+
+    def admit(self, block: Block) -> tuple[Slot, ...]:
+        """The first frames of all are sinks."""
+        return admit(block, self.sink)
+
+
+@dataclass(frozen=True)
+class Ema:
+    """Memory tokens (MemRoPE, arXiv 2603.12513): evicted frames live on in one moving average a rate.
+
+    Once a block the frames to go, with mean e, update every stream M = (1-a) M + a e; the first time M = e. `pool`:
+    e at each spatial token, or over all of them (as released). `displaced`: the frames that go to make place for the
+    streams, the first time, are folded into e or dropped (as released).
+    """
+
+    kind: ClassVar[str] = "ema"
+    blends: ClassVar[bool] = True
+    window: int = 12
+    sink: int = 3
+    rates: tuple[float, ...] = (0.01, 0.1)
+    pool: Literal["token", "frame"] = "token"
+    displaced: Literal["fold", "drop"] = "fold"
+
+    def __post_init__(self) -> None:
+        _check_window(self.kind, self.window, self.sink)
+        if not self.rates:
+            raise SpecError("ema: rates is empty; give one rate a memory frame, such as 0.01/0.1.")
+        for rate in self.rates:
+            if not 0 < rate <= 1:
+                raise SpecError(f"ema: the rate {rate:g} is outside (0, 1]; it is the weight of the newest evicted frames.")
+
+    @property
+    def memory(self) -> int:
+        """Memory frames, one a rate."""
+        return len(self.rates)
+
+    def make_room(self, slots: Sequence[Slot], frames: int) -> Edit:
+        """Fold the oldest recent frames into the memory."""
+        streams = of_role(slots, Role.MEMORY)
+        over = len(slots) + frames - self.window
+        if over <= 0:
+            return keep(slots, range(len(slots)))
+        sinks, recent = of_role(slots, Role.SINK), of_role(slots, Role.RECENT)
+        displaced = 0 if streams else self.memory
+        gone, kept = recent[: over + displaced], recent[over + displaced :]
+        folded = gone[displaced:] if self.displaced == "drop" else gone
+        if not folded:
+            return evict_oldest(slots, self.window - frames)
+        newest = slots[gone[-1]]
+        rows: list[Row] = [((i, 1.0),) for i in sinks]
+        for n, a in enumerate(self.rates):
+            share = tuple((i, (a if streams else 1.0) / len(folded)) for i in folded)
+            rows.append((((streams[n], 1 - a), *share)) if streams else share)
+        memory = tuple(Slot(Role.MEMORY, newest.frame, newest.block) for _ in self.rates)
+        first = len(sinks)
+        return Edit(
+            tuple(slots[i] for i in sinks) + memory + tuple(slots[i] for i in kept),
+            (*rows, *(((i, 1.0),) for i in kept)),
+            frozenset(range(first, first + self.memory)) if self.pool == "frame" else frozenset(),
+        )
+
+    def admit(self, block: Block) -> tuple[Slot, ...]:
+        """The first frames of all are sinks."""
+        return admit(block, self.sink)
+
+
+POLICIES = {rule.kind: rule for rule in (Fifo, Sink, Ema)}
