@@ -1,0 +1,34 @@
+"""The command line: one file a command, and the only place that prints."""
+
+import sys
+
+import typer
+
+from rollout.cli import explain, gen, ls
+from rollout.errors import RolloutError, ScriptError
+
+app = typer.Typer(
+    name="rollout",
+    help="Roll out autoregressive video diffusion under any composition of cache policy and positional scheme.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("gen")(gen.gen)
+app.command("explain")(explain.explain)
+app.command("ls")(ls.ls)
+
+
+def main() -> None:
+    """The `rollout` command: bad input gives one line on stderr and exit code 2."""
+    try:
+        app()
+    except RolloutError as error:
+        print(f"rollout: {error}", file=sys.stderr)
+        if isinstance(error, ScriptError) and error.pointer() and sys.stderr.isatty():
+            print(error.pointer(), file=sys.stderr)
+        raise SystemExit(2) from None
+    except BrokenPipeError:  # `rollout explain ... | head`
+        sys.stderr.close()
+        raise SystemExit(0) from None

@@ -40,7 +40,8 @@ class Event:
 class Rollout(Iterator[Result]):
     """A running rollout: iterate for its blocks; `prompt` and `cut` act from the next block on.
 
-    `events` logs what came from outside, so that the run can be repeated exactly; `cache` is its KVCache.
+    `events` logs what came from outside, so that the run can be repeated exactly; `cache` is its KVCache; `blocks` counts
+    the planned blocks and `first` those given as a prefix.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Rollout(Iterator[Result]):
         _same_plan(rows)
         self._noise = noise or seeded(_rows(seeds, batch, "seeds"), spec.latent, device=backend.device)
         self._prefix = _prefix(prefix, backend, batch)
-        first = 0 if self._prefix is None else self._prefix.shape[1] // spec.block
+        self.first = first = 0 if self._prefix is None else self._prefix.shape[1] // spec.block
         self.blocks = rows[0].count(spec) + first
         strategy.check(spec, None if endless else self.blocks * spec.block)
         self._plan = rows[0].blocks(spec, first=first)

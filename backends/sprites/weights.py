@@ -3,11 +3,13 @@
 import hashlib
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -17,6 +19,7 @@ from rollout.backends.sprites import spec as shipped_spec
 from rollout.backends.sprites.codec import Codec
 from rollout.backends.sprites.grammar import parse
 from rollout.backends.sprites.model import Shape, SpriteTransformer
+from rollout.backends.sprites.world import SIZE, render, sample_world
 from rollout.errors import BackendError
 from rollout.rope import split_pairs
 
@@ -68,6 +71,25 @@ class Sprites:
         time = torch.full((1, 1), float(t), device=self.device)
         x0 = self.model(x.to(self.dtype), time, prompt[:, None], attend)
         return (x - x0) / max(t / 1000, 1e-3)
+
+    def truth(self, prompt: str, blocks: int, seed: int) -> Tensor:
+        """Latents (F, 64, 4, 4) of true frames of what the prompt names; the rest of the world is drawn from the seed."""
+        frames = blocks * self.spec.block
+        world = sample_world(1, frames, torch.Generator().manual_seed(seed))
+        named = {k: torch.tensor([v]) for k, v in asdict(parse(prompt)).items() if v is not None}
+        if "background" in named:
+            named["background"] = named["background"].expand(1, frames)
+        video = render(replace(world, **named), torch.arange(frames)[None])
+        return self.codec.encode(video[0].to(self.device))
+
+    def encode_video(self, frames: NDArray[np.uint8]) -> Tensor:
+        """Latents of whole blocks of a video's frames (N, height, width, 3), averaged down to 32x32."""
+        whole = len(frames) // self.spec.block * self.spec.block
+        if not whole:
+            raise BackendError(f"the video has {len(frames)} frames; a prefix takes whole blocks of {self.spec.block}.")
+        video = torch.from_numpy(frames[:whole]).permute(0, 3, 1, 2).float().div(255)
+        video = torch.nn.functional.interpolate(video, (SIZE, SIZE), mode="area")
+        return self.codec.encode(video.to(self.device))
 
     def decoder(self) -> SpriteDecoder:
         """A decoder for one stream."""

@@ -1,0 +1,43 @@
+"""Options that several commands share, and what they mean."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rollout.strategy import Strategy
+
+DEFAULT = "infinity-rope"
+"""The preset in force where neither --preset, --pos nor --cache says otherwise."""
+
+Pos = Annotated[str | None, typer.Option("--pos", metavar="SPEC", help="Positions: absolute, relativistic:head=21,cut=20/1, online.")]
+Cache = Annotated[
+    str | None, typer.Option("--cache", metavar="SPEC", help="Policy+switch: sink:window=12,sink=3+flush:last=1, fifo, ema+keep; 'flush' is sink+flush.")
+]
+Preset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="A published composition: see 'rollout ls presets'.")]
+BackendName = Annotated[str, typer.Option("--backend", metavar="NAME", help="The model: see 'rollout ls backends'.")]
+Plugin = Annotated[list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers rules of its own.")]
+
+
+def compose(pos: str | None, cache: str | None, preset: str | None) -> Strategy:
+    """The strategy that the options name: --pos and --cache override their part of the preset. Raises SpecError."""
+    from rollout.specs import part_from_text, policy_and_switch
+    from rollout.strategies.presets import preset as find_preset
+
+    base = find_preset(preset or DEFAULT)
+    positions, policy, switch = base.positions, base.policy, base.switch
+    if pos is not None:
+        positions = part_from_text("positions", pos)
+    elif cache is not None and preset is None:
+        positions = part_from_text("positions", "relativistic")
+    if cache is not None:
+        policy, switch = policy_and_switch(cache)
+    return Strategy(positions, policy, switch)
+
+
+def load_plugins(files: list[Path] | None) -> None:
+    """Run plugin files before names are looked up. Raises SpecError."""
+    from rollout.registry import load_plugin
+
+    for file in files or ():
+        load_plugin(file)

@@ -1,0 +1,52 @@
+"""Files that appear whole under their names or not at all."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from rollout.errors import OutputError
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it. Raises OutputError."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}. Choose another place or free some space.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole. Raises OutputError."""
+    write_whole(path, lambda partial: _put(partial, text))
+
+
+def _put(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def new_folder(path: Path, *, force: bool = False) -> Path:
+    """Make an output folder; one that holds files is refused without `force`. Raises OutputError."""
+    try:
+        if path.exists() and not path.is_dir():
+            raise OutputError(f"{path} is a file, not a folder. Choose another --out.")
+        if path.is_dir() and any(path.iterdir()) and not force:
+            raise OutputError(f"the folder {path} is not empty. Choose another --out, or add --force to write into it.")
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".partial"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"the folder {path} cannot be written: {error.strerror or error}. Choose another --out.") from error
+    return path
+
+
+def free_folder(parent: Path) -> Path:
+    """The first of parent/001, parent/002, ... that does not exist."""
+    number = 1
+    while (parent / f"{number:03d}").exists():
+        number += 1
+    return parent / f"{number:03d}"
