@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 from rollout.backend import Attend, Spec
 from rollout.errors import CacheError
-from rollout.plan import in_order
 from rollout.rope import Table, rotate, table
-from rollout.slots import Edit, Placement, Role, Row, Slot
+from rollout.slots import Edit, Placement, Role, Row, Slot, in_order
 
 Pair = tuple[Tensor, Tensor]
 """Keys and values, (B, slots, h*w, heads, D)."""
@@ -56,7 +55,7 @@ class KVCache:
             return
         blended = {i for i, row in enumerate(edit.rows) if len(row) > 1 or edit.slots[i].role is Role.MEMORY}
         exact = {i: [self._blend(layer, edit.rows[i], i in edit.pooled) for layer in range(len(self._store))] for i in blended}
-        rows = [row[0][0] if row else 0 for row in edit.rows]
+        rows = [row[0][0] for row in edit.rows]
         new: list[Pair] = []
         for layer, pair in enumerate(self._store):
             keys, values = (side[:, rows] for side in pair)
@@ -70,11 +69,12 @@ class KVCache:
         self._changed(edit.slots)
 
     def _blend(self, layer: int, row: Row, pooled: bool) -> Pair:
-        """A weighted sum of slots in float32, keys and values (B, h*w, heads, D)."""
+        """A weighted sum of slots in float32 or better, keys and values (B, h*w, heads, D)."""
+        exact = torch.promote_types(self._store[layer][0].dtype, torch.float32)
         sums = []
         for side in (0, 1):
             terms = [
-                (self._exact[old][layer][side] if old in self._exact else self._store[layer][side][:, old].float()) * weight
+                (self._exact[old][layer][side] if old in self._exact else self._store[layer][side][:, old].to(exact)) * weight
                 for old, weight in row
             ]
             total = torch.stack(terms).sum(0)
@@ -117,8 +117,9 @@ class KVCache:
         """The rotations of block and slots, and the rotated cached keys by layer, shared by all passes of a placement."""
         if self._placed is None or self._placed[0] != placement:
             spec = self.spec
+            dtype = torch.promote_types(self._store[0][0].dtype, torch.float32)
             own, past = (
-                table(frames, spec.grid, spec.axes, theta=spec.theta, device=self.device)
+                table(frames, spec.grid, spec.axes, theta=spec.theta, device=self.device, dtype=dtype)
                 for frames in (placement.block, placement.slots)
             )
             self._placed = (placement, own, past, {})
@@ -135,15 +136,15 @@ class KVCache:
             raise CacheError(f"{len(slots)} slots were admitted for a clean pass of {sorted(frames)} frames.")
         if len(self.slots) + len(slots) > self.window:
             raise CacheError(f"{len(self.slots)} + {len(slots)} slots exceed the window of {self.window}. Make room first.")
-        ordered = in_order(self.slots + tuple(slots))
-        if ordered[: len(self.slots)] != self.slots:
+        have = self.slots + tuple(slots)
+        if in_order(have) != have:
             raise CacheError("the admitted slots belong before slots that are cached: sinks come first, recent frames last.")
         fresh = [tuple(side.unflatten(1, (len(slots), -1)) for side in self._staged[i]) for i in range(self.spec.layers)]
         for pair, sides in zip(self._store, fresh, strict=True):
             for stored, side in zip(pair, sides, strict=True):
-                stored[:, len(self.slots) : len(ordered)] = side
+                stored[:, len(self.slots) : len(have)] = side
         self._staged = {}
-        self._changed(ordered)
+        self._changed(have)
 
     def reset(self) -> None:
         """Forget everything; a cache that was marked unusable can be used again."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from rollout.backend import Spec
 from rollout.errors import CacheError
-from rollout.slots import Block, Edit, Placement, Replay, Role, Slot
+from rollout.slots import Block, Edit, Placement, Replay, Role, Slot, in_order
 from rollout.strategy import Strategy
 
 
@@ -25,11 +25,6 @@ class Step:
     def after(self) -> tuple[Slot, ...]:
         """The cache once the block is committed, in the cache's order."""
         return in_order(self.slots + self.admitted)
-
-
-def in_order(slots: Iterable[Slot]) -> tuple[Slot, ...]:
-    """Slots in the cache's order: sink, memory, recent; within a role as they are."""
-    return tuple(sorted(slots, key=lambda slot: list(Role).index(slot.role)))
 
 
 def decide(strategy: Strategy, slots: Sequence[Slot], block: Block, spec: Spec) -> Step:

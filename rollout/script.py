@@ -6,6 +6,7 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ DEFAULT_SECONDS = 10.5
 LONGEST = 100_000_000
 """Blocks of the longest script; more is a typing error."""
 MAX_CHARACTERS = 100_000
+BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Direction overrides, which make a script read otherwise than it is."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def _shots(text: str) -> Iterator[Shot]:
     if len(text) > MAX_CHARACTERS:
         raise ScriptError(f"the script has {len(text)} characters; the longest is {MAX_CHARACTERS}. Shorten it.")
     for position, character in enumerate(text):
-        if not character.isprintable() and character not in "\n\t":
+        if (unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t") or character in BIDI:
             raise ScriptError(f"the script has the control character {character!r} at {position}. Remove it.", text, position)
     semicolon = text.find(";")
     body, tail = (text, None) if semicolon < 0 else (text[:semicolon], text[semicolon + 1 :])
@@ -120,10 +123,10 @@ def _shot(text: str, start: int, piece: str, subtitle: str, *, first: bool) -> S
     if opening < 0 and closing < 0:
         prompt, seconds, cut = piece.strip(), None, False
     else:
+        if closing < 0:
+            raise ScriptError("the '[' is never closed. Write the duration as [5s].", text, start + opening)
         if opening < 0 or closing < opening:
-            raise ScriptError("there is a ']' without its '['. Write the duration as [5s].", text, start + closing) if closing >= 0 else ScriptError(
-                "the '[' is never closed. Write the duration as [5s].", text, start + opening
-            )
+            raise ScriptError("there is a ']' without its '['. Write the duration as [5s].", text, start + closing)
         after = piece[closing + 1 :]
         if after.strip():
             offset = start + closing + 1 + len(after) - len(after.lstrip())
@@ -139,11 +142,9 @@ def _shot(text: str, start: int, piece: str, subtitle: str, *, first: bool) -> S
 
 def _duration(text: str, start: int, inside: str) -> tuple[float | None, bool]:
     match = re.fullmatch(r"\s*([^\s#]*?)\s*(s?)\s*(#?)\s*", inside)
-    if not match or (not match[1] and not match[3]) or (match[1] and not match[2]):
+    if not match or (not match[1] and not match[3]) or bool(match[1]) != bool(match[2]):
         raise ScriptError(f"[{inside[:30]}] is no duration. Write [5s], [2.5s], or [5s#] for a cut.", text, start)
     if not match[1]:
-        if match[2]:
-            raise ScriptError(f"[{inside[:30]}] has no number. Write [5s].", text, start)
         return None, True
     if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", match[1], re.ASCII):
         raise ScriptError(f"{match[1][:30]!r} is no number of seconds. Write [5s] or [2.5s].", text, start)

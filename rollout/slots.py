@@ -74,7 +74,7 @@ class Edit:
                 raise CacheError(f"the edit's row for {slot} sums to {sum(w for _, w in row):g}, not 1: {row}.")
         if any(not 0 <= i < len(self.slots) for i in self.pooled):
             raise CacheError(f"the edit pools slots {sorted(self.pooled)} but has {len(self.slots)}.")
-        if [s.role for s in self.slots] != sorted((s.role for s in self.slots), key=list(Role).index):
+        if in_order(self.slots) != self.slots:
             raise CacheError("an edit's slots are out of order: the cache's order is sink, memory, recent.")
 
 
@@ -96,6 +96,11 @@ class Replay:
     frames: tuple[int, ...]
     sinks: int = 0
     bidirectional: bool = False
+
+
+def in_order(slots: Iterable[Slot]) -> tuple[Slot, ...]:
+    """Slots in the cache's order: sink, memory, recent; within a role as they are."""
+    return tuple(sorted(slots, key=lambda slot: list(Role).index(slot.role)))
 
 
 def keep(slots: Sequence[Slot], indices: Iterable[int]) -> Edit:

@@ -8,6 +8,7 @@ The prompt's subject and action are constant within a clip: cached frames always
 """
 
 import math
+from bisect import bisect
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,7 +49,7 @@ def sample_clip(generator: torch.Generator, frames_per_batch: int = 80) -> Clip:
 
     kind = rand()
     if kind < 0.6:
-        frames = 9 if rand() < 0.5 else HORIZON
+        frames = (BLOCK, 9, HORIZON)[bisect((0.25, 0.65), rand())]  # short ones teach the first block, the hardest
     elif kind < 0.85:
         frames = (6, 9, 12, 15)[randint(0, 3)]
     else:

@@ -1,0 +1,45 @@
+"""Shared fixtures: a micro model with random weights, double precision, whose outputs are sensitive to everything."""
+
+from dataclasses import replace
+
+import hypothesis
+import pytest
+import torch
+
+from rollout.backend import Spec
+from rollout.backends.sprites.codec import Codec, fit_codec
+from rollout.backends.sprites.model import Shape, SpriteTransformer
+from rollout.backends.sprites.weights import Sprites
+
+torch.set_num_threads(1)
+hypothesis.settings.register_profile("rollout", deadline=None, max_examples=60, print_blob=True)
+hypothesis.settings.load_profile("rollout")
+
+MICRO = Shape(channels=6, grid=(2, 2), dim=24, layers=2, heads=2, ffn=32, frequencies=16)
+
+
+def micro_backend(dtype: torch.dtype = torch.float64, shape: Shape = MICRO, codec: Codec | None = None) -> Sprites:
+    """A random model; its weights are large enough that every cached key moves the output."""
+    generator = torch.Generator().manual_seed(3)
+    model = SpriteTransformer(shape)
+    for p in model.parameters():
+        p.data = torch.randn(p.shape, generator=generator) * (0.3 if p.ndim > 1 else 0.1) + (p.ndim == 1) * p.data
+    return Sprites(model, codec or Codec(shape.channels), dtype=dtype)
+
+
+@pytest.fixture(scope="session")
+def micro() -> Sprites:
+    """The micro model in float64."""
+    return micro_backend()
+
+
+@pytest.fixture(scope="session")
+def filmed() -> Sprites:
+    """A micro model in float32 whose latents decode to 32x32 frames."""
+    return micro_backend(torch.float32, replace(MICRO, grid=(4, 4)), fit_codec(6, clips=20))
+
+
+@pytest.fixture(scope="session")
+def tiny_spec() -> Spec:
+    """Geometry for tests that feed keys and values by hand."""
+    return Spec("tiny", layers=2, heads=2, head_dim=12, latent=(1, 2, 1), grid=(2, 1), axes=(2, 2, 2))

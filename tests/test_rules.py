@@ -1,0 +1,282 @@
+"""Positions, policies and switches, without tensors: the figures of the papers and the rules that hold for all."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rollout.backend import Spec
+from rollout.errors import CompositionError, SpecError
+from rollout.plan import chunks, simulate
+from rollout.slots import Block, Replay, Role, Slot
+from rollout.strategies import Absolute, Cut, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
+from rollout.strategies.presets import PRESETS
+from rollout.strategy import Policy, Positions, Strategy, Switch
+
+SPEC = Spec("wan", 30, 12, 128, (16, 60, 104), (30, 52), (22, 21, 21))
+
+
+def blocks(n: int, *, switch: tuple[int, ...] = (), cut: tuple[int, ...] = ()) -> list[Block]:
+    return [Block(i, 3 * i, 3, 0, i in switch, i in cut) for i in range(n)]
+
+
+def frames(slots: tuple[Slot, ...], role: Role | None = None) -> list[int]:
+    return [s.frame for s in slots if role in (None, s.role)]
+
+
+def run(strategy: Strategy, n: int, **events: tuple[int, ...]) -> list:
+    return list(simulate(strategy, blocks(n, **events), SPEC))
+
+
+def test_self_forcing_rolls_at_its_own_numbers() -> None:
+    last = run(PRESETS["self-forcing"].strategy, 10)[-1]
+    assert frames(last.slots) == list(range(9, 27))
+    assert last.placement.slots == tuple(range(9, 27))
+    assert last.placement.block == (27, 28, 29)
+
+
+def test_infinity_rope_sits_in_a_local_frame() -> None:
+    steps = run(PRESETS["infinity-rope"].strategy, 6)
+    assert [s.placement.block for s in steps[:3]] == [(0, 1, 2), (3, 4, 5), (3, 4, 5)]
+    assert frames(steps[-1].slots) == [0, 13, 14]
+    assert steps[-1].placement.slots == (0, 1, 2)
+
+
+def test_head_moves_the_window_away_from_the_sink() -> None:
+    step = run(Strategy(Relativistic(head=21), Sink(6, 1), Keep()), 10)[-1]
+    assert step.placement.slots == (0, 16, 17)
+    assert step.placement.block == (18, 19, 20)
+    early = run(Strategy(Relativistic(head=21), Sink(6, 1), Keep()), 3)[-1]
+    assert early.placement.block == (6, 7, 8)  # frames so far, until the head is reached
+
+
+def test_unbounded_window_collapses_onto_the_lowest_free_index() -> None:
+    step = run(Strategy(Relativistic(), Sink(30, 2), Keep()), 12)[-1]
+    assert len(step.slots) == 27
+    assert step.placement.block == (18, 19, 20)
+    assert step.placement.slots[:2] == (0, 1)
+    assert step.placement.slots[2:12] == (2,) * 10
+    assert step.placement.slots[12:] == tuple(range(3, 18))
+
+
+@pytest.mark.parametrize(
+    ("cut", "block"),
+    [(Cut(20, 1), (3, 19, 20)), (Cut(47, 0), (45, 46, 47)), (Cut(), (3, 19, 20)), (Cut(5, 1), (3, 4, 5)), (Cut(10, 3), (3, 4, 5))],
+)
+def test_the_cut_moves_all_but_the_kept_frames(cut: Cut, block: tuple[int, ...]) -> None:
+    steps = run(Strategy(Relativistic(cut=cut), Sink(6, 1), Flush()), 6, cut=(4,))
+    assert steps[4].placement.block == block
+    assert steps[4].placement.slots == (0, 2)
+    assert steps[5].placement.block == (3, 4, 5)  # for one block only
+    assert frames(steps[5].slots) == [0, 13, 14]
+
+
+def test_a_cut_flushes_whatever_the_switch_and_with_the_strategys_own_flush() -> None:
+    for switch, last in ((Keep(), 1), (Recache(), 1), (Flush(2), 2)):
+        step = run(Strategy(Relativistic(), Sink(12, 3), switch), 8, cut=(7,))[7]
+        assert frames(step.slots, Role.RECENT) == list(range(21 - last, 21))
+        assert step.replay is None
+
+
+def test_a_cut_is_ignored_in_block_0_and_only_flushes_under_absolute() -> None:
+    assert run(PRESETS["infinity-rope"].strategy, 1, cut=(0,))[0].placement.block == (0, 1, 2)
+    step = run(Strategy(Absolute(), Sink(6, 1), Keep()), 6, cut=(5,))[5]
+    assert step.placement.block == (15, 16, 17)
+    assert step.placement.slots == (0, 14)
+
+
+def test_online_cut_jumps_from_the_flushed_cache() -> None:
+    step = run(Strategy(Online(), Sink(12, 3), Flush()), 8, cut=(7,))[7]
+    assert step.placement.slots == (0, 1, 2, 3)
+    assert step.placement.block == (4, 19, 20)
+
+
+def test_memrope_holds_3_sink_2_memory_4_recent() -> None:
+    steps = run(PRESETS["memrope"].strategy, 6)
+    assert frames(steps[3].slots) == list(range(9))
+    fourth = steps[4]
+    assert [s.role.value for s in fourth.slots] == ["sink"] * 3 + ["memory"] * 2 + ["recent"] * 4
+    assert frames(fourth.slots, Role.RECENT) == [8, 9, 10, 11]
+    assert fourth.placement.slots == tuple(range(9))
+    assert fourth.placement.block == (9, 10, 11)
+    # frames 3..7 go; their slots are 3..7 as well
+    assert fourth.room.rows[3] == tuple((i, 1 / 5) for i in range(3, 8))
+    fifth = steps[5]
+    assert fifth.room.rows[3] == ((3, 0.99), *((i, 0.01 / 3) for i in (5, 6, 7)))
+    assert fifth.room.rows[4] == ((4, 0.9), *((i, 0.1 / 3) for i in (5, 6, 7)))
+    assert fifth.slots[3] == Slot(Role.MEMORY, 10, 3)
+
+
+def test_memrope_released_drops_the_displaced_and_pools_the_rest() -> None:
+    fourth = run(PRESETS["memrope-released"].strategy, 5)[4]
+    assert fourth.room.rows[3] == tuple((i, 1 / 3) for i in (5, 6, 7))
+    assert fourth.room.pooled == {3, 4}
+
+
+def test_flush_keeps_sinks_and_the_last_frames_that_there_are() -> None:
+    assert frames(run(Strategy(Online(), Ema(12, 3), Flush(2)), 9, switch=(8,))[8].slots) == [0, 1, 2, 22, 23]
+    early = run(PRESETS["infinity-rope-released"].strategy, 2, switch=(1,))[1]
+    assert frames(early.slots) == [0, 1, 2]
+    assert frames(run(Strategy(Relativistic(), Sink(12, 3), Flush(2)), 2, switch=(1,))[1].slots) == [0, 1, 2]
+
+
+def test_recache_replays_what_the_design_says() -> None:
+    keep = run(Strategy(Absolute(), Sink(12, 3), Recache()), 8, switch=(7,))[7]
+    assert keep.replay == Replay(tuple(range(12, 21)), 0, False)
+    assert frames(keep.slots) == [0, 1, 2, *range(15, 21)]
+    rebuild = run(Strategy(Absolute(), Sink(12, 3), Recache("bidirectional", "rebuild")), 8, switch=(7,))[7]
+    assert rebuild.replay == Replay(tuple(range(9, 21)), 3, True)
+    assert frames(rebuild.slots, Role.SINK) == [9, 10, 11]
+    assert frames(rebuild.slots, Role.RECENT) == list(range(15, 21))
+    early = run(Strategy(Absolute(), Sink(12, 3), Recache(sink="rebuild")), 3, switch=(2,))[2]
+    assert early.replay == Replay(tuple(range(6)), 3, False)
+
+
+def test_replay_places_frames_as_one_long_block_or_at_their_own_numbers() -> None:
+    replay = Replay(tuple(range(12, 21)))
+    kept = tuple(Slot(Role.SINK, f, 0) for f in range(3))
+    relative = list(chunks(Strategy(Relativistic(), Sink(12, 3), Recache()), kept, replay, 3, 12))
+    assert [part for part, _ in relative] == [(12, 13, 14), (15, 16, 17), (18, 19, 20)]
+    assert [p.block for _, p in relative] == [(3, 4, 5), (6, 7, 8), (9, 10, 11)]
+    assert relative[2][1].slots == tuple(range(9))
+    absolute = list(chunks(Strategy(Absolute(), Sink(12, 3), Recache()), kept, replay, 3, 12))
+    assert absolute[2][1].slots == (0, 1, 2, *range(12, 18))
+    assert absolute[2][1].block == (18, 19, 20)
+    both = list(chunks(Strategy(Online(), Sink(12, 3), Recache()), kept, Replay(replay.frames, 0, True), 3, 12))
+    assert len(both) == 1
+    assert both[0][1].block == tuple(range(3, 12))
+
+
+policies = st.one_of(
+    st.builds(Fifo, window=st.integers(3, 24)),
+    st.builds(lambda s, w: Sink(s + 3 + w, s), st.integers(0, 5), st.integers(0, 12)),
+    st.builds(
+        lambda s, w, rates, pool, displaced: Ema(s + 3 + len(rates) + w, s, tuple(rates), pool, displaced),
+        st.integers(0, 4),
+        st.integers(0, 8),
+        st.lists(st.floats(0.01, 1), min_size=1, max_size=3),
+        st.sampled_from(["token", "frame"]),
+        st.sampled_from(["fold", "drop"]),
+    ),
+)
+switches = st.one_of(
+    st.just(Keep()),
+    st.builds(Flush, last=st.integers(0, 4)),
+    st.builds(Recache, attention=st.sampled_from(["causal", "bidirectional"]), sink=st.sampled_from(["keep", "rebuild"])),
+)
+
+
+@given(policies, switches, st.lists(st.sampled_from(["", "switch", "cut"]), min_size=1, max_size=25))
+def test_every_composition_keeps_the_rules(policy: Policy, switch: Switch, events: list[str]) -> None:
+    strategy = Strategy(Relativistic() if policy.window <= 21 else Relativistic(head=21), policy, switch)
+    plan = [Block(i, 3 * i, 3, 0, e == "switch", e == "cut") for i, e in enumerate(events)]
+    sinks: set[int] = set()
+    for step in simulate(strategy, plan, SPEC):
+        for edit in (step.switch, step.room):
+            for row in edit.rows if edit else ():
+                assert abs(sum(w for _, w in row) - 1) < 1e-9
+        assert len(step.slots) + step.block.frames <= policy.window
+        now = {s.frame for s in step.slots if s.role is Role.SINK}
+        if not (step.replay and step.replay.sinks):
+            assert sinks <= now, "sinks never die"
+        sinks = {s.frame for s in step.after if s.role is Role.SINK}
+        cut = step.block.cut and step.block.index > 0
+        reach = [*step.placement.slots, *(() if cut else step.placement.block)]
+        assert all(0 <= i < 21 for i in reach)
+        assert [s.role for s in step.slots] == sorted((s.role for s in step.slots), key=list(Role).index)
+
+
+@given(policies, switches)
+def test_json_and_text_round_trip(policy: Policy, switch: Switch) -> None:
+    from rollout.specs import part_to_text, policy_and_switch
+
+    for positions in (Online(), Relativistic(head=21, cut=Cut(47, 0)), Relativistic(cut=Cut(None, 2))):
+        try:
+            strategy = Strategy(positions, policy, switch)
+        except CompositionError:
+            continue
+        assert Strategy.from_dict(strategy.to_dict()) == strategy
+    read, _ = policy_and_switch(f"{part_to_text(policy)}+{part_to_text(switch)}")
+    assert type(read) is type(policy)
+    assert read.window == policy.window
+
+
+def test_the_presets_are_those_of_the_table() -> None:
+    table = {
+        "self-forcing": "absolute fifo+keep",
+        "infinite-forcing": "online sink+keep",
+        "longlive": "absolute sink:window=12,sink=3+recache",
+        "longlive-released": "absolute sink:window=12,sink=3+recache:attention=bidirectional",
+        "infinity-rope": "relativistic:cut=20/1 sink+flush",
+        "infinity-rope-released": "relativistic:cut=47/0 sink+flush:last=2",
+        "memrope": "online ema+keep",
+        "memrope-released": "online ema:pool=frame,displaced=drop+keep",
+    }
+    assert {name: str(p.strategy) for name, p in PRESETS.items()} == table
+    for found in PRESETS.values():
+        assert Strategy.from_dict(found.strategy.to_dict()) == found.strategy
+        assert found.source
+        assert found.note
+
+
+def test_the_designs_json_reads_as_it_stands() -> None:
+    data = {
+        "positions": {"kind": "relativistic", "head": 6, "cut": {"to": 47, "keep": 0}},
+        "policy": {"kind": "sink", "window": 6, "sink": 1},
+        "switch": {"kind": "flush", "last": 2},
+    }
+    strategy = Strategy.from_dict(data)
+    assert strategy == Strategy(Relativistic(6, Cut(47, 0)), Sink(6, 1), Flush(2))
+    assert strategy.to_dict() == data
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Strategy(Absolute(), Ema(), Keep()), "averages keys of different frames.*Use positions='online'"),
+        (lambda: Strategy(Relativistic(), Sink(4, 2), Keep()), "window 4 .* smaller than its 2 sink.*at least 5"),
+        (lambda: Strategy(Online(), Ema(7, 3), Keep()), "at least 8"),
+        (lambda: Strategy(Relativistic(head=5), Sink(12, 3), Keep()), "head 5 .* at least 6"),
+        (lambda: Strategy(Relativistic(head=12, cut=Cut(10)), Sink(12, 3), Keep()), "to=10.*below index 11"),
+        (lambda: Strategy(Online(cut=Cut(5)), Sink(12, 3), Flush()), "below index 6"),
+        (lambda: Strategy(Relativistic(), Sink, Keep()), "is no policy rule"),
+        (lambda: Strategy("online", Sink(), Keep()), "is no positions rule"),
+        (lambda: Relativistic(head=0), "head=0"),
+        (lambda: Cut(to=-1), "negative"),
+        (lambda: Cut(keep=-1), "negative"),
+        (lambda: Fifo(0), "window=0"),
+        (lambda: Sink(3, 3), "window=3"),
+        (lambda: Sink(3, -1), "sink=-1"),
+        (lambda: Ema(rates=()), "rates is empty"),
+        (lambda: Ema(rates=(0.0,)), "outside"),
+        (lambda: Ema(rates=(1.5,)), "outside"),
+        (lambda: Flush(-1), "last=-1"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_with_the_fix(make, says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "frames", "says"),
+    [
+        (PRESETS["self-forcing"].strategy, 1026, r"would fail at second 255\.8"),
+        (Strategy(Relativistic(head=24), Sink(24, 1), Keep()), 60, "head 24 .* 21 frames"),
+        (Strategy(Online(), Sink(24, 1), Keep()), 60, "index 23"),
+    ],
+)
+def test_what_a_backend_cannot_hold_is_refused_before_the_first_block(strategy: Strategy, frames: int, says: str) -> None:
+    with pytest.raises(CompositionError, match=says):
+        strategy.check(SPEC, frames)
+
+
+def test_the_longest_absolute_rollout_is_allowed() -> None:
+    PRESETS["self-forcing"].strategy.check(SPEC, 1023)
+    Strategy(Relativistic(), Sink(24, 1), Keep()).check(SPEC, 10**6)
+
+
+@pytest.mark.parametrize("positions", [Absolute(), Relativistic(), Online()])
+def test_parts_meet_their_protocols(positions: Positions) -> None:
+    assert isinstance(positions, Positions)
+    assert all(isinstance(p, Policy) for p in (Fifo(), Sink(), Ema()))
+    assert all(isinstance(s, Switch) for s in (Keep(), Flush(), Recache()))
