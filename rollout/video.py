@@ -52,6 +52,7 @@ class VideoWriter:
         self.frames, self._least = 0, least
         self._rate = Fraction(fps).limit_denominator(1001)
         try:
+            self.partial.touch()  # av itself opens the file at its first packet
             self._file = av.open(str(self.partial), "w", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"})
         except (OSError, av.FFmpegError) as error:
             raise OutputError(f"the video {self.partial} cannot be written: {error}. Choose another --out.") from error

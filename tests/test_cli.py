@@ -1,0 +1,258 @@
+"""The command line: what it writes, what it prints, and one clear line with exit code 2 for bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
+
+from rollout.cli import app
+from rollout.errors import RolloutError
+from rollout.strategies.presets import PRESETS
+from rollout.video import read_video
+
+A, B = "a red circle jumps", "a blue square spins on olive"
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(app, list(args))
+
+
+def gen(out: Path, script: str = f"{A}[1.125s] | {B}[0.75s#] ; first | second", *more: str) -> Result:
+    return run("gen", script, "--out", str(out), "--threads", "1", *more)
+
+
+def refused(*args: str) -> str:
+    result = run(*args)
+    assert isinstance(result.exception, RolloutError), result.output
+    text = str(result.exception)
+    assert "\n" not in text
+    assert len(text) < 700
+    return text
+
+
+def test_gen_writes_everything(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "run"
+    result = gen(out, f"{A}[1.125s] | {B}[0.75s#] ; first | second", "--latents", "--seed", "7")
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in out.iterdir()) == ["contact.png", "latents.safetensors", "run.json", "subtitles.vtt", "video.mp4"]
+    latents = load_file(out / "latents.safetensors")["latents"]
+    assert latents.shape == (15, 64, 4, 4)
+    assert read_video(out / "video.mp4").shape == (15, 256, 256, 3)
+    record = json.loads((out / "run.json").read_text())
+    assert record["seed"] == 7
+    assert record["strategy"] == PRESETS["infinity-rope"].strategy.to_dict() | {
+        "positions": {"kind": "relativistic", "head": None, "cut": {"to": 20, "keep": 1}}
+    }
+    assert [(s["blocks"], s["frames"], s["cut"]) for s in record["script"]["shots"]] == [(3, [0, 9], False), (2, [9, 15], True)]
+    assert record["backend"]["weights"]
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
+    assert "00:00:01.125 --> 00:00:01.875\nsecond" in (out / "subtitles.vtt").read_text()
+    assert "15 frames" in result.output
+
+
+def test_the_same_command_gives_the_same_latents(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert gen(tmp_path / name, A + "[0.75s]", "--latents").exit_code == 0
+    a, b = (load_file(tmp_path / n / "latents.safetensors")["latents"] for n in ("a", "b"))
+    assert torch.equal(a, b)
+
+
+def test_an_existing_folder_needs_force(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    assert "not empty" in refused("gen", A + "[0.4s]", "--out", str(tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+    assert gen(tmp_path, A + "[0.4s]", "--force").exit_code == 0
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_prefixes(tmp_path: Path) -> None:
+    assert gen(tmp_path / "a", A + "[0.75s]", "--prefix", "2", "--latents").exit_code == 0
+    first = load_file(tmp_path / "a" / "latents.safetensors")["latents"]
+    assert first.shape[0] == 12
+    save_file({"latents": first[:6].contiguous()}, tmp_path / "start.safetensors")
+    assert gen(tmp_path / "b", A + "[0.75s]", "--prefix", str(tmp_path / "start.safetensors"), "--latents").exit_code == 0
+    torch.testing.assert_close(load_file(tmp_path / "b" / "latents.safetensors")["latents"], first)
+    assert gen(tmp_path / "c", A + "[0.4s]", "--prefix", str(tmp_path / "a" / "video.mp4"), "--latents").exit_code == 0
+    video = load_file(tmp_path / "c" / "latents.safetensors")["latents"]
+    assert video.shape[0] == 15
+    # 4:2:0 and H.264 in between: close, not equal
+    assert (video[:12] - first).abs().mean() < 0.2 * first.std()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_generates(name: str, tmp_path: Path) -> None:
+    assert gen(tmp_path / "out", f"{A}[1.5s] | {B}[0.75s]", "--preset", name).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "strategy"),
+    [
+        ([], "relativistic:cut=20/1 sink+flush"),
+        (["--cache", "flush"], "relativistic sink+flush"),
+        (["--cache", "recache"], "relativistic sink+recache"),
+        (["--cache", "ema:rates=0.01/0.1"], "relativistic ema+keep"),
+        (["--pos", "online"], "online sink+flush"),
+        (["--pos", "relativistic:head=21,cut=20/1", "--cache", "sink:window=12,sink=3+flush:last=1"], "relativistic:head=21,cut=20/1 sink:window=12,sink=3+flush"),
+        (["--preset", "memrope", "--cache", "fifo"], "online fifo+keep"),
+        (["--preset", "longlive", "--pos", "online"], "online sink:window=12,sink=3+recache"),
+        (["--cache", "flush:last=2+sink:window=9"], "relativistic sink:window=9+flush:last=2"),
+        (["--pos", "relativistic:head=null,cut=null/2"], "relativistic:cut=null/2 sink+flush"),
+    ],
+)
+def test_the_vocabulary(args: list[str], strategy: str) -> None:
+    assert run("explain", "a[1s]", *args).output.splitlines()[0].startswith(strategy + "  on sprites")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--pos", "relative"], "no positions called 'relative'. Did you mean 'relativistic'"),
+        (["--cache", "snik"], "no policy or switch called 'snik'. Did you mean 'sink'"),
+        (["--cache", "sink+ema"], "two policies"),
+        (["--cache", "keep+flush"], "two switches"),
+        (["--cache", "sink+"], "not POLICY[+]SWITCH"),
+        (["--cache", "sink:wimdow=3"], "no field 'wimdow'. Its fields are window, sink"),
+        (["--cache", "sink:window=big"], "window is a whole number, not \"big\""),
+        (["--cache", "sink:window=6.5"], "window is a whole number"),
+        (["--cache", "sink:window"], "no FIELD=VALUE"),
+        (["--cache", "sink:window=6,window=7"], "twice"),
+        (["--cache", "ema:pool=all"], "one of 'token', 'frame'"),
+        (["--cache", "ema:rates=0.1/x"], "rates is a number"),
+        (["--cache", "ema:rates=2"], "outside"),
+        (["--cache", "ema", "--pos", "absolute"], "Use positions='online'"),
+        (["--cache", "sink:window=3,sink=1"], "at least 4"),
+        (["--pos", "relativistic:cut=1/2/3"], "takes to/keep"),
+        (["--pos", "relativistic:head=40"], "40 .* 21 frames"),
+        (["--preset", "longlife"], "Did you mean 'longlive'"),
+        (["--backend", "wam"], "no backend called"),
+        (["--plugin", "missing.py"], "missing.py does not exist"),
+    ],
+)
+def test_bad_specs(args: list[str], says: str) -> None:
+    import re
+
+    assert re.search(says, refused("explain", "a[1s]", *args))
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["gen", "a red dog"], "does not know the word 'dog'"),
+        (["gen", "a[5s"], "never closed"),
+        (["gen", A, "--steps", "0"], "too few"),
+        (["gen", A, "--device", "cuda:99"], "is not there"),
+        (["gen", A, "--prefix", "missing.mp4"], "not a file"),
+        (["gen", A, "--prefix", "0"], "no number of true blocks"),
+        (["gen", A + "[200s]", "--preset", "self-forcing"], "would fail at second 128.0"),
+        (["explain", ""], "empty"),
+    ],
+)
+def test_bad_input_writes_nothing(args: list[str], says: str, tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "out")] if args[0] == "gen" else []
+    assert says in refused(*args, *out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_places_that_do_not_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "is a file" in refused("gen", A + "[0.4s]", "--out", str(tmp_path / "file"))
+    assert "cannot be written" in refused("gen", A + "[0.4s]", "--out", str(tmp_path / "file" / "below"))
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    from rollout.errors import OutputError
+    from rollout.files import write_whole
+
+    def full(path: Path) -> None:
+        with Path("/dev/full").open("w") as file:
+            file.write("x" * 100_000)
+
+    with pytest.raises(OutputError, match="No space left"):
+        write_whole(tmp_path / "run.json", full)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_explain_json_is_the_designs() -> None:
+    rows = json.loads(run("explain", f"{A}[1.5s] | {B}[0.75s#]", "--json").output)
+    assert [r["block"] for r in rows] == list(range(6))
+    assert rows[4] == {
+        "block": 4,
+        "start": 12,
+        "prompt": 1,
+        "switch": True,
+        "cut": True,
+        "slots": [{"role": "sink", "frame": 0}, {"role": "recent", "frame": 11}],
+        "placement": {"slots": [0, 2], "block": [3, 19, 20]},
+    }
+
+
+def test_explain_shows_events_and_skips_what_repeats() -> None:
+    text = run("explain", f"{A}[9s] | {B}[3s]", "--preset", "memrope").output
+    assert "the same" in text
+    assert len(text.splitlines()) < 25
+    assert "≤64" in text
+    whole = run("explain", f"{A}[9s] | {B}[3s]", "--preset", "memrope", "--all").output
+    assert "the same" not in whole
+
+
+def test_explain_and_help_need_no_torch() -> None:
+    code = (
+        "import sys; from rollout.cli import app\n"
+        "try: app(['explain', 'a[3s] | b[3s#]', '--json'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'av', 'diffusers', 'numpy'} & set(sys.modules), 'heavy imports'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("group", ["presets", "positions", "policies", "switches", "backends"])
+def test_ls(group: str) -> None:
+    rows = json.loads(run("ls", group, "--json").output)
+    text = run("ls", group).output
+    assert rows
+    assert all(row["name"] in text for row in rows)
+
+
+def test_the_process(tmp_path: Path) -> None:
+    """Once as a user runs it: plain lines without a terminal, one line and exit code 2 for bad input."""
+    command = [sys.executable, "-m", "rollout"]
+    done = subprocess.run([*command, "gen", A + "[0.4s]", "--out", "out"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "video.mp4").exists()
+    bad = subprocess.run([*command, "gen", "a[5s", "--out", "bad"], cwd=tmp_path, capture_output=True, text=True)
+    assert bad.returncode == 2
+    assert bad.stderr.count("\n") == 1
+    assert bad.stderr.startswith("rollout: the '[' is never closed")
+    assert "Traceback" not in bad.stderr
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_plugin_file_adds_its_rules(tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from dataclasses import dataclass\n"
+        "from typing import ClassVar\n"
+        "from rollout import register\n"
+        "from rollout.strategies.policies import Sink\n"
+        "@register('policies', 'every-other')\n"
+        "@dataclass(frozen=True)\n"
+        "class EveryOther(Sink):\n"
+        "    '''Keeps every other frame of the past.'''\n"
+        "    kind: ClassVar[str] = 'every-other'\n"
+    )
+    env = {**os.environ, "COLUMNS": "200"}
+    command = [sys.executable, "-m", "rollout"]
+    listed = subprocess.run([*command, "ls", "policies", "--plugin", str(plugin)], capture_output=True, text=True, env=env, check=True)
+    assert "every-other" in listed.stdout
+    told = subprocess.run([*command, "explain", "a[3s]", "--plugin", str(plugin), "--cache", "every-other:window=9+flush"], capture_output=True, text=True, env=env, check=True)
+    assert told.stdout.startswith("relativistic every-other:window=9+flush")
+    plugin.write_text("1 / 0")
+    assert "ZeroDivisionError" in refused("ls", "--plugin", str(plugin))

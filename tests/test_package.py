@@ -1,0 +1,82 @@
+"""The house: folders, links, wheel, and the direction of imports."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TOP = ("strategies", "backends", "benchmarks", "cli")
+CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+
+
+def folders() -> dict[str, str]:
+    found = {"rollout": "rollout"}
+    for top in TOP:
+        for init in sorted((ROOT / top).rglob("__init__.py")):
+            folder = init.parent.relative_to(ROOT).as_posix()
+            found["rollout." + folder.replace("/", ".")] = folder
+    return found
+
+
+def test_the_package_list_is_the_folders() -> None:
+    assert sorted(CONFIG["packages"]) == sorted(folders())
+    assert CONFIG["package-dir"] == folders()
+
+
+@pytest.mark.parametrize("top", TOP)
+def test_the_links_are_relative(top: str) -> None:
+    link = ROOT / "rollout" / top
+    assert link.is_symlink()
+    assert link.readlink().as_posix() == f"../{top}"
+
+
+def test_the_wheel_holds_only_rollout(tmp_path: Path) -> None:
+    pytest.importorskip("build")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    assert {n.split("/")[0] for n in names} == {"rollout", "rollout_video-0.1.0.dist-info"}
+    assert len(names) == len(set(names))
+    for need in ("py.typed", "strategies/policies.py", "backends/sprites/sprites.safetensors", "backends/sprites/MODEL_CARD.md", "cli/gen.py"):
+        assert f"rollout/{need}" in names
+    sources = {f"rollout/{p.relative_to(ROOT / 'rollout').as_posix()}" for p in (ROOT / "rollout").glob("*.py")}
+    assert sources <= set(names)
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{a.name}" for a in node.names}
+    return found
+
+
+def test_arrows_point_down() -> None:
+    """cli -> benchmarks -> {strategies, backends} -> the core; evaluate.py, a script of a backend, composes strategies."""
+    may = {
+        "rollout": (),
+        "strategies": ("strategies",),
+        "backends": ("backends",),
+        "benchmarks": ("benchmarks", "strategies", "backends"),
+        "cli": TOP,
+    }
+    for folder, allowed in may.items():
+        for path in (ROOT / folder).rglob("*.py") if folder != "rollout" else (ROOT / folder).glob("*.py"):
+            if path.name in ("evaluate.py", "__main__.py") or (folder, path.name) == ("rollout", "__init__.py"):
+                continue
+            used = {name.split(".")[1] for name in imports(path) if name.startswith("rollout.") and name.count(".") >= 1}
+            assert not (used & set(TOP)) - set(allowed), f"{path.relative_to(ROOT)} imports upwards"
+
+
+def test_pure_modules_import_no_torch() -> None:
+    code = "import sys, rollout.script, rollout.slots, rollout.strategy, rollout.plan, rollout.strategies.presets; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
