@@ -36,7 +36,9 @@ def explain(
     if as_json:
         print("[" + ",\n ".join(json.dumps(as_dict(step)) for step in steps) + "]")
         return
-    print(f"{strategy}  on {spec.name}: {spec.block * spec.stride / spec.fps:g}s a block, window {strategy.policy.window}")
+    print(
+        f"{strategy}  on {spec.name}: {spec.block * spec.stride / spec.fps:g}s a block, window {strategy.policy.window}"
+    )
     _table(list(steps), plan, whole)
 
 
@@ -79,7 +81,11 @@ def _shape(step: Step) -> tuple[Any, ...]:
     held = tuple((s.role, s.frame if s.role is Role.SINK else s.frame - start) for s in step.slots)
     moves = step.placement.block[-1] == step.block.end - 1  # absolute positions move on by themselves
     base = start if moves else 0
-    return held, tuple(p - base for p, s in zip(step.placement.slots, step.slots, strict=True) if s.role is Role.RECENT), moves
+    return (
+        held,
+        tuple(p - base for p, s in zip(step.placement.slots, step.slots, strict=True) if s.role is Role.RECENT),
+        moves,
+    )
 
 
 def _cells(step: Step) -> list[str]:
@@ -98,7 +104,11 @@ def _event(step: Step, plan: Script) -> str:
     if not (block.switch or block.cut) or step.switch is None:
         return ""
     what = "cut" if block.cut else "prompt"
-    done = f"kept {len(step.switch.slots)} of the cache" if step.replay is None else f"encoded {ranges(step.replay.frames)} again"
+    done = (
+        f"kept {len(step.switch.slots)} of the cache"
+        if step.replay is None
+        else f"encoded {ranges(step.replay.frames)} again"
+    )
     return f"{what}: {plan.shots[block.prompt].prompt} ({done})"
 
 

@@ -21,17 +21,23 @@ SHOW = (
 
 
 def gen(
-    script: Annotated[str | None, typer.Argument(metavar="SCRIPT", help="'PROMPT[5s] | PROMPT[3s#] ; SUBTITLE | SUBTITLE'; # cuts.")] = None,
+    script: Annotated[
+        str | None, typer.Argument(metavar="SCRIPT", help="'PROMPT[5s] | PROMPT[3s#] ; SUBTITLE | SUBTITLE'; # cuts.")
+    ] = None,
     pos: Pos = None,
     cache: Cache = None,
     preset: Preset = None,
     backend: BackendName = "sprites",
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="A new folder; default: the first free of out/001, out/002, ...")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A new folder; default: the first free of out/001, out/002, ...")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
     latents: Annotated[bool, typer.Option("--latents", help="Also write latents.safetensors.")] = False,
     steps: Annotated[int, typer.Option(help="Denoising steps a block; the models are made for 4.")] = 4,
-    prefix: Annotated[str | None, typer.Option(metavar="N|FILE", help="Start from N true blocks, a video or a latents file.")] = None,
+    prefix: Annotated[
+        str | None, typer.Option(metavar="N|FILE", help="Start from N true blocks, a video or a latents file.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's.")] = None,
     plugin: Plugin = None,
@@ -60,10 +66,15 @@ def gen(
     for shot in planned(job.script, model.spec, first=job.rollout.first):
         asked = shot["asked_seconds"]
         length = shot["end"] - shot["begin"]
-        told = f" (asked {asked:g}s: whole blocks)" if asked is not None and abs(asked - length) > 0.005 and not shot["frames"][0] == 0 < job.rollout.first else ""
+        told = (
+            f" (asked {asked:g}s: whole blocks)"
+            if asked is not None and abs(asked - length) > 0.005 and not shot["frames"][0] == 0 < job.rollout.first
+            else ""
+        )
         print(f"  {shot['begin']:7.2f}s  {length:.2f}s{told}  {'cut to ' if shot['cut'] else ''}{shot['prompt']}")
     seconds, frames = _watch(job)
-    print(f"{folder / 'video.mp4'}: {frames} frames in {seconds:.1f}s, {frames / seconds:.1f} a second; look at {folder / 'contact.png'}")
+    print(f"{folder / 'video.mp4'}: {frames} frames in {seconds:.1f}s, {frames / seconds:.1f} a second")
+    print(f"{folder / 'contact.png'}: all of it at a glance")
 
 
 def _watch(job: "Job") -> tuple[float, int]:
@@ -73,7 +84,13 @@ def _watch(job: "Job") -> tuple[float, int]:
     if sys.stdout.isatty():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("blocks"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[fps]:.1f} fps"), TimeRemainingColumn())
+        columns = (
+            TextColumn("blocks"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[fps]:.1f} fps"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns) as bar:
             task = bar.add_task("", total=blocks, fps=0.0)
             for result in job.run():

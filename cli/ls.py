@@ -54,7 +54,13 @@ def _text(value: Any) -> str:
 def _row(group: Group, name: str) -> dict[str, Any]:
     item = find(group.value, name)
     if group is Group.PRESETS:
-        return {"name": name, "composition": str(item.strategy), "source": item.source, "note": item.note, "strategy": item.strategy.to_dict()}
+        return {
+            "name": name,
+            "composition": str(item.strategy),
+            "source": item.source,
+            "note": item.note,
+            "strategy": item.strategy.to_dict(),
+        }
     if group is Group.BACKENDS:
         return {"name": name, "about": item.about, "spec": asdict(item.spec())}
     from rollout.specs import part_to_dict

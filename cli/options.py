@@ -10,13 +10,25 @@ from rollout.strategy import Strategy
 DEFAULT = "infinity-rope"
 """The preset in force where neither --preset, --pos nor --cache says otherwise."""
 
-Pos = Annotated[str | None, typer.Option("--pos", metavar="SPEC", help="Positions: absolute, relativistic:head=21,cut=20/1, online.")]
-Cache = Annotated[
-    str | None, typer.Option("--cache", metavar="SPEC", help="Policy+switch: sink:window=12,sink=3+flush:last=1, fifo, ema+keep; 'flush' is sink+flush.")
+Pos = Annotated[
+    str | None,
+    typer.Option("--pos", metavar="SPEC", help="Positions: absolute, relativistic:head=21,cut=20/1, online."),
 ]
-Preset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="A published composition: see 'rollout ls presets'.")]
+Cache = Annotated[
+    str | None,
+    typer.Option(
+        "--cache",
+        metavar="SPEC",
+        help="Policy+switch: sink:window=12,sink=3+flush:last=1, fifo, ema+keep; 'flush' is sink+flush.",
+    ),
+]
+Preset = Annotated[
+    str | None, typer.Option("--preset", metavar="NAME", help="A published composition: see 'rollout ls presets'.")
+]
 BackendName = Annotated[str, typer.Option("--backend", metavar="NAME", help="The model: see 'rollout ls backends'.")]
-Plugin = Annotated[list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers rules of its own.")]
+Plugin = Annotated[
+    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers rules of its own.")
+]
 
 
 def compose(pos: str | None, cache: str | None, preset: str | None) -> Strategy:

@@ -26,7 +26,15 @@ class KVCache:
     stalls in bf16.
     """
 
-    def __init__(self, spec: Spec, window: int, batch: int = 1, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        window: int,
+        batch: int = 1,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
         size = (batch, window, spec.tokens, spec.heads, spec.head_dim)
         self.spec, self.window, self.device = spec, window, device
         self.slots: tuple[Slot, ...] = ()
@@ -54,7 +62,10 @@ class KVCache:
         if edit.slots == self.slots and all(row == ((i, 1.0),) for i, row in enumerate(edit.rows)) and not edit.pooled:
             return
         blended = {i for i, row in enumerate(edit.rows) if len(row) > 1 or edit.slots[i].role is Role.MEMORY}
-        exact = {i: [self._blend(layer, edit.rows[i], i in edit.pooled) for layer in range(len(self._store))] for i in blended}
+        exact = {
+            i: [self._blend(layer, edit.rows[i], i in edit.pooled) for layer in range(len(self._store))]
+            for i in blended
+        }
         rows = [row[0][0] for row in edit.rows]
         new: list[Pair] = []
         for layer, pair in enumerate(self._store):
@@ -74,7 +85,8 @@ class KVCache:
         sums = []
         for side in (0, 1):
             terms = [
-                (self._exact[old][layer][side] if old in self._exact else self._store[layer][side][:, old].to(exact)) * weight
+                (self._exact[old][layer][side] if old in self._exact else self._store[layer][side][:, old].to(exact))
+                * weight
                 for old, weight in row
             ]
             total = torch.stack(terms).sum(0)
@@ -108,8 +120,8 @@ class KVCache:
                 values = torch.cat([self._store[layer][1][:, :count].flatten(1, 2).to(v.dtype), v], 1)
             if stage:
                 self._staged[layer] = (k.detach(), v.detach())
-            out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (rotate(q, own).to(v.dtype), keys.to(v.dtype), values)))
-            return out.transpose(1, 2)
+            q, keys, values = (x.to(v.dtype).transpose(1, 2) for x in (rotate(q, own), keys, values))
+            return F.scaled_dot_product_attention(q, keys, values).transpose(1, 2)
 
         return attend
 
@@ -135,11 +147,18 @@ class KVCache:
         if frames != {len(slots)}:
             raise CacheError(f"{len(slots)} slots were admitted for a clean pass of {sorted(frames)} frames.")
         if len(self.slots) + len(slots) > self.window:
-            raise CacheError(f"{len(self.slots)} + {len(slots)} slots exceed the window of {self.window}. Make room first.")
+            raise CacheError(
+                f"{len(self.slots)} + {len(slots)} slots exceed the window of {self.window}. Make room first."
+            )
         have = self.slots + tuple(slots)
         if in_order(have) != have:
-            raise CacheError("the admitted slots belong before slots that are cached: sinks come first, recent frames last.")
-        fresh = [tuple(side.unflatten(1, (len(slots), -1)) for side in self._staged[i]) for i in range(self.spec.layers)]
+            raise CacheError(
+                "the admitted slots belong before slots that are cached: sinks come first, recent frames last."
+            )
+        fresh = [
+            tuple(side.reshape(len(side), len(slots), self.spec.tokens, *side.shape[2:]) for side in self._staged[i])
+            for i in range(self.spec.layers)
+        ]
         for pair, sides in zip(self._store, fresh, strict=True):
             for stored, side in zip(pair, sides, strict=True):
                 stored[:, len(self.slots) : len(have)] = side

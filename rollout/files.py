@@ -1,6 +1,5 @@
 """Files that appear whole under their names or not at all."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +11,11 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         write(partial)
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}. Choose another place or free some space.") from error
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror or error}. Choose another place or free some space."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -40,7 +41,9 @@ def new_folder(path: Path, *, force: bool = False) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise OutputError(f"the folder {path} cannot be written: {error.strerror or error}. Choose another --out.") from error
+        raise OutputError(
+            f"the folder {path} cannot be written: {error.strerror or error}. Choose another --out."
+        ) from error
     return path
 
 

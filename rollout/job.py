@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -72,7 +73,12 @@ class Job:
         if self.latents:
             whole = {"latents": torch.cat(kept)}
             write_whole(self.folder / "latents.safetensors", lambda path: save_file(whole, path))
-        timings = {"seconds": seconds, "decode_and_write_seconds": decoding, "frames": count, "frames_per_second": count / seconds}
+        timings = {
+            "seconds": seconds,
+            "decode_and_write_seconds": decoding,
+            "frames": count,
+            "frames_per_second": count / seconds,
+        }
         found = record(run, self.script, text=self.text, seed=self.seed, prefix=self.prefix_record, timings=timings)
         write_text(self.folder / "run.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
@@ -89,24 +95,30 @@ class Sheet:
         block = result.block
         mark = "cut" if block.cut else "switch" if block.switch else ""
         if mark or block.index % self._every == 0:
-            self._tiles.append((bool(mark), Tile(frames[len(frames) // 2].copy(), f"{seconds:.1f}s {result.prompts[0]}", mark)))
+            self._tiles.append(
+                (bool(mark), Tile(frames[len(frames) // 2].copy(), f"{seconds:.1f}s {result.prompts[0]}", mark))
+            )
             while len(self._tiles) > SHEET:  # a script of thousands of switches
                 plain = [i for i, (marked, _) in enumerate(self._tiles) if not marked]
                 del self._tiles[plain[len(plain) // 2] if plain else len(self._tiles) // 2]
 
-    def draw(self) -> Any:
+    def draw(self) -> Image.Image:
         """The sheet as a picture."""
         return contact_sheet([tile for _, tile in self._tiles])
 
 
-def read_prefix(backend: Backend, given: str | None, prompt: str, seed: int) -> tuple[torch.Tensor | None, dict[str, Any] | None]:
+def read_prefix(
+    backend: Backend, given: str | None, prompt: str, seed: int
+) -> tuple[torch.Tensor | None, dict[str, Any] | None]:
     """The latents that a rollout starts from: N true blocks of the backend's world, a latents file or a video."""
     if given is None:
         return None, None
     if given.isdecimal():
         make: Callable[[str, int, int], torch.Tensor] | None = getattr(backend, "truth", None)
         if make is None:
-            raise OutputError(f"the backend '{backend.spec.name}' has no true blocks to start from. Give a video or a latents file.")
+            raise OutputError(
+                f"the backend '{backend.spec.name}' has no true blocks to start from. Give a video or a latents file."
+            )
         if not 0 < int(given) <= 1000:
             raise OutputError(f"--prefix {given[:20]} is no number of true blocks. Use 1 to 1000.")
         return make(prompt, int(given), seed), {"blocks": int(given)}
@@ -117,9 +129,13 @@ def read_prefix(backend: Backend, given: str | None, prompt: str, seed: int) -> 
         try:
             tensors = load_file(path)
         except (SafetensorError, OSError) as error:
-            raise OutputError(f"{path} cannot be read as safetensors: {error}. Give a file with the key 'latents'.") from error
+            raise OutputError(
+                f"{path} cannot be read as safetensors: {error}. Give a file with the key 'latents'."
+            ) from error
         if "latents" not in tensors:
-            raise OutputError(f"{path} holds {', '.join(sorted(tensors)[:5])} but no 'latents'. Give a file that --latents wrote.")
+            raise OutputError(
+                f"{path} holds {', '.join(sorted(tensors)[:5])} but no 'latents'. Give a file that --latents wrote."
+            )
         return tensors["latents"].float(), {"file": path.name}
     encode = getattr(backend, "encode_video", None)
     if encode is None:

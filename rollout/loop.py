@@ -129,7 +129,9 @@ class Rollout(Iterator[Result]):
             return
         missing = [f for f in replay.frames if f not in self._latents]
         if missing:
-            raise RolloutError(f"frame {missing[0]} is to be encoded again, but only the last {self.cache.window} frames are held.")
+            raise RolloutError(
+                f"frame {missing[0]} is to be encoded again, but only the last {self.cache.window} frames are held."
+            )
         passes = chunks(self.strategy, edit.slots, replay, frames, reach(self.strategy, self.backend.spec))
         slots = iter(replayed(replay, frames))
         try:

@@ -43,11 +43,14 @@ def decide(strategy: Strategy, slots: Sequence[Slot], block: Block, spec: Spec) 
     room.check(len(now))
     now = room.slots
     if len(now) + block.frames > strategy.policy.window:
+        over = len(now) + block.frames - strategy.policy.window
         raise CacheError(
-            f"policy '{strategy.policy.kind}' left {len(now)} slots for a block of {block.frames} "
-            f"in a window of {strategy.policy.window}. make_room must evict {len(now) + block.frames - strategy.policy.window} more."
+            f"policy '{strategy.policy.kind}' left {len(now)} slots for a block of {block.frames} in a window of "
+            f"{strategy.policy.window}. make_room must evict {over} more."
         )
-    placement = strategy.positions.place(now, block if block.index > 0 else replace(block, cut=False), reach(strategy, spec))
+    placement = strategy.positions.place(
+        now, block if block.index > 0 else replace(block, cut=False), reach(strategy, spec)
+    )
     if len(placement.slots) != len(now) or len(placement.block) != block.frames:
         raise CacheError(
             f"positions '{strategy.positions.kind}' placed {len(placement.slots)} slots and {len(placement.block)} block "
@@ -69,7 +72,9 @@ def replayed(replay: Replay, block: int) -> tuple[Slot, ...]:
     )
 
 
-def chunks(strategy: Strategy, kept: Sequence[Slot], replay: Replay, block: int, window: int) -> Iterator[tuple[tuple[int, ...], Placement]]:
+def chunks(
+    strategy: Strategy, kept: Sequence[Slot], replay: Replay, block: int, window: int
+) -> Iterator[tuple[tuple[int, ...], Placement]]:
     """The passes of a replay over a cache of `kept` slots: the frames of each, and where they and the cache sit.
 
     Positions without slot dates keep the frames' own numbers; the others see the kept slots as slots and the replayed
@@ -83,7 +88,9 @@ def chunks(strategy: Strategy, kept: Sequence[Slot], replay: Replay, block: int,
     slots = tuple(kept)
     for part in passes:
         if strategy.positions.by_slot:
-            placement = Placement(whole.slots + whole.block[: len(done)], whole.block[len(done) : len(done) + len(part)])
+            placement = Placement(
+                whole.slots + whole.block[: len(done)], whole.block[len(done) : len(done) + len(part)]
+            )
         else:
             placement = strategy.positions.place(slots, Block(part[0] // block, part[0], len(part)), window)
         yield part, placement

@@ -20,16 +20,18 @@ def planned(script: Script, spec: Spec, *, first: int = 0) -> list[dict[str, Any
     for number, shot in enumerate(script.shots):
         count = shot.blocks(spec) + (first if number == 0 else 0)
         start, end = block * spec.block, (block + count) * spec.block
-        shots.append({
-            "prompt": shot.prompt,
-            "asked_seconds": shot.seconds,
-            "cut": shot.cut,
-            "subtitle": shot.subtitle,
-            "blocks": count,
-            "frames": [start, end],
-            "begin": spec.pixel_frames(start) / spec.fps,
-            "end": spec.pixel_frames(end) / spec.fps,
-        })
+        shots.append(
+            {
+                "prompt": shot.prompt,
+                "asked_seconds": shot.seconds,
+                "cut": shot.cut,
+                "subtitle": shot.subtitle,
+                "blocks": count,
+                "frames": [start, end],
+                "begin": spec.pixel_frames(start) / spec.fps,
+                "end": spec.pixel_frames(end) / spec.fps,
+            }
+        )
         block += count
     return shots
 
@@ -39,14 +41,26 @@ def subtitles(script: Script, spec: Spec, *, first: int = 0) -> list[Subtitle]:
     return [Subtitle(s["begin"], s["end"], s["subtitle"]) for s in planned(script, spec, first=first) if s["subtitle"]]
 
 
-def record(run: Rollout, script: Script, *, text: str, seed: int, prefix: dict[str, Any] | None, timings: dict[str, float]) -> dict[str, Any]:
+def record(
+    run: Rollout, script: Script, *, text: str, seed: int, prefix: dict[str, Any] | None, timings: dict[str, float]
+) -> dict[str, Any]:
     """The record of a finished rollout."""
     spec, backend = run.backend.spec, run.backend
     return {
         "rollout": __version__,
         "strategy": run.strategy.to_dict(),
-        "backend": {"name": spec.name, "weights": getattr(backend, "digest", None), "device": str(backend.device), "dtype": str(backend.dtype).removeprefix("torch.")},
-        "script": {"text": text, "shots": planned(script, spec, first=run.first), "fps": spec.fps, "stride": spec.stride},
+        "backend": {
+            "name": spec.name,
+            "weights": getattr(backend, "digest", None),
+            "device": str(backend.device),
+            "dtype": str(backend.dtype).removeprefix("torch."),
+        },
+        "script": {
+            "text": text,
+            "shots": planned(script, spec, first=run.first),
+            "fps": spec.fps,
+            "stride": spec.stride,
+        },
         "schedule": {"steps": list(run.schedule.steps), "shift": run.schedule.shift, "context": run.schedule.context},
         "seed": seed,
         "prefix": prefix,
@@ -60,7 +74,11 @@ def versions(backend: Backend) -> dict[str, Any]:
     """Interpreter, platform, packages and threads."""
     import torch
 
-    found: dict[str, Any] = {"python": sys.version.split()[0], "platform": platform.platform(), "threads": torch.get_num_threads()}
+    found: dict[str, Any] = {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+    }
     if backend.device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(backend.device)
     for name in PACKAGES:

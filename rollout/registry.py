@@ -62,11 +62,15 @@ def find(group: str, name: str) -> Any:
                 try:
                     return item.load()
                 except Exception as error:
-                    raise SpecError(f"the plugin {item.value!r} for {group} {name!r} failed to load: {error}") from error
+                    raise SpecError(
+                        f"the plugin {item.value!r} for {group} {name!r} failed to load: {error}"
+                    ) from error
             return item
     near = get_close_matches(str(name), names(group), n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}? " if near else ""
-    raise SpecError(f"there is no {_singular(group)} called {str(name)[:60]!r}. {hint}There are: {', '.join(names(group))}.")
+    raise SpecError(
+        f"there is no {_singular(group)} called {str(name)[:60]!r}. {hint}There are: {', '.join(names(group))}."
+    )
 
 
 def load_plugin(path: Path) -> None:

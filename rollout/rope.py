@@ -51,5 +51,5 @@ def table(
 def rotate(x: Tensor, at: Table) -> Tensor:
     """Rotate x (B, tokens, heads, D) by cos and sin (tokens, D/2); computed in the table's dtype, returned in x's."""
     cos, sin = (part[:, None] for part in at)
-    even, odd = x.to(cos.dtype).unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = x.to(cos.dtype).view(*x.shape[:-1], -1, 2).unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)

@@ -29,8 +29,14 @@ class Schedule:
     context: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.steps or any(not 0 < s <= 1 for s in self.steps) or list(self.steps) != sorted(set(self.steps), reverse=True):
-            raise RolloutError(f"the steps {self.steps} are no falling noise levels in (0, 1]. Use such as 1, 0.75, 0.5, 0.25.")
+        if (
+            not self.steps
+            or any(not 0 < s <= 1 for s in self.steps)
+            or list(self.steps) != sorted(set(self.steps), reverse=True)
+        ):
+            raise RolloutError(
+                f"the steps {self.steps} are no falling noise levels in (0, 1]. Use such as 1, 0.75, 0.5, 0.25."
+            )
         if self.shift <= 0 or not 0 <= self.context < 1000:
             raise RolloutError(f"shift {self.shift} must be above 0 and context noise {self.context} within 0..1000.")
 
@@ -47,7 +53,9 @@ class Schedule:
         return tuple(self.shift * s / (1 + (self.shift - 1) * s) for s in self.steps)
 
 
-def sample(backend: "Backend", block: Block, noise: Noise, prompt: "Tensor", attend: "Attend", schedule: Schedule) -> "Tensor":
+def sample(
+    backend: "Backend", block: Block, noise: Noise, prompt: "Tensor", attend: "Attend", schedule: Schedule
+) -> "Tensor":
     """Denoise one block to x0 (B, F, C, H, W), with fresh noise between the steps."""
     sigmas: Sequence[float] = schedule.sigmas
     x = noise(block, 0)

@@ -84,7 +84,9 @@ def _shots(text: str) -> Iterator[Shot]:
         raise ScriptError(f"the script has {len(text)} characters; the longest is {MAX_CHARACTERS}. Shorten it.")
     for position, character in enumerate(text):
         if (unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t") or character in BIDI:
-            raise ScriptError(f"the script has the control character {character!r} at {position}. Remove it.", text, position)
+            raise ScriptError(
+                f"the script has the control character {character!r} at {position}. Remove it.", text, position
+            )
     semicolon = text.find(";")
     body, tail = (text, None) if semicolon < 0 else (text[:semicolon], text[semicolon + 1 :])
     pieces = _split(body, 0)
@@ -107,7 +109,9 @@ def _subtitles(text: str, tail: str | None, semicolon: int, segments: int) -> Se
     if tail is None:
         return [""] * segments
     if ";" in tail:
-        raise ScriptError("a script has one ';', before its subtitles. Remove the second.", text, semicolon + 1 + tail.index(";"))
+        raise ScriptError(
+            "a script has one ';', before its subtitles. Remove the second.", text, semicolon + 1 + tail.index(";")
+        )
     found = _split(tail, semicolon + 1)
     if len(found) > segments:
         raise ScriptError(
@@ -130,7 +134,9 @@ def _shot(text: str, start: int, piece: str, subtitle: str, *, first: bool) -> S
         after = piece[closing + 1 :]
         if after.strip():
             offset = start + closing + 1 + len(after) - len(after.lstrip())
-            raise ScriptError("text follows the duration. Put the duration last, and '|' before the next segment.", text, offset)
+            raise ScriptError(
+                "text follows the duration. Put the duration last, and '|' before the next segment.", text, offset
+            )
         prompt = piece[:opening].strip()
         seconds, cut = _duration(text, start + opening + 1, piece[opening + 1 : closing])
     if not prompt:

@@ -66,7 +66,9 @@ class Edit:
     def check(self, old: int) -> None:
         """Raise CacheError unless rows match slots, point at the `old` slots and sum to 1."""
         if len(self.slots) != len(self.rows):
-            raise CacheError(f"an edit names {len(self.slots)} slots but has {len(self.rows)} rows. Give one row a slot.")
+            raise CacheError(
+                f"an edit names {len(self.slots)} slots but has {len(self.rows)} rows. Give one row a slot."
+            )
         for slot, row in zip(self.slots, self.rows, strict=True):
             if any(not 0 <= i < old for i, _ in row):
                 raise CacheError(f"the edit's row for {slot} points outside the cache's {old} slots: {row}.")

@@ -38,7 +38,9 @@ def _plain(value: Any) -> Any:
 def part_from_dict(axis: str, data: Any) -> Any:
     """Build a part of an axis (positions, policy, switch) from its JSON form. Raises SpecError."""
     if not isinstance(data, Mapping) or not isinstance(data.get("kind"), str):
-        raise SpecError(f"{axis} must be an object with a \"kind\", such as {{\"kind\": {names(GROUP_OF[axis])[0]!r}}}, not {_shown(data)}.")
+        raise SpecError(
+            f'{axis} must be an object with a "kind", such as {{"kind": {names(GROUP_OF[axis])[0]!r}}}, not {_shown(data)}.'
+        )
     cls = find(GROUP_OF[axis], data["kind"])
     return _build(cls, {k: v for k, v in data.items() if k != "kind"}, f"{axis} '{data['kind']}'")
 
@@ -97,9 +99,14 @@ def part_to_text(part: Any) -> str:
     for f in dataclasses.fields(part):
         value = getattr(part, f.name)
         if value != _default(f):
-            flat = dataclasses.astuple(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+            flat = (
+                dataclasses.astuple(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+            )
             parts = flat if isinstance(flat, tuple) else (flat,)
-            given.append(f"{f.name}=" + "/".join("null" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for v in parts))
+            given.append(
+                f"{f.name}="
+                + "/".join("null" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for v in parts)
+            )
     return kind_of(part) + (":" + ",".join(given) if given else "")
 
 
@@ -134,7 +141,7 @@ def _read(text: str, hint: Any) -> Any:
         return {n: _scalar(p) for n, p in zip(names_, pieces, strict=False)}
     if typing.get_origin(hint) is tuple:
         return [_scalar(p) for p in text.split("/")]
-    if hint is str or typing.get_origin(hint) is Literal or args and str in args:
+    if hint is str or typing.get_origin(hint) is Literal or (args and str in args):
         return None if text == "null" else text
     return _scalar(text)
 
@@ -151,7 +158,9 @@ def policy_and_switch(text: str) -> tuple[Any, Any]:
     """Read `--cache`: POLICY+SWITCH, POLICY (switch keep) or SWITCH (policy sink). Raises SpecError."""
     pieces = [piece.strip() for piece in text.split("+")]
     if len(pieces) > 2 or not all(pieces):
-        raise SpecError(f"the cache {text!r} is not POLICY+SWITCH. Write one of each, such as sink:window=12,sink=3+flush.")
+        raise SpecError(
+            f"the cache {text!r} is not POLICY+SWITCH. Write one of each, such as sink:window=12,sink=3+flush."
+        )
     policies, switches = names("policies"), names("switches")
     policy = switch = None
     for piece in pieces:

@@ -131,7 +131,7 @@ class Strategy:
             raise SpecError(f"a strategy has no {sorted(map(str, unknown))[0]!r}; it has {', '.join(AXES)}.")
         missing = [axis for axis in AXES if axis not in data]
         if missing:
-            raise SpecError(f"the strategy lacks {missing[0]!r}. Add \"{missing[0]}\": {{\"kind\": ...}}.")
+            raise SpecError(f'the strategy lacks {missing[0]!r}. Add "{missing[0]}": {{"kind": ...}}.')
         return cls(**{axis: specs.part_from_dict(axis, data[axis]) for axis in AXES})
 
     def __str__(self) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import av
 import numpy as np
@@ -53,10 +54,14 @@ class VideoWriter:
         self._rate = Fraction(fps).limit_denominator(1001)
         try:
             self.partial.touch()  # av itself opens the file at its first packet
-            self._file = av.open(str(self.partial), "w", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"})
+            self._file = av.open(
+                str(self.partial), "w", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+            )
         except (OSError, av.FFmpegError) as error:
             raise OutputError(f"the video {self.partial} cannot be written: {error}. Choose another --out.") from error
-        self._stream = self._file.add_stream("libx264", rate=self._rate, options={"crf": "16", "preset": "veryfast", "bf": "0"})
+        self._stream = self._file.add_stream(
+            "libx264", rate=self._rate, options={"crf": "16", "preset": "veryfast", "bf": "0"}
+        )
         self._stream.pix_fmt = "yuv420p"
         self._stream.codec_context.gop_size = max(1, round(fps))
         self._waiting: list[Subtitle] = []
@@ -94,11 +99,13 @@ class VideoWriter:
         packet.time_base = Fraction(1, 1_000_000)
         self._mux([packet])
 
-    def _mux(self, packets: "Sequence[av.Packet]") -> None:
+    def _mux(self, packets: Sequence[Any]) -> None:
         try:
             self._file.mux(packets)
         except (OSError, av.FFmpegError) as error:
-            raise OutputError(f"the video {self.partial} cannot be written any further: {error}. Free some space.") from error
+            raise OutputError(
+                f"the video {self.partial} cannot be written any further: {error}. Free some space."
+            ) from error
 
     def close(self) -> None:
         """Finish the file and give it its name."""
@@ -110,7 +117,9 @@ class VideoWriter:
     def __enter__(self) -> "VideoWriter":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self.close()
             return

@@ -93,7 +93,9 @@ class Ema:
             raise SpecError("ema: rates is empty; give one rate a memory frame, such as 0.01/0.1.")
         for rate in self.rates:
             if not 0 < rate <= 1:
-                raise SpecError(f"ema: the rate {rate:g} is outside (0, 1]; it is the weight of the newest evicted frames.")
+                raise SpecError(
+                    f"ema: the rate {rate:g} is outside (0, 1]; it is the weight of the newest evicted frames."
+                )
 
     @property
     def memory(self) -> int:

@@ -85,7 +85,9 @@ class Relativistic:
 
     def __post_init__(self) -> None:
         if self.head is not None and self.head < 1:
-            raise SpecError(f"relativistic: head={self.head} is no frame count; it is 1 or more, or null for the window.")
+            raise SpecError(
+                f"relativistic: head={self.head} is no frame count; it is 1 or more, or null for the window."
+            )
 
     def place(self, slots: Sequence[Slot], block: Block, window: int) -> Placement:
         """Sinks and memory at the start, the rest by distance from the block's end."""

@@ -41,7 +41,14 @@ def new_cache(window: int = 8, dtype: torch.dtype = torch.float64) -> KVCache:
 
 def naive(q: Tensor, own: tuple[Tensor, Tensor], past: list[tuple[Tensor, Tensor]], place: Placement) -> Tensor:
     """Attention in four lines: every key rotated at its index, softmax over all."""
-    keys = torch.cat([rotate(k, table([i], (2, 1), SPEC.axes, dtype=torch.float64)) for (k, _), i in zip(past, place.slots, strict=True)] + [rotate(own[0], table(place.block, (2, 1), SPEC.axes, dtype=torch.float64))], 1)
+    keys = torch.cat(
+        [
+            rotate(k, table([i], (2, 1), SPEC.axes, dtype=torch.float64))
+            for (k, _), i in zip(past, place.slots, strict=True)
+        ]
+        + [rotate(own[0], table(place.block, (2, 1), SPEC.axes, dtype=torch.float64))],
+        1,
+    )
     values = torch.cat([v for _, v in past] + [own[1]], 1)
     turned = rotate(q, table(place.block, (2, 1), SPEC.axes, dtype=torch.float64))
     weights = (torch.einsum("bihd,bjhd->bhij", turned, keys) / 12**0.5).softmax(-1)
@@ -83,7 +90,9 @@ class AgainstAList(RuleBasedStateMachine):
         for layer in range(2):
             q, k, v = qkv(len(slots), self.seed)
             self.seed += 1
-            torch.testing.assert_close(attend(layer, q, k, v), naive(q, (k, v), self.frames[layer], place), rtol=0, atol=1e-12)
+            torch.testing.assert_close(
+                attend(layer, q, k, v), naive(q, (k, v), self.frames[layer], place), rtol=0, atol=1e-12
+            )
             self.frames[layer] += zip(k.split(2, 1), v.split(2, 1), strict=True)
         self.cache.commit(slots)
 

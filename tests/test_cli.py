@@ -40,7 +40,13 @@ def test_gen_writes_everything(tmp_path: Path) -> None:
     out = tmp_path / "new" / "run"
     result = gen(out, f"{A}[1.125s] | {B}[0.75s#] ; first | second", "--latents", "--seed", "7")
     assert result.exit_code == 0, result.output
-    assert sorted(p.name for p in out.iterdir()) == ["contact.png", "latents.safetensors", "run.json", "subtitles.vtt", "video.mp4"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "contact.png",
+        "latents.safetensors",
+        "run.json",
+        "subtitles.vtt",
+        "video.mp4",
+    ]
     latents = load_file(out / "latents.safetensors")["latents"]
     assert latents.shape == (15, 64, 4, 4)
     assert read_video(out / "video.mp4").shape == (15, 256, 256, 3)
@@ -49,7 +55,10 @@ def test_gen_writes_everything(tmp_path: Path) -> None:
     assert record["strategy"] == PRESETS["infinity-rope"].strategy.to_dict() | {
         "positions": {"kind": "relativistic", "head": None, "cut": {"to": 20, "keep": 1}}
     }
-    assert [(s["blocks"], s["frames"], s["cut"]) for s in record["script"]["shots"]] == [(3, [0, 9], False), (2, [9, 15], True)]
+    assert [(s["blocks"], s["frames"], s["cut"]) for s in record["script"]["shots"]] == [
+        (3, [0, 9], False),
+        (2, [9, 15], True),
+    ]
     assert record["backend"]["weights"]
     assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
     assert "00:00:01.125 --> 00:00:01.875\nsecond" in (out / "subtitles.vtt").read_text()
@@ -76,7 +85,9 @@ def test_prefixes(tmp_path: Path) -> None:
     first = load_file(tmp_path / "a" / "latents.safetensors")["latents"]
     assert first.shape[0] == 12
     save_file({"latents": first[:6].contiguous()}, tmp_path / "start.safetensors")
-    assert gen(tmp_path / "b", A + "[0.75s]", "--prefix", str(tmp_path / "start.safetensors"), "--latents").exit_code == 0
+    assert (
+        gen(tmp_path / "b", A + "[0.75s]", "--prefix", str(tmp_path / "start.safetensors"), "--latents").exit_code == 0
+    )
     torch.testing.assert_close(load_file(tmp_path / "b" / "latents.safetensors")["latents"], first)
     assert gen(tmp_path / "c", A + "[0.4s]", "--prefix", str(tmp_path / "a" / "video.mp4"), "--latents").exit_code == 0
     video = load_file(tmp_path / "c" / "latents.safetensors")["latents"]
@@ -98,7 +109,10 @@ def test_every_preset_generates(name: str, tmp_path: Path) -> None:
         (["--cache", "recache"], "relativistic sink+recache"),
         (["--cache", "ema:rates=0.01/0.1"], "relativistic ema+keep"),
         (["--pos", "online"], "online sink+flush"),
-        (["--pos", "relativistic:head=21,cut=20/1", "--cache", "sink:window=12,sink=3+flush:last=1"], "relativistic:head=21,cut=20/1 sink:window=12,sink=3+flush"),
+        (
+            ["--pos", "relativistic:head=21,cut=20/1", "--cache", "sink:window=12,sink=3+flush:last=1"],
+            "relativistic:head=21,cut=20/1 sink:window=12,sink=3+flush",
+        ),
         (["--preset", "memrope", "--cache", "fifo"], "online fifo+keep"),
         (["--preset", "longlive", "--pos", "online"], "online sink:window=12,sink=3+recache"),
         (["--cache", "flush:last=2+sink:window=9"], "relativistic sink:window=9+flush:last=2"),
@@ -118,7 +132,7 @@ def test_the_vocabulary(args: list[str], strategy: str) -> None:
         (["--cache", "keep+flush"], "two switches"),
         (["--cache", "sink+"], "not POLICY[+]SWITCH"),
         (["--cache", "sink:wimdow=3"], "no field 'wimdow'. Its fields are window, sink"),
-        (["--cache", "sink:window=big"], "window is a whole number, not \"big\""),
+        (["--cache", "sink:window=big"], 'window is a whole number, not "big"'),
         (["--cache", "sink:window=6.5"], "window is a whole number"),
         (["--cache", "sink:window"], "no FIELD=VALUE"),
         (["--cache", "sink:window=6,window=7"], "twice"),
@@ -224,7 +238,9 @@ def test_ls(group: str) -> None:
 def test_the_process(tmp_path: Path) -> None:
     """Once as a user runs it: plain lines without a terminal, one line and exit code 2 for bad input."""
     command = [sys.executable, "-m", "rollout"]
-    done = subprocess.run([*command, "gen", A + "[0.4s]", "--out", "out"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "gen", A + "[0.4s]", "--out", "out", "--threads", "1"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "video.mp4").exists()
     bad = subprocess.run([*command, "gen", "a[5s", "--out", "bad"], cwd=tmp_path, capture_output=True, text=True)
@@ -250,9 +266,17 @@ def test_a_plugin_file_adds_its_rules(tmp_path: Path) -> None:
     )
     env = {**os.environ, "COLUMNS": "200"}
     command = [sys.executable, "-m", "rollout"]
-    listed = subprocess.run([*command, "ls", "policies", "--plugin", str(plugin)], capture_output=True, text=True, env=env, check=True)
+    listed = subprocess.run(
+        [*command, "ls", "policies", "--plugin", str(plugin)], capture_output=True, text=True, env=env, check=True
+    )
     assert "every-other" in listed.stdout
-    told = subprocess.run([*command, "explain", "a[3s]", "--plugin", str(plugin), "--cache", "every-other:window=9+flush"], capture_output=True, text=True, env=env, check=True)
+    told = subprocess.run(
+        [*command, "explain", "a[3s]", "--plugin", str(plugin), "--cache", "every-other:window=9+flush"],
+        capture_output=True,
+        text=True,
+        env=env,
+        check=True,
+    )
     assert told.stdout.startswith("relativistic every-other:window=9+flush")
     plugin.write_text("1 / 0")
     assert "ZeroDivisionError" in refused("ls", "--plugin", str(plugin))

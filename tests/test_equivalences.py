@@ -39,7 +39,10 @@ def differ(a: Tensor, b: Tensor) -> None:
 
 @pytest.mark.parametrize("window", [6, 9, 12])
 def test_fifo_is_the_same_under_every_positional_scheme(micro: Sprites, window: int) -> None:
-    found = [roll(micro, Strategy(p, Fifo(window), Keep())) for p in (Absolute(), Relativistic(), Online(), Relativistic(head=21))]
+    found = [
+        roll(micro, Strategy(p, Fifo(window), Keep()))
+        for p in (Absolute(), Relativistic(), Online(), Relativistic(head=21))
+    ]
     for other in found[1:]:
         same(found[0], other)
 
@@ -85,7 +88,9 @@ class RotatedStore(KVCache):
             past_k, past_v = (side[:, : len(self.slots)].flatten(1, 2) for side in self._store[layer])
             if stage:
                 self._staged[layer] = (k, v)
-            q, k, v = (x.transpose(1, 2) for x in (rotate(q, own), torch.cat([past_k, k], 1), torch.cat([past_v, v], 1)))
+            q, k, v = (
+                x.transpose(1, 2) for x in (rotate(q, own), torch.cat([past_k, k], 1), torch.cat([past_v, v], 1))
+            )
             return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
         return attend
@@ -103,9 +108,13 @@ def test_raw_storage_equals_rotated_storage(micro: Sprites, policy: Fifo | Sink)
 def test_with_window_sink_last_block_a_flush_equals_the_roll(micro: Sprites, sink: int, last: int) -> None:
     script = f"{A}[2s] | {B}[2s]"
     for positions in (Absolute(), Relativistic(), Online()):
-        flush, keep = (roll(micro, Strategy(positions, Sink(sink + last + 3, sink), s), script) for s in (Flush(last), Keep()))
+        flush, keep = (
+            roll(micro, Strategy(positions, Sink(sink + last + 3, sink), s), script) for s in (Flush(last), Keep())
+        )
         same(flush, keep)
-    wide = [roll(micro, Strategy(Relativistic(), Sink(sink + last + 6, sink), s), script) for s in (Flush(last), Keep())]
+    wide = [
+        roll(micro, Strategy(Relativistic(), Sink(sink + last + 6, sink), s), script) for s in (Flush(last), Keep())
+    ]
     differ(*wide)
 
 
@@ -115,8 +124,12 @@ SAME_WORDS = "a red circle jumps[1s] | red circle jumps[1.2s]"
 
 @pytest.mark.parametrize("positions", [Absolute(), Relativistic(), Online()])
 @pytest.mark.parametrize("sink", ["keep", "rebuild"])
-def test_causal_recache_under_the_same_prompt_is_the_identity_while_nothing_was_evicted(micro: Sprites, positions, sink) -> None:
-    recache, keep = (roll(micro, Strategy(positions, Sink(21, 3), s), SAME_WORDS) for s in (Recache("causal", sink), Keep()))
+def test_causal_recache_under_the_same_prompt_is_the_identity_while_nothing_was_evicted(
+    micro: Sprites, positions, sink
+) -> None:
+    recache, keep = (
+        roll(micro, Strategy(positions, Sink(21, 3), s), SAME_WORDS) for s in (Recache("causal", sink), Keep())
+    )
     same(recache, keep)
 
 
@@ -127,7 +140,10 @@ def test_bidirectional_recache_is_not(micro: Sprites) -> None:
 
 def test_recache_under_a_new_prompt_changes_the_cache(micro: Sprites) -> None:
     script = f"{A}[1s] | {B}[1s]"
-    found = [roll(micro, Strategy(Absolute(), Sink(12, 3), s), script) for s in (Keep(), Recache(), Recache(sink="rebuild"), Flush())]
+    found = [
+        roll(micro, Strategy(Absolute(), Sink(12, 3), s), script)
+        for s in (Keep(), Recache(), Recache(sink="rebuild"), Flush())
+    ]
     for i, a in enumerate(found):
         for b in found[i + 1 :]:
             differ(a, b)

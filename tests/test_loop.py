@@ -98,7 +98,9 @@ def test_a_batch_equals_its_rows(micro: Sprites) -> None:
     scripts = [f"{A}[1.5s] | {B}[1.5s]", f"{B}[1.5s] | {A}[1.5s]"]
     both = latents(generate(micro, strategy, scripts, seeds=[3, 4]))
     for row, (script, seed) in enumerate(zip(scripts, (3, 4), strict=True)):
-        torch.testing.assert_close(both[row], latents(generate(micro, strategy, script, seeds=seed))[0], rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            both[row], latents(generate(micro, strategy, script, seeds=seed))[0], rtol=0, atol=1e-9
+        )
     seeds = latents(generate(micro, strategy, scripts[0], seeds=[3, 4, 5]))
     assert seeds.shape[0] == 3
 
@@ -258,7 +260,13 @@ def test_the_schedule_is_the_released_one() -> None:
     assert [round(1000 * s, 4) for s in Schedule().sigmas] == [1000.0, 937.5, 833.3333, 625.0]
     assert Schedule.of(4) == Schedule()
     assert Schedule.of(1).sigmas == (1.0,)
-    for bad in (lambda: Schedule.of(0), lambda: Schedule((0.5, 0.7)), lambda: Schedule((2.0,)), lambda: Schedule(()), lambda: Schedule(shift=0)):
+    for bad in (
+        lambda: Schedule.of(0),
+        lambda: Schedule((0.5, 0.7)),
+        lambda: Schedule((2.0,)),
+        lambda: Schedule(()),
+        lambda: Schedule(shift=0),
+    ):
         with pytest.raises(RolloutError):
             bad()
 
@@ -273,5 +281,12 @@ def test_a_perfect_model_is_sampled_exactly() -> None:
 
     noise = seeded([0], (1, 2, 2))
     for steps in (1, 2, 4, 8):
-        found = sample(Perfect(), Block(0, 0, 3), lambda b, s: noise(b, s).double(), torch.zeros(1), lambda *a: a[1], Schedule.of(steps))
+        found = sample(
+            Perfect(),
+            Block(0, 0, 3),
+            lambda b, s: noise(b, s).double(),
+            torch.zeros(1),
+            lambda *a: a[1],
+            Schedule.of(steps),
+        )
         torch.testing.assert_close(found, truth, rtol=0, atol=1e-9)

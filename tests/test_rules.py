@@ -60,7 +60,13 @@ def test_unbounded_window_collapses_onto_the_lowest_free_index() -> None:
 
 @pytest.mark.parametrize(
     ("cut", "block"),
-    [(Cut(20, 1), (3, 19, 20)), (Cut(47, 0), (45, 46, 47)), (Cut(), (3, 19, 20)), (Cut(5, 1), (3, 4, 5)), (Cut(10, 3), (3, 4, 5))],
+    [
+        (Cut(20, 1), (3, 19, 20)),
+        (Cut(47, 0), (45, 46, 47)),
+        (Cut(), (3, 19, 20)),
+        (Cut(5, 1), (3, 4, 5)),
+        (Cut(10, 3), (3, 4, 5)),
+    ],
 )
 def test_the_cut_moves_all_but_the_kept_frames(cut: Cut, block: tuple[int, ...]) -> None:
     steps = run(Strategy(Relativistic(cut=cut), Sink(6, 1), Flush()), 6, cut=(4,))
@@ -161,7 +167,9 @@ policies = st.one_of(
 switches = st.one_of(
     st.just(Keep()),
     st.builds(Flush, last=st.integers(0, 4)),
-    st.builds(Recache, attention=st.sampled_from(["causal", "bidirectional"]), sink=st.sampled_from(["keep", "rebuild"])),
+    st.builds(
+        Recache, attention=st.sampled_from(["causal", "bidirectional"]), sink=st.sampled_from(["keep", "rebuild"])
+    ),
 )
 
 
@@ -265,7 +273,9 @@ def test_what_does_not_go_together_is_refused_with_the_fix(make, says: str) -> N
         (Strategy(Online(), Sink(24, 1), Keep()), 60, "index 23"),
     ],
 )
-def test_what_a_backend_cannot_hold_is_refused_before_the_first_block(strategy: Strategy, frames: int, says: str) -> None:
+def test_what_a_backend_cannot_hold_is_refused_before_the_first_block(
+    strategy: Strategy, frames: int, says: str
+) -> None:
     with pytest.raises(CompositionError, match=says):
         strategy.check(SPEC, frames)
 

@@ -29,7 +29,10 @@ def test_a_hash_counts_only_inside_brackets() -> None:
 
 def test_a_cut_belongs_to_its_own_segment() -> None:
     blocks = list(Script.parse("a[1.5s] | b[1.5s#]").blocks(WAN))
-    assert [(b.prompt, b.switch, b.cut) for b in blocks] == [(0, False, False)] * 2 + [(1, True, True), (1, False, False)]
+    assert [(b.prompt, b.switch, b.cut) for b in blocks] == [(0, False, False)] * 2 + [
+        (1, True, True),
+        (1, False, False),
+    ]
 
 
 def test_a_cut_without_a_new_prompt_is_no_switch() -> None:
@@ -118,8 +121,10 @@ def test_any_text_is_a_script_or_a_script_error(text: str) -> None:
     try:
         script = Script.parse(text)
     except ScriptError as error:
-        assert error.position is None or 0 <= error.position <= len(text)
-        return
-    blocks = list(script.blocks(WAN))
-    assert len(blocks) == script.count(WAN)
-    assert [b.start for b in blocks] == [3 * i for i in range(len(blocks))]
+        at = error.position
+    else:
+        at = None
+        blocks = list(script.blocks(WAN))
+        assert len(blocks) == script.count(WAN)
+        assert [b.start for b in blocks] == [3 * i for i in range(len(blocks))]
+    assert at is None or 0 <= at <= len(text)

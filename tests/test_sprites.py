@@ -30,7 +30,9 @@ def worlds(n: int, frames: int = 21, seed: int = 11) -> tuple[World, torch.Tenso
 
 
 def caption(draw: st.DrawFn) -> Caption:
-    return Caption(*(draw(st.one_of(st.none(), st.integers(0, len(w) - 1))) for w in (COLOURS, SHAPES, ACTIONS, BACKGROUNDS)))
+    return Caption(
+        *(draw(st.one_of(st.none(), st.integers(0, len(w) - 1))) for w in (COLOURS, SHAPES, ACTIONS, BACKGROUNDS))
+    )
 
 
 @given(st.composite(caption)())
@@ -65,7 +67,14 @@ def test_prompts_that_the_world_does_not_know(prompt: str, says: str) -> None:
 def test_trackers_read_true_videos() -> None:
     world, video = worlds(84)
     found = matches(world, track(video))
-    for name, least in {"colour": 1.0, "shape": 0.99, "action": 0.99, "background": 1.0, "ground": 1.0, "landmark": 0.95}.items():
+    for name, least in {
+        "colour": 1.0,
+        "shape": 0.99,
+        "action": 0.99,
+        "background": 1.0,
+        "ground": 1.0,
+        "landmark": 0.95,
+    }.items():
         assert found[name].float().mean() >= least, name
     assert found["position"].mean() < 0.2
 
@@ -161,7 +170,9 @@ def test_bad_weights(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(BackendError, match="another model"):
         load_backend("sprites", weights=tmp_path / "other.safetensors")
-    save_file({"x": torch.zeros(1)}, tmp_path / "part.safetensors", metadata={"format": "rollout-sprites-1", "shape": "{}"})
+    save_file(
+        {"x": torch.zeros(1)}, tmp_path / "part.safetensors", metadata={"format": "rollout-sprites-1", "shape": "{}"}
+    )
     with pytest.raises(BackendError, match="whole sprite model"):
         load_backend("sprites", weights=tmp_path / "part.safetensors")
     with pytest.raises(BackendError, match="device 'cuda:77' is not there"):
@@ -185,7 +196,7 @@ def test_training_clips_never_leave_the_horizon(seed: int) -> None:
     clip = sample_clip(torch.Generator().manual_seed(seed))
     batch, frames = clip.time.shape
     assert frames % 3 == 0
-    assert 0 <= min(clip.positions)
+    assert min(clip.positions) >= 0
     assert max(clip.positions) <= 20
     assert clip.tokens.shape == (batch, frames, 4)
     assert (clip.time[:, 1:] > clip.time[:, :-1]).all()
@@ -200,7 +211,24 @@ def test_training_clips_never_leave_the_horizon(seed: int) -> None:
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="training needs torch >= 2.9")
 def test_training_runs_and_resumes(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "rollout.backends.sprites.train", "--out", str(tmp_path)]
-    command += ["--procs", "1", "--frames", "6", "--channels", "8", "--log", "1", "--save", "1", "--score-clips", "2", "--device", "cpu"]
+    command += [
+        "--threads",
+        "1",
+        "--procs",
+        "1",
+        "--frames",
+        "6",
+        "--channels",
+        "8",
+        "--log",
+        "1",
+        "--save",
+        "1",
+        "--score-clips",
+        "2",
+        "--device",
+        "cpu",
+    ]
     for steps in ("1", "2"):
         subprocess.run([*command, "--steps", steps], check=True, capture_output=True, timeout=200)
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]

@@ -42,9 +42,13 @@ def test_large_frames_keep_their_size(tmp_path: Path) -> None:
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), VideoWriter(tmp_path / "v.mp4", 8.0) as video:
-        video.write(noise(2))
-        raise RuntimeError
+    def stopped() -> None:
+        with VideoWriter(tmp_path / "v.mp4", 8.0) as video:
+            video.write(noise(2))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        stopped()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -75,7 +79,10 @@ def test_no_video_here(tmp_path: Path) -> None:
 
 
 def test_the_contact_sheet_marks_switches_and_cuts() -> None:
-    tiles = [Tile(noise(1)[0], f"{i}.0s a very long prompt that does not fit", mark) for i, mark in enumerate(["", "switch", "cut"] * 4)]
+    tiles = [
+        Tile(noise(1)[0], f"{i}.0s a very long prompt that does not fit", mark)
+        for i, mark in enumerate(["", "switch", "cut"] * 4)
+    ]
     sheet = contact_sheet(tiles)
     assert isinstance(sheet, Image.Image)
     colours = {c for _, c in sheet.getcolors(1 << 20)}

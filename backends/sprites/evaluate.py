@@ -44,10 +44,15 @@ LONG = {
     "online ema 12/3": Strategy(Online(), Ema(12, 3), Keep()),
 }
 SWITCHES = {"keep": Keep(), "recache": Recache(), "flush": Flush()}
-CUTS = {name: Strategy(Relativistic(cut=cut), Sink(9, 1), Flush()) for name, cut in (("flush alone", Cut(8)), ("to 14", Cut(14)), ("to 20", Cut(20)), ("to 47", Cut(47)))}
+CUTS = {
+    name: Strategy(Relativistic(cut=cut), Sink(9, 1), Flush())
+    for name, cut in (("flush alone", Cut(8)), ("to 14", Cut(14)), ("to 20", Cut(20)), ("to 47", Cut(47)))
+}
 
 
-def videos(backend: Sprites, strategy: Strategy, scripts: Sequence[Script], *, seed: int, prefix: Tensor | None = None) -> Tensor:
+def videos(
+    backend: Sprites, strategy: Strategy, scripts: Sequence[Script], *, seed: int, prefix: Tensor | None = None
+) -> Tensor:
     """Roll out scripts of one timing, each under its own seed: frames (B, F, 3, 32, 32) in 0..1."""
     out = []
     for at in range(0, len(scripts), BATCH):
@@ -76,7 +81,10 @@ def matches(world: World, seen: Seen) -> dict[str, Tensor]:
     """Per frame (B, F): does the video show the world's subject and scene, and how far is the sprite from its place?"""
     frames = seen.x.shape[1]
     x, y, _, _ = motion(world.action[:, None], world.phase[:, None], torch.arange(frames)[None])
-    scene = {"background": seen.background == world.background, "landmark": (seen.place == world.place) & (seen.ink == world.ink)}
+    scene = {
+        "background": seen.background == world.background,
+        "landmark": (seen.place == world.place) & (seen.ink == world.ink),
+    }
     return {
         "colour": seen.colour == world.colour[:, None],
         "shape": seen.shape == world.shape[:, None],
@@ -113,7 +121,9 @@ def accuracy(backend: Sprites, *, n: int, prefix: int, seed: int) -> dict[str, A
 
 
 def _by(label: Tensor, right: Tensor, names: Sequence[str]) -> dict[str, float]:
-    return {name: round(right[label == i].float().mean().item(), 3) for i, name in enumerate(names) if (label == i).any()}
+    return {
+        name: round(right[label == i].float().mean().item(), 3) for i, name in enumerate(names) if (label == i).any()
+    }
 
 
 def truth(n: int, seed: int) -> dict[str, float]:
@@ -126,7 +136,9 @@ def long(backend: Sprites, *, n: int, seed: int, frames: int = 210) -> dict[str,
     """Scores at 1, 2, 4 and 10 times the horizon, each over the 15 frames before it, from two true blocks."""
     world = sample_world(n, frames, torch.Generator().manual_seed(seed))
     start = true_start(backend, world)
-    scripts = [Script((shot(backend, world.caption(i, 0, background=False), frames - start.shape[1]),)) for i in range(n)]
+    scripts = [
+        Script((shot(backend, world.caption(i, 0, background=False), frames - start.shape[1]),)) for i in range(n)
+    ]
     out: dict[str, Any] = {}
     for name, strategy in LONG.items():
         found = matches(world, track(videos(backend, strategy, scripts, seed=seed, prefix=start)))
@@ -149,10 +161,12 @@ def reaction(backend: Sprites, *, n: int, seed: int, sinks: Sequence[int] = (1, 
     start = true_start(backend, world)
     begin, after = 21, 24
     scripts = [
-        Script((
-            shot(backend, world.caption(i, 0, background=False), begin - start.shape[1]),
-            shot(backend, replace(world.caption(i, 0, background=False), action=int(new[i])), after),
-        ))
+        Script(
+            (
+                shot(backend, world.caption(i, 0, background=False), begin - start.shape[1]),
+                shot(backend, replace(world.caption(i, 0, background=False), action=int(new[i])), after),
+            )
+        )
         for i in range(n)
     ]
     out: dict[str, Any] = {}
@@ -174,7 +188,13 @@ def reaction(backend: Sprites, *, n: int, seed: int, sinks: Sequence[int] = (1, 
                 "frames": round(first[reacted].float().mean().item(), 2) if reacted.any() else None,
                 "new": round((late == new[:, None]).float().mean().item(), 4),
                 "old": round((late == world.action[:, None]).float().mean().item(), 4),
-                "identity": round(((seen.colour == world.colour[:, None]) & (seen.shape == world.shape[:, None]))[:, begin:].float().mean().item(), 4),
+                "identity": round(
+                    ((seen.colour == world.colour[:, None]) & (seen.shape == world.shape[:, None]))[:, begin:]
+                    .float()
+                    .mean()
+                    .item(),
+                    4,
+                ),
                 "by": by,
             }
             print(f"  {key}: {_row({k: v for k, v in out[key].items() if k != 'by'})}", flush=True)
@@ -184,7 +204,10 @@ def reaction(backend: Sprites, *, n: int, seed: int, sinks: Sequence[int] = (1, 
 def cuts(backend: Sprites, *, n: int, seed: int) -> dict[str, Any]:
     """A cut at frame 12, to a named other background and to none named, over the frames after the cut's block."""
     world = sample_world(n, 12, torch.Generator().manual_seed(seed))
-    other = (world.background[:, 0] + torch.randint(1, len(BACKGROUNDS), (n,), generator=torch.Generator().manual_seed(seed + 1))) % len(BACKGROUNDS)
+    other = (
+        world.background[:, 0]
+        + torch.randint(1, len(BACKGROUNDS), (n,), generator=torch.Generator().manual_seed(seed + 1))
+    ) % len(BACKGROUNDS)
     start = true_start(backend, world)
     out: dict[str, Any] = {}
     for name, strategy in CUTS.items():
@@ -211,7 +234,9 @@ def cuts(backend: Sprites, *, n: int, seed: int) -> dict[str, Any]:
 
 
 def _row(scores: dict[str, Any]) -> str:
-    return "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in scores.items() if not isinstance(v, dict))
+    return "  ".join(
+        f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in scores.items() if not isinstance(v, dict)
+    )
 
 
 def main() -> None:
@@ -237,7 +262,11 @@ def main() -> None:
     for name, function in parts.items():
         out[name] = function()
         print(f"{name}: {_row(out[name])}", flush=True)
-    for name, wanted, rest in (("long", args.long, long), ("reaction", args.reaction, reaction), ("cut", args.cut, cuts)):
+    for name, wanted, rest in (
+        ("long", args.long, long),
+        ("reaction", args.reaction, reaction),
+        ("cut", args.cut, cuts),
+    ):
         if wanted:
             print(f"{name}:", flush=True)
             out[name] = rest(backend, n=args.n, seed=args.seed)

@@ -53,7 +53,9 @@ class Layer(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = (time + self.modulation)[:, :, :, None].unbind(2)
         y = _norm(x) * (1 + scale1) + shift1
         y = y.flatten(1, 2)
-        q, k, v = (p.unflatten(-1, (self.heads, -1)) for p in (self.norm_q(self.q(y)), self.norm_k(self.k(y)), self.v(y)))
+        q, k, v = (
+            p.unflatten(-1, (self.heads, -1)) for p in (self.norm_q(self.q(y)), self.norm_k(self.k(y)), self.v(y))
+        )
         x = x + self.o(attend(self.index, q, k, v).flatten(2)).view_as(x) * gate1
         x = x + self.cross(self.norm_text(x), text)
         y = _norm(x) * (1 + scale2) + shift2

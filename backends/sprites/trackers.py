@@ -163,7 +163,13 @@ def _ground(label: Tensor, body: Tensor) -> Tensor:
     first = len(PALETTE) + len(SCENERY)
     dark = ((label >= first) & (label < first + len(SCENERY)) & ~body).sum(3).float()
     light = ((label >= len(PALETTE)) & (label < first) & ~body).sum(3).float()
-    scores = [dark[..., SIZE - g :].sum(-1) - light[..., SIZE - g :].sum(-1) + light[..., : SIZE - g].sum(-1) - dark[..., : SIZE - g].sum(-1) for g in GROUNDS]
+    scores = [
+        dark[..., SIZE - g :].sum(-1)
+        - light[..., SIZE - g :].sum(-1)
+        + light[..., : SIZE - g].sum(-1)
+        - dark[..., : SIZE - g].sum(-1)
+        for g in GROUNDS
+    ]
     return torch.tensor(GROUNDS)[torch.stack(scores, -1).argmax(-1)]
 
 
@@ -174,7 +180,9 @@ def _landmark(video: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
     errors = []
     for px, py in LANDMARKS:
         spot = video[..., py - 1 : py + 2, px - 1 : px + 2].flatten(3)
-        errors.append(torch.stack([(spot - INK[i][:, None]).square().sum(2).mean(-1) for i in range(len(INK))], -1) / gap)
+        errors.append(
+            torch.stack([(spot - INK[i][:, None]).square().sum(2).mean(-1) for i in range(len(INK))], -1) / gap
+        )
     best = torch.stack(errors, -2).flatten(2).min(-1)
     found = best.values < 0.25
     return torch.where(found, best.indices // len(INK), -1), torch.where(found, best.indices % len(INK), -1)
@@ -188,7 +196,9 @@ def _motions() -> tuple[Tensor, Tensor]:
     x, y, radius, angle = motion(action, phase, torch.arange(WINDOW)[None])
     eye = torch.stack([EYE[0] * angle.sin(), -EYE[0] * angle.cos()], -1)
     place = torch.stack([x, y], -1)
-    return torch.cat([place - place.mean(1, keepdim=True), 2 * (radius / RADIUS - 1)[..., None] * RADIUS, eye], -1), action[:, 0]
+    return torch.cat(
+        [place - place.mean(1, keepdim=True), 2 * (radius / RADIUS - 1)[..., None] * RADIUS, eye], -1
+    ), action[:, 0]
 
 
 def _action(x: Tensor, y: Tensor, radius: Tensor, eye: Tensor) -> Tensor:

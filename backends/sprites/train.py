@@ -7,10 +7,8 @@ zero over the last steps. Stopped runs go on from their checkpoint; --steps may 
 
 import argparse
 import json
-import math
 import os
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +35,9 @@ def draw_sigma(batch: int, blocks: int, generator: torch.Generator) -> Tensor:
     return torch.where(pick < 0.3, chosen, torch.where(pick < 0.38, torch.ones(()), sigma))
 
 
-def loss_of(model: SpriteTransformer, codec: Codec, clip: Clip, generator: torch.Generator, device: str) -> tuple[Tensor, Tensor]:
+def loss_of(
+    model: SpriteTransformer, codec: Codec, clip: Clip, generator: torch.Generator, device: str
+) -> tuple[Tensor, Tensor]:
     """The weighted squared error of x0, and its unweighted parts (blocks,) for the log."""
     frames = clip.time.shape[1]
     with torch.no_grad():
@@ -60,7 +60,10 @@ def loss_of(model: SpriteTransformer, codec: Codec, clip: Clip, generator: torch
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (p.to(v.dtype).transpose(1, 2).flatten(0, 1) for p in (rotate(q, at), rotate(k, at), v))
         half = q.shape[1] // 2  # clean frames see clean frames only; plain matrices beat CPU flash attention's backward
-        parts = [_attention(q[:, :half], k[:, :half], v[:, :half], bias[:half, :half]), _attention(q[:, half:], k, v, bias[half:])]
+        parts = [
+            _attention(q[:, :half], k[:, :half], v[:, :half], bias[:half, :half]),
+            _attention(q[:, half:], k, v, bias[half:]),
+        ]
         return torch.cat(parts, 1).unflatten(0, (batch, -1)).transpose(1, 2)
 
     with torch.autocast(device, dtype=torch.bfloat16):
@@ -83,7 +86,9 @@ def rate(step: int, steps: int, decay: int, warmup: int = 200) -> float:
 
 def optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
     """Muon for the layers' matrices, AdamW for embeddings, head, norms and biases."""
-    hidden = [p for n, p in model.named_parameters() if n.startswith("layers.") and n.endswith("weight") and p.ndim == 2]
+    hidden = [
+        p for n, p in model.named_parameters() if n.startswith("layers.") and n.endswith("weight") and p.ndim == 2
+    ]
     known = {id(p) for p in hidden}
     rest = [p for p in model.parameters() if id(p) not in known]
     return [
@@ -104,7 +109,7 @@ def average_gradients(model: nn.Module) -> None:
 
 def train(rank: int, args: argparse.Namespace) -> None:
     """One process of a run."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.procs) if args.device == "cpu" else 4)
+    torch.set_num_threads(args.threads or max(1, (os.cpu_count() or 1) // args.procs))
     if args.procs > 1:
         dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{args.port}", rank=rank, world_size=args.procs)
     torch.manual_seed(args.seed)
@@ -146,13 +151,27 @@ def train(rank: int, args: argparse.Namespace) -> None:
                 average[n].lerp_(p, blend)
             if step % args.log == 0 or step == args.steps:
                 now = time.monotonic()
-                row: dict[str, Any] = {"step": step, "loss": round(sum(losses) / len(losses), 5), "ms": round((now - shown) * 1000 / len(losses)), "minutes": round((now - begun) / 60, 2)}
+                row: dict[str, Any] = {
+                    "step": step,
+                    "loss": round(sum(losses) / len(losses), 5),
+                    "ms": round((now - shown) * 1000 / len(losses)),
+                    "minutes": round((now - begun) / 60, 2),
+                }
                 if step % args.score == 0 or step == args.steps:
                     row |= score(model.shape, average, codec, args)
                 write_log(args.out, row)
                 losses, shown = [], time.monotonic()
             if step % args.save == 0 or step == args.steps:
-                save(path, {"model": model.state_dict(), "average": average, "optimizers": [o.state_dict() for o in opts], "step": step, "seconds": time.monotonic() - begun})
+                save(
+                    path,
+                    {
+                        "model": model.state_dict(),
+                        "average": average,
+                        "optimizers": [o.state_dict() for o in opts],
+                        "step": step,
+                        "seconds": time.monotonic() - begun,
+                    },
+                )
     if rank == 0:
         from rollout.backends.sprites.weights import save_weights
 
@@ -201,6 +220,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--procs", type=int, default=2 if not torch.cuda.is_available() else 1)
+    parser.add_argument("--threads", type=int, help="of each process; default: the cores divided by --procs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--log", type=int, default=50)

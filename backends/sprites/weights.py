@@ -48,7 +48,15 @@ class SpriteDecoder:
 class Sprites:
     """The embedded backend: predicts x0 inside and returns the flow."""
 
-    def __init__(self, model: SpriteTransformer, codec: Codec, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, digest: str = "") -> None:
+    def __init__(
+        self,
+        model: SpriteTransformer,
+        codec: Codec,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        digest: str = "",
+    ) -> None:
         shape = model.shape
         self.device, self.dtype, self.digest = torch.device(device), dtype, digest
         self.model = model.to(self.device, dtype).eval().requires_grad_(False)
@@ -56,8 +64,17 @@ class Sprites:
         size = (shape.channels, *shape.grid)
         base = shipped_spec()
         self.spec = Spec(
-            base.name, shape.layers, shape.heads, shape.head_dim, size, shape.grid, split_pairs(shape.head_dim),
-            base.trained, base.table, base.stride, base.fps,
+            base.name,
+            shape.layers,
+            shape.heads,
+            shape.head_dim,
+            size,
+            shape.grid,
+            split_pairs(shape.head_dim),
+            base.trained,
+            base.table,
+            base.stride,
+            base.fps,
         )
 
     def encode(self, prompt: str) -> Tensor:
@@ -105,7 +122,11 @@ def save_weights(path: Path, shape: Shape, state: dict[str, Tensor], codec: Code
     partial.replace(path)
 
 
-def load_sprites(weights: str | os.PathLike[str] | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Sprites:
+def load_sprites(
+    weights: str | os.PathLike[str] | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Sprites:
     """Load weights written by `save_weights`. Raises BackendError."""
     path = Path(weights) if weights is not None else WEIGHTS
     if not path.is_file():
@@ -125,8 +146,12 @@ def load_sprites(weights: str | os.PathLike[str] | None = None, device: torch.de
         for part, name in ((model, "model."), (codec, "codec.")):
             part.load_state_dict({k[len(name) :]: t.float() for k, t in tensors.items() if k.startswith(name)})
     except RuntimeError as error:
-        raise BackendError(f"{path} does not hold a whole sprite model: {str(error).splitlines()[-1].strip()}") from error
-    return Sprites(model, codec, device=_device(device), dtype=dtype, digest=hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+        raise BackendError(
+            f"{path} does not hold a whole sprite model: {str(error).splitlines()[-1].strip()}"
+        ) from error
+    return Sprites(
+        model, codec, device=_device(device), dtype=dtype, digest=hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    )
 
 
 def _device(name: torch.device | str) -> torch.device:

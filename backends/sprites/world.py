@@ -29,9 +29,9 @@ SCENE_LIFE = 5.0
 PALETTE = torch.tensor(
     [[225, 40, 40], [40, 190, 60], [50, 90, 240], [245, 215, 40], [225, 50, 215], [50, 220, 225]]
 ).div(255)
-SCENERY = torch.tensor(
-    [[24, 30, 84], [98, 98, 30], [98, 26, 44], [22, 94, 94], [112, 112, 118], [92, 56, 104]]
-).div(255)
+SCENERY = torch.tensor([[24, 30, 84], [98, 98, 30], [98, 26, 44], [22, 94, 94], [112, 112, 118], [92, 56, 104]]).div(
+    255
+)
 GROUND_SHADE = 0.5
 INK = torch.tensor([[20, 20, 20], [250, 250, 250]]).div(255)
 
@@ -89,7 +89,10 @@ def motion(action: Tensor, phase: Tensor, time: Tensor) -> tuple[Tensor, Tensor,
 def _polygon(x: Tensor, y: Tensor, sides: int, apothem: Tensor) -> Tensor:
     """Signed distance (a lower bound outside) of a regular polygon with a vertex or a side up."""
     start = 0.0 if sides == 4 else math.pi / 2
-    far = [x * math.cos(start + 2 * math.pi * k / sides) + y * math.sin(start + 2 * math.pi * k / sides) for k in range(sides)]
+    far = [
+        x * math.cos(start + 2 * math.pi * k / sides) + y * math.sin(start + 2 * math.pi * k / sides)
+        for k in range(sides)
+    ]
     return torch.stack(far).amax(0) - apothem
 
 
