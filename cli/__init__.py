@@ -1,20 +1,38 @@
 """The command line: one file a command, and the only place that prints."""
 
 import sys
+from typing import Annotated
 
 import typer
 
+from rollout import __version__
 from rollout.cli import explain, gen, ls
 from rollout.errors import RolloutError, ScriptError
 
 app = typer.Typer(
     name="rollout",
-    help="Roll out autoregressive video diffusion under any composition of cache policy and positional scheme.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"rollout {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Roll out autoregressive video diffusion under any composition of cache policy and positional scheme."""
+
+
 app.command("gen")(gen.gen)
 app.command("explain")(explain.explain)
 app.command("ls")(ls.ls)

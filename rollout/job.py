@@ -96,7 +96,7 @@ class Sheet:
         mark = "cut" if block.cut else "switch" if block.switch else ""
         if mark or block.index % self._every == 0:
             self._tiles.append(
-                (bool(mark), Tile(frames[len(frames) // 2].copy(), f"{seconds:.1f}s {result.prompts[0]}", mark))
+                (bool(mark), Tile(frames[len(frames) // 2].copy(), f"{seconds:.1f}s · {result.prompts[0]}", mark))
             )
             while len(self._tiles) > SHEET:  # a script of thousands of switches
                 plain = [i for i, (marked, _) in enumerate(self._tiles) if not marked]

@@ -11,7 +11,7 @@ import av
 import numpy as np
 from av.subtitles.subtitle import SubtitleSet
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from rollout.errors import OutputError
 
@@ -171,28 +171,32 @@ class Tile:
 MARKS = {"switch": (240, 170, 40), "cut": (230, 60, 60)}
 
 
-def contact_sheet(tiles: Sequence[Tile], *, columns: int = 8, size: int = 144) -> Image.Image:
+def contact_sheet(tiles: Sequence[Tile], *, columns: int = 8, size: int = 128) -> Image.Image:
     """A sheet of captioned frames; a coloured bar over a tile marks a prompt switch (amber) or a cut (red)."""
     gap, label = 8, 16
     rows = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (gap + columns * (size + gap), gap + rows * (size + label + gap)), (250, 250, 250))
     draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(11)
     for n, tile in enumerate(tiles):
         x, y = gap + n % columns * (size + gap), gap + n // columns * (size + label + gap)
         picture = Image.fromarray(tile.frame)
-        picture.thumbnail((size, size)) if min(picture.size) > size else None
-        if max(picture.size) < size:
+        if max(picture.size) > size:
+            picture.thumbnail((size, size))
+        else:
             scale = size // max(picture.size)
             picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
         sheet.paste(picture, (x + (size - picture.width) // 2, y + (size - picture.height) // 2))
         if tile.mark:
             draw.rectangle((x, y - 5, x + size - 1, y - 2), fill=MARKS[tile.mark])
-        draw.text((x, y + size + 2), _fit(draw, tile.caption, size), fill=(40, 40, 40))
+        draw.text((x, y + size + 2), _fit(draw, font, tile.caption, size), fill=(40, 40, 40), font=font)
     return sheet
 
 
-def _fit(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
-    while text and draw.textlength(text) > width:
-        text = text[:-2] + "…" if len(text) > 2 else ""
-        text = text[:-2] + "…" if text.endswith("……") else text
-    return text
+def _fit(draw: ImageDraw.ImageDraw, font: Any, text: str, width: int) -> str:
+    """The text, cut with an ellipsis to `width` pixels."""
+    if draw.textlength(text, font=font) <= width:
+        return text
+    while text and draw.textlength(text + "…", font=font) > width:
+        text = text[:-1]
+    return text.rstrip() + "…"

@@ -280,3 +280,28 @@ def test_a_plugin_file_adds_its_rules(tmp_path: Path) -> None:
     assert told.stdout.startswith("relativistic every-other:window=9+flush")
     plugin.write_text("1 / 0")
     assert "ZeroDivisionError" in refused("ls", "--plugin", str(plugin))
+
+
+def test_an_installed_plugin_adds_its_rules(tmp_path: Path) -> None:
+    """Another distribution's entry points are found by name, in every listing and spec."""
+    (tmp_path / "other.py").write_text(
+        "from rollout.strategies import Online\n"
+        "class Mirror(Online):\n"
+        "    '''Counts on from the far end.'''\n"
+        "    kind = 'mirror'\n"
+    )
+    info = tmp_path / "other-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[rollout.positions]\nmirror = other:Mirror\nbroken = other:Missing\n")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "rollout", "explain", "a[1s]", "--pos"]
+    told = subprocess.run([*command, "mirror"], capture_output=True, text=True, env=env, check=True)
+    assert told.stdout.startswith("mirror sink+flush")
+    bad = subprocess.run([*command, "broken"], capture_output=True, text=True, env=env)
+    assert bad.returncode == 2
+    assert "failed to load" in bad.stderr
+
+
+def test_the_version() -> None:
+    assert run("--version").output.startswith("rollout 0.")
