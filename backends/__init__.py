@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from rollout.backend import Backend, Spec
+from rollout.errors import BackendError
 from rollout.registry import find
 
 
@@ -21,12 +23,20 @@ class Entry:
         return spec
 
     def load(self, **options: Any) -> Backend:
-        """Load the model. Raises BackendError."""
-        backend: Backend = import_module(self.module).load(**options)
+        """Load the model. Raises BackendError, also for an option that it does not have."""
+        load = import_module(self.module).load
+        known = signature(load).parameters
+        for option in options:
+            if option not in known:
+                raise BackendError(f"the backend has no option {option!r}. Its options are {', '.join(known)}.")
+        backend: Backend = load(**options)
         return backend
 
 
-BACKENDS = {"sprites": Entry("rollout.backends.sprites", "the embedded model: a sprite world, 8 fps, runs anywhere")}
+BACKENDS = {
+    "sprites": Entry("rollout.backends.sprites", "the embedded model: a sprite world, 8 fps, runs anywhere"),
+    "wan": Entry("rollout.backends.wan", "Wan 2.1 text-to-video through diffusers; needs --model DIR"),
+}
 
 
 def load_backend(name: str = "sprites", **options: Any) -> Backend:

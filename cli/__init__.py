@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rollout import __version__
-from rollout.cli import explain, gen, ls
+from rollout.cli import explain, gen, ls, weights
 from rollout.errors import RolloutError, ScriptError
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ def options(
 app.command("gen")(gen.gen)
 app.command("explain")(explain.explain)
 app.command("ls")(ls.ls)
+app.add_typer(weights.app, name="weights")
 
 
 def main() -> None:
@@ -47,6 +48,3 @@ def main() -> None:
         if isinstance(error, ScriptError) and error.pointer() and sys.stderr.isatty():
             print(error.pointer(), file=sys.stderr)
         raise SystemExit(2) from None
-    except BrokenPipeError:  # `rollout explain ... | head`
-        sys.stderr.close()
-        raise SystemExit(0) from None

@@ -1,15 +1,17 @@
 """rollout explain: what is cached, in which role, at which index, over a script's blocks. No model, no torch."""
 
 import json
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from rollout.cli.options import BackendName, Cache, Plugin, Pos, Preset, compose, load_plugins
+from rollout.cli.options import BackendName, Cache, Plugin, Pos, Preset, compose, load_plugins, told
 from rollout.plan import Step, simulate
 from rollout.registry import find
-from rollout.script import Script
+from rollout.script import Script, planned
 from rollout.slots import Role
 
 STEADY = 3
@@ -34,12 +36,16 @@ def explain(
     strategy.check(spec, plan.count(spec) * spec.block)
     steps = simulate(strategy, plan.blocks(spec), spec)
     if as_json:
-        print("[" + ",\n ".join(json.dumps(as_dict(step)) for step in steps) + "]")
+        for n, step in enumerate(steps):
+            print(("[" if n == 0 else ",\n ") + json.dumps(as_dict(step)), end="")
+        print("]")
         return
     print(
-        f"{strategy}  on {spec.name}: {spec.block * spec.stride / spec.fps:g}s a block, window {strategy.policy.window}"
+        f"{strategy}  on {spec.name}: window {strategy.policy.window}, {spec.block * spec.stride / spec.fps:g}s a block"
     )
-    _table(list(steps), plan, whole)
+    for line in told(planned(plan, spec)):
+        print(line)
+    _table(steps, plan, whole)
 
 
 def as_dict(step: Step) -> dict[str, Any]:
@@ -56,23 +62,25 @@ def as_dict(step: Step) -> dict[str, Any]:
     }
 
 
-def _table(steps: Sequence[Step], plan: Script, whole: bool) -> None:
+def _table(steps: Iterator[Step], plan: Script, whole: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("block", "frames", "at", "sink", "at", "memory", "at", "recent", "at", "event"):
-        table.add_column(name, justify="right" if name == "block" else "left", no_wrap=name != "event")
-    same = 0
-    for n, step in enumerate(steps):
-        event = _event(step, plan)
-        same = 0 if n == 0 or event or _shape(step) != _shape(steps[n - 1]) else same + 1
-        ahead = n + 1 < len(steps) and not _event(steps[n + 1], plan) and _shape(steps[n + 1]) == _shape(step)
+        table.add_column(name, justify="right" if name == "block" else "left", overflow="fold")
+    same, before, step = 0, None, next(steps, None)
+    while step is not None:
+        after = next(steps, None)
+        repeats = before is not None and not _event(step, plan) and _shape(step) == _shape(before)
+        same = same + 1 if repeats else 0
+        ahead = after is not None and not _event(after, plan) and _shape(after) == _shape(step)
         if whole or same < STEADY or not ahead:
-            table.add_row(*_cells(step), event)
+            table.add_row(*_cells(step), _event(step, plan))
         elif same == STEADY:
             table.add_row("…", "", "", "", "", "", "", "", "", "the same, each block later")
-    Console(soft_wrap=False).print(table)
+        before, step = step, after
+    Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160).print(table)
 
 
 def _shape(step: Step) -> tuple[Any, ...]:

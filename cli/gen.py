@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rollout.cli.options import BackendName, Cache, Plugin, Pos, Preset, compose, load_plugins
-from rollout.script import Script
+from rollout.cli.options import BackendName, Cache, Plugin, Pos, Preset, compose, load_plugins, told
+from rollout.script import Script, planned
 
 if TYPE_CHECKING:
     from rollout.job import Job
@@ -38,7 +38,20 @@ def gen(
     prefix: Annotated[
         str | None, typer.Option(metavar="N|FILE", help="Start from N true blocks, a video or a latents file.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The backend's weights; for wan a folder in diffusers' format.")
+    ] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; default: bfloat16 on a GPU.")] = None,
+    attention_backend: Annotated[str | None, typer.Option(help="One of diffusers' names, wan only.")] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="torch.compile the transformer's blocks, wan only.")
+    ] = False,
+    low_vram: Annotated[
+        bool, typer.Option("--low-vram", help="Keep weights on the CPU until needed, wan only.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's.")] = None,
     plugin: Plugin = None,
 ) -> None:
@@ -52,26 +65,27 @@ def gen(
     from rollout.backends import load_backend
     from rollout.files import free_folder, new_folder
     from rollout.job import Job
-    from rollout.record import planned
     from rollout.sampler import Schedule
 
     if threads:
         torch.set_num_threads(threads)
     schedule = Schedule.of(steps)
-    model = load_backend(backend, device=device)
+    wanted = {
+        "model": model,
+        "height": height,
+        "width": width,
+        "dtype": dtype,
+        "attention_backend": attention_backend,
+        "compile": compile_ or None,
+        "low_vram": low_vram or None,
+    }
+    loaded = load_backend(backend, device=device, **{k: v for k, v in wanted.items() if v is not None})
     folder = free_folder(Path("out")) if out is None else out
-    job = Job(model, strategy, text, folder, seed=seed, schedule=schedule, prefix=prefix, latents=latents)
+    job = Job(loaded, strategy, text, folder, seed=seed, schedule=schedule, prefix=prefix, latents=latents)
     new_folder(folder, force=force)
-    print(f"strategy: {strategy}")
-    for shot in planned(job.script, model.spec, first=job.rollout.first):
-        asked = shot["asked_seconds"]
-        length = shot["end"] - shot["begin"]
-        told = (
-            f" (asked {asked:g}s: whole blocks)"
-            if asked is not None and abs(asked - length) > 0.005 and not shot["frames"][0] == 0 < job.rollout.first
-            else ""
-        )
-        print(f"  {shot['begin']:7.2f}s  {length:.2f}s{told}  {'cut to ' if shot['cut'] else ''}{shot['prompt']}")
+    print(f"strategy: {strategy}; {job.rollout.cache.bytes / 2**20:,.1f} MiB of keys and values")
+    for line in told(planned(job.script, loaded.spec, first=job.rollout.first)):
+        print(line)
     seconds, frames = _watch(job)
     print(f"{folder / 'video.mp4'}: {frames} frames in {seconds:.1f}s, {frames / seconds:.1f} a second")
     print(f"{folder / 'contact.png'}: all of it at a glance")

@@ -1,10 +1,12 @@
 """Options that several commands share, and what they mean."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rollout.script import Planned
 from rollout.strategy import Strategy
 
 DEFAULT = "infinity-rope"
@@ -53,3 +55,12 @@ def load_plugins(files: list[Path] | None) -> None:
 
     for file in files or ():
         load_plugin(file)
+
+
+def told(plan: Sequence[Planned]) -> Iterator[str]:
+    """The plan in lines: when each shot begins, how long it is, and what its length was rounded from."""
+    for shot in plan:
+        length = shot.end - shot.begin
+        asked = shot.asked_seconds
+        rounded = f" (asked {asked:g}s; whole blocks)" if asked is not None and abs(asked - length) > 0.005 else ""
+        yield f"  {shot.begin:7.2f}s  {length:.2f}s{rounded}  {'cut to ' if shot.cut else ''}{shot.prompt}"

@@ -4,7 +4,8 @@ Slots are global Python values; tensors are per layer. Keys are kept unrotated a
 block, always from the raw copy, so that rounding never accumulates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -17,6 +18,13 @@ from rollout.slots import Edit, Placement, Role, Row, Slot, in_order
 
 Pair = tuple[Tensor, Tensor]
 """Keys and values, (B, slots, h*w, heads, D)."""
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Plain attention over (B, heads, tokens, D)."""
+
+
+def kv_bytes(spec: Spec, window: int, batch: int, dtype: torch.dtype) -> int:
+    """Bytes of the keys and values of `window` frames in every layer."""
+    return 2 * spec.layers * batch * window * spec.tokens * spec.heads * spec.head_dim * dtype.itemsize
 
 
 class KVCache:
@@ -34,9 +42,10 @@ class KVCache:
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        attention: Attention = F.scaled_dot_product_attention,
     ) -> None:
         size = (batch, window, spec.tokens, spec.heads, spec.head_dim)
-        self.spec, self.window, self.device = spec, window, device
+        self.spec, self.window, self.device, self.attention = spec, window, device, attention
         self.slots: tuple[Slot, ...] = ()
         self._store: list[Pair] = [
             (torch.zeros(size, dtype=dtype, device=device), torch.zeros(size, dtype=dtype, device=device))
@@ -61,7 +70,11 @@ class KVCache:
             raise CacheError(f"an edit of {len(edit.slots)} slots does not fit a window of {self.window}.")
         if edit.slots == self.slots and all(row == ((i, 1.0),) for i, row in enumerate(edit.rows)) and not edit.pooled:
             return
-        blended = {i for i, row in enumerate(edit.rows) if len(row) > 1 or edit.slots[i].role is Role.MEMORY}
+        blended = {
+            i
+            for i, row in enumerate(edit.rows)
+            if len(row) > 1 or i in edit.pooled or edit.slots[i].role is Role.MEMORY
+        }
         exact = {
             i: [self._blend(layer, edit.rows[i], i in edit.pooled) for layer in range(len(self._store))]
             for i in blended
@@ -73,9 +86,10 @@ class KVCache:
             for i in blended:
                 keys[:, i], values[:, i] = exact[i][layer]
             new.append((keys, values))
-        for pair, fresh in zip(self._store, new, strict=True):
-            for stored, side in zip(pair, fresh, strict=True):
-                stored[:, : len(rows)] = side
+        with self._all_or_none("an edit"):
+            for pair, fresh in zip(self._store, new, strict=True):
+                for stored, side in zip(pair, fresh, strict=True):
+                    stored[:, : len(rows)] = side
         self._exact = {i: pairs for i, pairs in exact.items() if edit.slots[i].role is Role.MEMORY}
         self._changed(edit.slots)
 
@@ -121,7 +135,7 @@ class KVCache:
             if stage:
                 self._staged[layer] = (k.detach(), v.detach())
             q, keys, values = (x.to(v.dtype).transpose(1, 2) for x in (rotate(q, own), keys, values))
-            return F.scaled_dot_product_attention(q, keys, values).transpose(1, 2)
+            return self.attention(q, keys, values).transpose(1, 2)
 
         return attend
 
@@ -159,25 +173,34 @@ class KVCache:
             tuple(side.reshape(len(side), len(slots), self.spec.tokens, *side.shape[2:]) for side in self._staged[i])
             for i in range(self.spec.layers)
         ]
-        for pair, sides in zip(self._store, fresh, strict=True):
-            for stored, side in zip(pair, sides, strict=True):
-                stored[:, len(self.slots) : len(have)] = side
-        self._staged = {}
+        with self._all_or_none("a commit"):
+            for pair, sides in zip(self._store, fresh, strict=True):
+                for stored, side in zip(pair, sides, strict=True):
+                    stored[:, len(self.slots) : len(have)] = side
         self._changed(have)
 
     def reset(self) -> None:
         """Forget everything; a cache that was marked unusable can be used again."""
-        self._broken, self._exact, self._staged = "", {}, {}
+        self._broken, self._exact = "", {}
         self._changed(())
 
     def fail(self, why: str) -> None:
         """Mark the cache unusable until `reset`: something was interrupted half-way."""
         self._broken = why
 
+    @contextmanager
+    def _all_or_none(self, what: str) -> Iterator[None]:
+        """Mark the cache unusable where a write to some layers only is left behind."""
+        try:
+            yield
+        except BaseException:
+            self.fail(f"{what} stopped half-way")
+            raise
+
     def _usable(self) -> None:
         if self._broken:
             raise CacheError(f"the cache is unusable: {self._broken}. Reset it and start again.")
 
     def _changed(self, slots: tuple[Slot, ...]) -> None:
-        self.slots, self._placed = slots, None
+        self.slots, self._placed, self._staged = slots, None, {}
         self._version += 1

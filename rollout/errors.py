@@ -9,7 +9,7 @@ class ScriptError(RolloutError):
     """A prompt script that cannot be read; `position` is the 0-based character it points at."""
 
     def __init__(self, message: str, script: str = "", position: int | None = None) -> None:
-        super().__init__(message)
+        super().__init__(message if position is None else f"{message} (character {position + 1})")
         self.script, self.position = script, position
 
     def pointer(self) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from rollout.errors import OutputError
 
 
@@ -12,10 +14,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write(partial)
         partial.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}. Choose another place or free some space."
-        ) from error
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OutputError(f"{path} cannot be written: {why}. Choose another place or free some space.") from error
     finally:
         partial.unlink(missing_ok=True)
 

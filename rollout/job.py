@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rollout.script import Script
 from rollout.strategy import Strategy
 from rollout.video import Frames, Tile, VideoWriter, contact_sheet, read_video, webvtt
 
+FILES = ("video.mp4", "subtitles.vtt", "contact.png", "run.json", "latents.safetensors")
 SHEET = 40
 """Tiles of a contact sheet at most."""
 
@@ -52,6 +54,8 @@ class Job:
         lines = subtitles(self.script, spec, first=run.first)
         decoder, sheet, kept = self.backend.decoder(), Sheet(run.blocks), []
         begun, decoding = time.monotonic(), 0.0
+        for name in FILES:  # of an earlier run, with --force
+            (self.folder / name).unlink(missing_ok=True)
         with VideoWriter(self.folder / "video.mp4", spec.fps, subtitles=bool(lines)) as video:
             for line in lines:
                 video.subtitle(line)
@@ -136,8 +140,13 @@ def read_prefix(
             raise OutputError(
                 f"{path} holds {', '.join(sorted(tensors)[:5])} but no 'latents'. Give a file that --latents wrote."
             )
-        return tensors["latents"].float(), {"file": path.name}
+        return tensors["latents"].float(), _file_record(path)
     encode = getattr(backend, "encode_video", None)
     if encode is None:
         raise OutputError(f"the backend '{backend.spec.name}' cannot encode a video. Give a latents file.")
-    return encode(read_video(path, most=10_000)), {"file": path.name}
+    return encode(read_video(path, most=10_000)), _file_record(path)
+
+
+def _file_record(path: Path) -> dict[str, str]:
+    """A file by its content: a run from it can be repeated wherever it lies."""
+    return {"file": path.name, "sha256": sha256(path.read_bytes()).hexdigest()}

@@ -1,16 +1,18 @@
 """The loop: a strategy, a backend and a script to latent blocks, one result a block."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from rollout.backend import Backend
-from rollout.cache import KVCache
-from rollout.errors import RolloutError, ScriptError
-from rollout.plan import chunks, decide, reach, replayed
+from rollout.cache import KVCache, kv_bytes
+from rollout.devices import free_bytes
+from rollout.errors import BackendError, RolloutError, ScriptError
+from rollout.plan import Step, chunks, decide, reach, replayed
 from rollout.sampler import Noise, Schedule, sample, seeded
 from rollout.script import Script
 from rollout.slots import Block, Edit, Placement, Replay, Slot
@@ -66,18 +68,24 @@ class Rollout(Iterator[Result]):
         self._prefix = _prefix(prefix, backend, batch)
         self.first = first = 0 if self._prefix is None else self._prefix.shape[1] // spec.block
         self.blocks = rows[0].count(spec) + first
-        strategy.check(spec, None if endless else self.blocks * spec.block)
+        strategy.check(spec, self.blocks * spec.block)
         self._plan = rows[0].blocks(spec, first=first)
         self._endless = endless
         self._texts = [tuple(script.prompts[n] for script in rows) for n in range(len(rows[0].shots))]
         self._encoded: dict[str, Tensor] = {text: backend.encode(text) for texts in self._texts for text in texts}
-        self.cache = KVCache(spec, strategy.policy.window, batch, dtype=backend.dtype, device=backend.device)
+        ready: Callable[[], None] | None = getattr(backend, "ready", None)
+        if ready is not None:
+            ready()  # a backend may free its text encoder now
+        self.cache = _cache(backend, strategy.policy.window, batch)
+        self._prompt: tuple[tuple[str, ...], Tensor] | None = None
         self._latents: dict[int, Tensor] = {}
         self._shot = self._current = 0
         self._wanted: tuple[str, ...] | None = None
         self._cut = False
         self._last: Block | None = None
-        self._pending: Block | None = None
+        self._block: Block | None = None
+        self._step: Step | None = None
+        self._prepared = 0
         self.events: list[Event] = []
 
     def prompt(self, *texts: str) -> None:
@@ -93,21 +101,28 @@ class Rollout(Iterator[Result]):
 
     def __next__(self) -> Result:
         """The next block; one that failed is tried again. Raises StopIteration, CacheError, RolloutError."""
-        block = self._pending or self._next_block()
-        self._pending = block
-        result = self._run(block)
-        self._pending, self._last = None, block
+        self._block = self._block or self._next_block()
+        if self._step is None:
+            self._step = decide(self.strategy, self.cache.slots, self._block, self.backend.spec)
+            self._prepared = 0
+        result = self._run(self._step)
+        self._block, self._step, self._last = None, None, result.block
         return result
 
     @torch.no_grad()
-    def _run(self, block: Block) -> Result:
-        cache = self.cache
-        step = decide(self.strategy, cache.slots, block, self.backend.spec)
+    def _run(self, step: Step) -> Result:
+        cache, block = self.cache, step.block
         texts = self._texts[block.prompt]
-        prompt = torch.cat([self._encoded[text] for text in texts])
-        if step.switch is not None:
-            self._switch(step.switch, step.replay, prompt, block.frames)
-        cache.apply(step.room)
+        if self._prompt is None or self._prompt[0] != texts:  # one tensor a prompt: backends keep its keys and values
+            self._prompt = texts, torch.cat([self._encoded[text] for text in texts])
+        prompt = self._prompt[1]
+        if self._prepared == 0:  # a block that is tried again is not prepared again
+            if step.switch is not None:
+                self._switch(step.switch, step.replay, prompt, block.frames)
+            self._prepared = 1
+        if self._prepared == 1:
+            cache.apply(step.room)
+            self._prepared = 2
         given = None if self._prefix is None else self._prefix[:, block.start : block.end]
         if given is not None and given.shape[1]:
             x0 = given
@@ -157,6 +172,7 @@ class Rollout(Iterator[Result]):
             if not self._endless or last is None:
                 raise StopIteration
             planned = Block(last.index + 1, last.end, last.frames, self._shot)
+            self.strategy.check(self.backend.spec, planned.end)
         if planned.prompt != self._shot:  # the script's own next shot ends a prompt from outside
             self._shot = self._current = planned.prompt
         if self._wanted is not None:
@@ -209,6 +225,18 @@ def _rows(values: Sequence[T], batch: int, what: str) -> list[T]:
     if len(values) not in (1, batch):
         raise RolloutError(f"{len(values)} {what} do not fit a batch of {batch}. Give one, or one a row.")
     return list(values) * (batch if len(values) == 1 else 1)
+
+
+def _cache(backend: Backend, window: int, batch: int) -> KVCache:
+    """A cache for a backend. Raises BackendError where its memory is not there."""
+    need, free = kv_bytes(backend.spec, window, batch, backend.dtype), free_bytes(backend.device)
+    if free is not None and need > free:
+        raise BackendError(
+            f"{window} cached frames take {need / 2**20:,.0f} MiB of keys and values; {backend.device} has {free / 2**20:,.0f} "
+            "free. Use a smaller window, batch or size."
+        )
+    attention = getattr(backend, "attention", scaled_dot_product_attention)
+    return KVCache(backend.spec, window, batch, dtype=backend.dtype, device=backend.device, attention=attention)
 
 
 def _same_plan(scripts: Sequence[Script]) -> None:

@@ -2,43 +2,23 @@
 
 import platform
 import sys
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from rollout import __version__
 from rollout.backend import Backend, Spec
 from rollout.loop import Rollout
-from rollout.script import Script
+from rollout.script import Script, planned
 from rollout.video import Subtitle
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy", "av")
 
 
-def planned(script: Script, spec: Spec, *, first: int = 0) -> list[dict[str, Any]]:
-    """The script's shots as they are rolled out: asked and rounded seconds, blocks, true frames and times."""
-    shots, block = [], 0
-    for number, shot in enumerate(script.shots):
-        count = shot.blocks(spec) + (first if number == 0 else 0)
-        start, end = block * spec.block, (block + count) * spec.block
-        shots.append(
-            {
-                "prompt": shot.prompt,
-                "asked_seconds": shot.seconds,
-                "cut": shot.cut,
-                "subtitle": shot.subtitle,
-                "blocks": count,
-                "frames": [start, end],
-                "begin": spec.pixel_frames(start) / spec.fps,
-                "end": spec.pixel_frames(end) / spec.fps,
-            }
-        )
-        block += count
-    return shots
-
-
 def subtitles(script: Script, spec: Spec, *, first: int = 0) -> list[Subtitle]:
     """The script's subtitles on the true frames."""
-    return [Subtitle(s["begin"], s["end"], s["subtitle"]) for s in planned(script, spec, first=first) if s["subtitle"]]
+    plan = planned(script, spec, first=first)
+    return [Subtitle(shot.begin, shot.end, shot.subtitle) for shot in plan if shot.subtitle]
 
 
 def record(
@@ -57,7 +37,7 @@ def record(
         },
         "script": {
             "text": text,
-            "shots": planned(script, spec, first=run.first),
+            "shots": [asdict(shot) for shot in planned(script, spec, first=run.first)],
             "fps": spec.fps,
             "stride": spec.stride,
         },

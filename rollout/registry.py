@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import cache
@@ -18,6 +19,7 @@ _HOME = {
     "presets": "rollout.strategies.presets:PRESETS",
     "backends": "rollout.backends:BACKENDS",
 }
+RULES = ("positions", "policies", "switches")
 GROUPS = (*_HOME, "metrics")
 _added: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
 T = TypeVar("T")
@@ -29,10 +31,18 @@ def register(group: str, name: str) -> Callable[[T], T]:
         raise SpecError(f"there is no group {group!r} to register in; there are {', '.join(GROUPS)}.")
 
     def add(item: T) -> T:
+        _same_name(group, name, item)
         _added[group][name] = item
         return item
 
     return add
+
+
+def _same_name(group: str, name: str, item: object) -> None:
+    """A rule's `kind` is how records and specs name it: it must be the name that it is found under."""
+    kind = getattr(item, "kind", name)
+    if group in RULES and kind != name:
+        raise SpecError(f"the rule {item!r} is registered as {name!r} but its kind is {kind!r}. Make them the same.")
 
 
 @cache
@@ -60,11 +70,12 @@ def find(group: str, name: str) -> Any:
             item = known[name]
             if known is _plugins(group):
                 try:
-                    return item.load()
+                    item = item.load()
                 except Exception as error:
                     raise SpecError(
                         f"the plugin {item.value!r} for {group} {name!r} failed to load: {error}"
                     ) from error
+                _same_name(group, name, item)
             return item
     near = get_close_matches(str(name), names(group), n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}? " if near else ""
@@ -80,11 +91,14 @@ def load_plugin(path: Path) -> None:
     spec = importlib.util.spec_from_file_location(f"rollout_plugin_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise SpecError(f"the plugin file {path} is no Python file. Its name must end in .py.")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
     try:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        spec.loader.exec_module(module)
     except RolloutError:
+        del sys.modules[spec.name]
         raise
     except Exception as error:
+        del sys.modules[spec.name]
         raise SpecError(f"the plugin file {path} failed: {type(error).__name__}: {error}") from error
 
 

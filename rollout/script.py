@@ -18,6 +18,7 @@ DEFAULT_SECONDS = 10.5
 """A segment without a duration lasts 14 blocks of Wan, as in the released code."""
 LONGEST = 100_000_000
 """Blocks of the longest script; more is a typing error."""
+MOST_SECONDS = 1e7
 MAX_CHARACTERS = 100_000
 BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """Direction overrides, which make a script read otherwise than it is."""
@@ -31,6 +32,10 @@ class Shot:
     seconds: float | None = None
     cut: bool = False
     subtitle: str = ""
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and not 0 < self.seconds <= MOST_SECONDS:
+            raise ScriptError(f"a segment of {self.seconds:g} seconds is not within 0 and {MOST_SECONDS:g}.")
 
     def blocks(self, spec: Spec) -> int:
         """The nearest whole number of blocks, half up, at least one."""
@@ -79,6 +84,34 @@ class Script:
         return total
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A shot as it is rolled out: what was asked, its whole blocks, and its true frames and times."""
+
+    prompt: str
+    asked_seconds: float | None
+    cut: bool
+    subtitle: str
+    blocks: int
+    frames: tuple[int, int]
+    """First latent frame, and the one after the last."""
+    begin: float
+    """Seconds."""
+    end: float
+
+
+def planned(script: Script, spec: Spec, *, first: int = 0) -> list[Planned]:
+    """The plan on a backend's clock; `first` blocks of a prefix belong to the first shot."""
+    shots, block = [], 0
+    for number, shot in enumerate(script.shots):
+        count = shot.blocks(spec) + (first if number == 0 else 0)
+        frames = block * spec.block, (block + count) * spec.block
+        times = (spec.pixel_frames(frame) / spec.fps for frame in frames)
+        shots.append(Planned(shot.prompt, shot.seconds, shot.cut, shot.subtitle, count, frames, *times))
+        block += count
+    return shots
+
+
 def _shots(text: str) -> Iterator[Shot]:
     if len(text) > MAX_CHARACTERS:
         raise ScriptError(f"the script has {len(text)} characters; the longest is {MAX_CHARACTERS}. Shorten it.")
@@ -119,7 +152,7 @@ def _subtitles(text: str, tail: str | None, semicolon: int, segments: int) -> Se
             text,
             found[segments][0],
         )
-    return [piece.strip() for _, piece in found] + [""] * (segments - len(found))
+    return [" ".join(piece.split()) for _, piece in found] + [""] * (segments - len(found))
 
 
 def _shot(text: str, start: int, piece: str, subtitle: str, *, first: bool) -> Shot:
@@ -157,6 +190,8 @@ def _duration(text: str, start: int, inside: str) -> tuple[float | None, bool]:
     seconds = float(match[1])
     if seconds <= 0:
         raise ScriptError("a segment lasts more than 0 seconds.", text, start)
-    if seconds > 1e7:
-        raise ScriptError(f"{seconds:g} seconds is longer than a rollout can be (1e7). Shorten it.", text, start)
+    if seconds > MOST_SECONDS:
+        raise ScriptError(
+            f"{seconds:g} seconds is longer than a rollout can be ({MOST_SECONDS:g}). Shorten it.", text, start
+        )
     return seconds, bool(match[3])

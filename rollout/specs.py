@@ -74,7 +74,7 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         if isinstance(value, Mapping):
             return _build(hint, value, where)
         raise SpecError(f"{where} is an object, not {_shown(value)}.")
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
         return float(value)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
@@ -105,7 +105,7 @@ def part_to_text(part: Any) -> str:
             parts = flat if isinstance(flat, tuple) else (flat,)
             given.append(
                 f"{f.name}="
-                + "/".join("null" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for v in parts)
+                + "/".join("null" if v is None else repr(v) if isinstance(v, float) else str(v) for v in parts)
             )
     return kind_of(part) + (":" + ",".join(given) if given else "")
 
@@ -148,7 +148,7 @@ def _read(text: str, hint: Any) -> Any:
 
 def _scalar(text: str) -> Any:
     try:
-        value = json.loads(text)
+        value = json.loads(text) if len(text) < 40 else text
     except ValueError:
         return text
     return value if isinstance(value, int | float | bool | None) else text

@@ -108,11 +108,24 @@ class VideoWriter:
             ) from error
 
     def close(self) -> None:
-        """Finish the file and give it its name."""
-        if self.frames:
-            self._mux(self._stream.encode())
-        self._file.close()
-        self.partial.replace(self.path)
+        """Finish the file and give it its name, once every frame is found in it. Raises OutputError."""
+        try:
+            if self.frames:
+                self._mux(self._stream.encode())
+            self._file.close()
+            self._verify()
+            self.partial.replace(self.path)
+        except (OSError, av.FFmpegError) as error:
+            raise OutputError(f"the video {self.path} could not be finished: {error}. Free some space.") from error
+        finally:
+            self.partial.unlink(missing_ok=True)
+
+    def _verify(self) -> None:
+        """av closes a file without a word when the disk is full: count what is there."""
+        with av.open(str(self.partial)) as file:
+            found = sum(packet.size > 0 for packet in file.demux(video=0)) if file.streams.video else 0
+        if found != self.frames:
+            raise OutputError(f"the video {self.path} holds {found} of {self.frames} frames. Free some space.")
 
     def __enter__(self) -> "VideoWriter":
         return self

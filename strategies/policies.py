@@ -112,8 +112,6 @@ class Ema:
         displaced = 0 if streams else self.memory
         gone, kept = recent[: over + displaced], recent[over + displaced :]
         folded = gone[displaced:] if self.displaced == "drop" else gone
-        if not folded:
-            return evict_oldest(slots, self.window - frames)
         newest = slots[gone[-1]]
         rows: list[Row] = [((i, 1.0),) for i in sinks]
         for n, a in enumerate(self.rates):

@@ -1,13 +1,10 @@
 """Shared fixtures: a micro model with random weights, double precision, whose outputs are sensitive to everything."""
 
-from dataclasses import replace
-
 import hypothesis
 import pytest
 import torch
 
-from rollout.backend import Spec
-from rollout.backends.sprites.codec import Codec, fit_codec
+from rollout.backends.sprites.codec import Codec
 from rollout.backends.sprites.model import Shape, SpriteTransformer
 from rollout.backends.sprites.weights import Sprites
 
@@ -31,15 +28,3 @@ def micro_backend(dtype: torch.dtype = torch.float64, shape: Shape = MICRO, code
 def micro() -> Sprites:
     """The micro model in float64."""
     return micro_backend()
-
-
-@pytest.fixture(scope="session")
-def filmed() -> Sprites:
-    """A micro model in float32 whose latents decode to 32x32 frames."""
-    return micro_backend(torch.float32, replace(MICRO, grid=(4, 4)), fit_codec(6, clips=20))
-
-
-@pytest.fixture(scope="session")
-def tiny_spec() -> Spec:
-    """Geometry for tests that feed keys and values by hand."""
-    return Spec("tiny", layers=2, heads=2, head_dim=12, latent=(1, 2, 1), grid=(2, 1), axes=(2, 2, 2))

@@ -307,5 +307,38 @@ def test_an_interrupted_apply_leaves_the_cache_as_it_was(monkeypatch: pytest.Mon
     assert all(torch.equal(a, b) for a, b in zip(before, held(cache), strict=True))
 
 
+def test_a_write_that_stops_half_way_marks_the_cache_unusable(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = new_cache()
+    write(cache, [0, 1, 2], 0)
+
+    class Stops(list):  # type: ignore[type-arg]
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            yield self[0]
+            raise KeyboardInterrupt
+
+    store = cache._store
+    cache._store = Stops(store)
+    new = keep(cache.slots, [1, 2])
+    monkeypatch.setattr(KVCache, "_blend", None)
+    with pytest.raises(KeyboardInterrupt):
+        cache.apply(new)
+    cache._store = store
+    attend = cache.writer(Placement((0, 1, 2), (3, 4, 5)))
+    for layer in range(2):
+        attend(layer, *qkv(3, layer))
+    cache._store = Stops(store)
+    with pytest.raises(KeyboardInterrupt):
+        cache.commit([Slot(Role.RECENT, 3 + i, 1) for i in range(3)])
+    with pytest.raises(CacheError, match="a commit stopped half-way"):
+        cache.reader(Placement((0, 1, 2), (3, 4, 5)))
+
+
+def test_an_edit_beyond_the_window_is_refused() -> None:
+    cache = new_cache(4)
+    write(cache, [0, 1, 2], 0)
+    with pytest.raises(CacheError, match="does not fit a window of 4"):
+        cache.apply(keep(cache.slots, [0, 0, 1, 1, 2]))
+
+
 def test_replay_slots_are_sinks_first() -> None:
     assert [s.role for s in replayed(Replay((9, 10, 11), 2), 3)] == [Role.SINK, Role.SINK, Role.RECENT]

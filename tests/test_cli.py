@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_gen_writes_everything(tmp_path: Path) -> None:
         (2, [9, 15], True),
     ]
     assert record["backend"]["weights"]
-    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
+    assert record["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert "00:00:01.125 --> 00:00:01.875\nsecond" in (out / "subtitles.vtt").read_text()
     assert "15 frames" in result.output
 
@@ -70,6 +71,30 @@ def test_the_same_command_gives_the_same_latents(tmp_path: Path) -> None:
         assert gen(tmp_path / name, A + "[0.75s]", "--latents").exit_code == 0
     a, b = (load_file(tmp_path / n / "latents.safetensors")["latents"] for n in ("a", "b"))
     assert torch.equal(a, b)
+
+
+def test_force_leaves_nothing_of_an_earlier_run(tmp_path: Path) -> None:
+    assert gen(tmp_path, A + "[0.4s] ; words", "--latents").exit_code == 0
+    assert gen(tmp_path, A + "[0.4s]", "--force").exit_code == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["contact.png", "run.json", "video.mp4"]
+
+
+def test_prefix_files_that_do_not_work(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
+    (tmp_path / "y.safetensors").write_bytes(b"no")
+    for name, says in (("x.safetensors", "no 'latents'"), ("y.safetensors", "cannot be read"), ("y.mp4", "not a file")):
+        assert says in refused("gen", A, "--prefix", str(tmp_path / name), "--out", str(tmp_path / "out"))
+    (tmp_path / "text.py").write_text("")
+    assert "no Python file" in refused("ls", "--plugin", str(tmp_path / "x.safetensors"))
+
+
+def test_the_mp4_carries_the_subtitles(tmp_path: Path) -> None:
+    import av
+
+    assert gen(tmp_path / "out").exit_code == 0
+    with av.open(str(tmp_path / "out" / "video.mp4")) as file:
+        texts = [bytes(p)[2:].decode() for p in file.demux(file.streams.subtitles[0]) if p.size > 2]
+    assert texts == ["first", "second"]
 
 
 def test_an_existing_folder_needs_force(tmp_path: Path) -> None:
@@ -158,9 +183,10 @@ def test_bad_specs(args: list[str], says: str) -> None:
     ("args", "says"),
     [
         (["gen", "a red dog"], "does not know the word 'dog'"),
-        (["gen", "a[5s"], "never closed"),
+        (["gen", "a[5s"], "never closed. Write the duration as [5s]. (character 2)"),
         (["gen", A, "--steps", "0"], "too few"),
         (["gen", A, "--device", "cuda:99"], "is not there"),
+        (["gen", A, "--device", "meta"], "is not there"),
         (["gen", A, "--prefix", "missing.mp4"], "not a file"),
         (["gen", A, "--prefix", "0"], "no number of true blocks"),
         (["gen", A + "[200s]", "--preset", "self-forcing"], "would fail at second 128.0"),
@@ -179,19 +205,23 @@ def test_output_places_that_do_not_work(tmp_path: Path) -> None:
     assert "cannot be written" in refused("gen", A + "[0.4s]", "--out", str(tmp_path / "file" / "below"))
 
 
-def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("needs /dev/full")
-    from rollout.errors import OutputError
-    from rollout.files import write_whole
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """A limit on file size, which fails a write as a full disk does."""
+    import resource
 
-    def full(path: Path) -> None:
-        with Path("/dev/full").open("w") as file:
-            file.write("x" * 100_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    with pytest.raises(OutputError, match="No space left"):
-        write_whole(tmp_path / "run.json", full)
-    assert list(tmp_path.iterdir()) == []
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_is_one_clear_line_and_leaves_no_file(tmp_path: Path) -> None:
+    assert "Free some space" in refused("gen", A + "[3s]", "--out", str(tmp_path / "out"), "--latents")
+    assert [p.name for p in (tmp_path / "out").iterdir() if p.stat().st_size > 20_000 or ".partial" in p.name] == []
+    assert not (tmp_path / "out" / "latents.safetensors").exists()
+    assert not (tmp_path / "out" / "run.json").exists()
 
 
 def test_explain_json_is_the_designs() -> None:

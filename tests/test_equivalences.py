@@ -160,15 +160,24 @@ def test_a_cut_to_the_natural_index_is_a_plain_flush(micro: Sprites, policy: Sin
 
 
 def test_a_cuts_block_is_stored_at_its_natural_index(micro: Sprites) -> None:
-    """The jump moves the block for one block only: afterwards the cache holds the same raw keys' dates as ever."""
+    """The jump dates the block's attention for that block alone: what is stored are raw keys, dated anew afterwards."""
     strategy = Strategy(Relativistic(cut=Cut(20, 1)), Sink(6, 1), Flush())
-    results = list(generate(micro, strategy, f"{A}[2s] | {B}[2s#]"))
-    at = next(i for i, r in enumerate(results) if r.block.cut)
-    assert results[at].placement.block == (3, 19, 20)
-    assert results[at + 1].placement == Placement((0, 1, 2), (3, 4, 5))
+    run = generate(micro, strategy, f"{A}[2s] | {B}[2s#]")
+    result = next(r for r in run if r.block.cut)
+    assert result.placement == Placement((0, 2), (3, 19, 20))
+    kept: list[Tensor] = []
+
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        kept.append(k)
+        return torch.zeros_like(v)
+
+    with torch.no_grad():
+        micro.denoise(result.latents, 0.0, micro.encode(B), attend)
+    torch.testing.assert_close(run.cache._store[0][0][:, 2:5].flatten(1, 2), kept[0])
+    assert next(run).placement == Placement((0, 1, 2), (3, 4, 5))
 
 
-def test_ema_at_rate_1_is_the_mean_of_the_last_evicted(micro: Sprites) -> None:
+def test_every_field_of_the_ema_changes_the_video(micro: Sprites) -> None:
     rate_1, slow = (roll(micro, Strategy(Online(), Ema(12, 3, (r,)), Keep())) for r in (1.0, 0.01))
     differ(rate_1, slow)
     token, frame = (roll(micro, Strategy(Online(), Ema(12, 3, pool=p), Keep())) for p in ("token", "frame"))

@@ -203,9 +203,7 @@ def test_json_and_text_round_trip(policy: Policy, switch: Switch) -> None:
         except CompositionError:
             continue
         assert Strategy.from_dict(strategy.to_dict()) == strategy
-    read, _ = policy_and_switch(f"{part_to_text(policy)}+{part_to_text(switch)}")
-    assert type(read) is type(policy)
-    assert read.window == policy.window
+    assert policy_and_switch(f"{part_to_text(policy)}+{part_to_text(switch)}") == (policy, switch)
 
 
 def test_the_presets_are_those_of_the_table() -> None:
@@ -290,3 +288,57 @@ def test_parts_meet_their_protocols(positions: Positions) -> None:
     assert isinstance(positions, Positions)
     assert all(isinstance(p, Policy) for p in (Fifo(), Sink(), Ema()))
     assert all(isinstance(s, Switch) for s in (Keep(), Flush(), Recache()))
+
+
+KEEP = {"kind": "keep"}
+FIFO = {"kind": "fifo"}
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ([], "an object with positions, policy, switch, not list"),
+        ({}, "lacks 'positions'"),
+        ({"positions": {"kind": "online"}, "policy": FIFO}, "lacks 'switch'"),
+        ({"positions": {"kind": "online"}, "policy": FIFO, "switch": KEEP, "cfg": 3}, "has no 'cfg'"),
+        ({"positions": "online", "policy": FIFO, "switch": KEEP}, 'must be an object with a "kind"'),
+        ({"positions": {"kind": 3}, "policy": FIFO, "switch": KEEP}, "must be an object"),
+        ({"positions": {"kind": "relativistic", "cut": 3}, "policy": FIFO, "switch": KEEP}, "cut is an object, not 3"),
+        ({"positions": {"kind": "relativistic", "cut": {"too": 3}}, "policy": FIFO, "switch": KEEP}, "no field 'too'"),
+        ({"positions": {"kind": "online"}, "policy": {"kind": "ema", "rates": 0.1}, "switch": KEEP}, "rates is a list"),
+        (
+            {"positions": {"kind": "online"}, "policy": {"kind": "ema", "rates": [10**400]}, "switch": KEEP},
+            "rates is a number",
+        ),
+        (
+            {"positions": {"kind": "online"}, "policy": {"kind": "ema", "rates": [True]}, "switch": KEEP},
+            "rates is a number",
+        ),
+        (
+            {"positions": {"kind": "online"}, "policy": {"kind": "fifo", "window": None}, "switch": KEEP},
+            "a whole number",
+        ),
+        ({"positions": {"kind": "online"}, "policy": FIFO, "switch": {"kind": "keep", "x": 1}}, "It has no fields"),
+    ],
+)
+def test_json_that_is_no_strategy(data: object, says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        Strategy.from_dict(data)  # type: ignore[arg-type]
+
+
+def test_a_shot_built_by_hand_is_checked() -> None:
+    from rollout.errors import ScriptError
+    from rollout.script import Shot
+
+    for seconds in (float("nan"), float("inf"), -1.0, 0.0):
+        with pytest.raises(ScriptError, match="not within"):
+            Shot("a", seconds)
+
+
+def test_registering_needs_a_group_and_one_name() -> None:
+    from rollout import register
+
+    with pytest.raises(SpecError, match="no group 'polices'"):
+        register("polices", "x")
+    with pytest.raises(SpecError, match="its kind is 'fifo'"):
+        register("policies", "mine")(Fifo)

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from rollout.backend import Spec
 from rollout.errors import ScriptError
-from rollout.record import planned, subtitles
-from rollout.script import Script, Shot
+from rollout.record import subtitles
+from rollout.script import Script, Shot, planned
 
 WAN = Spec("wan", 30, 12, 128, (16, 60, 104), (30, 52), (22, 21, 21))
 SPRITES = Spec("sprites", 6, 4, 48, (64, 4, 4), (4, 4), (8, 8, 8), stride=1, fps=8.0)
@@ -62,7 +62,7 @@ def test_subtitles_sit_on_true_frames() -> None:
     lines = subtitles(script, WAN)
     # 7 blocks are 21 latent frames, 4 * 21 - 3 = 81 pixel frames at 16 a second
     assert [(s.begin, s.end) for s in lines] == [(0.0, 81 / 16), (81 / 16, 165 / 16)]
-    assert planned(script, WAN)[0]["asked_seconds"] == 5.0
+    assert planned(script, WAN)[0].asked_seconds == 5.0
 
 
 def test_a_prefix_belongs_to_the_first_shot() -> None:

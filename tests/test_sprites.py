@@ -144,7 +144,7 @@ def test_weights_round_trip(tmp_path: Path) -> None:
     backend = micro_backend(torch.float32)
     path = tmp_path / "w.safetensors"
     save_weights(path, MICRO, backend.model.state_dict(), backend.codec)
-    again = load_backend("sprites", weights=path)
+    again = load_backend("sprites", model=path)
     assert again.spec.latent == (6, 2, 2)
     assert len(again.digest) == 16
     for a, b in zip(backend.model.parameters(), again.model.parameters(), strict=True):
@@ -164,17 +164,17 @@ def test_bad_weights(tmp_path: Path) -> None:
         if data is not None:
             path.write_bytes(data)
         with pytest.raises(BackendError, match=says):
-            load_backend("sprites", weights=path)
+            load_backend("sprites", model=path)
     from safetensors.torch import save_file
 
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(BackendError, match="another model"):
-        load_backend("sprites", weights=tmp_path / "other.safetensors")
+        load_backend("sprites", model=tmp_path / "other.safetensors")
     save_file(
         {"x": torch.zeros(1)}, tmp_path / "part.safetensors", metadata={"format": "rollout-sprites-1", "shape": "{}"}
     )
     with pytest.raises(BackendError, match="whole sprite model"):
-        load_backend("sprites", weights=tmp_path / "part.safetensors")
+        load_backend("sprites", model=tmp_path / "part.safetensors")
     with pytest.raises(BackendError, match="device 'cuda:77' is not there"):
         load_backend("sprites", device="cuda:77")
     with pytest.raises(BackendError, match="device 'toaster'"):
@@ -234,7 +234,7 @@ def test_training_runs_and_resumes(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == [1, 2]
     assert {"text", "prefix", "loss"} <= rows[-1].keys()
-    assert load_backend("sprites", weights=tmp_path / "weights.safetensors").spec.latent == (8, 4, 4)
+    assert load_backend("sprites", model=tmp_path / "weights.safetensors").spec.latent == (8, 4, 4)
 
 
 def test_codec_scales_channels_to_a_power_of_their_spread() -> None:

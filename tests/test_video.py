@@ -52,6 +52,26 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_leaves_no_broken_video(tmp_path: Path) -> None:
+    """A limit on file size stands in for the full disk: av itself closes the file without a word."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def filled() -> None:
+        with VideoWriter(tmp_path / "v.mp4", 8.0) as video:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+            for n in range(8):
+                video.write(noise(8, n))
+
+    try:
+        with pytest.raises(OutputError, match="Free some space"):
+            filled()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_soft_track_carries_the_subtitles(tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"
     with VideoWriter(path, 8.0, subtitles=True) as video:

@@ -25,8 +25,8 @@ def spec() -> Spec:
     )
 
 
-def load(**options: object) -> "Sprites":
-    """Load the shipped weights, or those of `weights=FILE`; `device`, `dtype` as torch names them."""
+def load(model: str | None = None, device: str = "cpu", dtype: str | None = None) -> "Sprites":
+    """Load the shipped weights, or those of the file `model`. Raises BackendError."""
     from rollout.backends.sprites.weights import load_sprites
 
-    return load_sprites(**options)  # type: ignore[arg-type]
+    return load_sprites(model, device=device, dtype=dtype)

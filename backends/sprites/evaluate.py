@@ -20,6 +20,8 @@ from rollout.backends.sprites.grammar import ACTIONS, BACKGROUNDS
 from rollout.backends.sprites.trackers import WINDOW, Seen, torus, track
 from rollout.backends.sprites.weights import Sprites, load_sprites
 from rollout.backends.sprites.world import CENTRE, GROUNDS, World, motion, render, sample_world
+from rollout.errors import RolloutError
+from rollout.files import write_text
 from rollout.loop import generate
 from rollout.script import Script, Shot
 from rollout.strategies import Absolute, Cut, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
@@ -251,7 +253,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=20_000, help="far from training's")
     args = parser.parse_args()
-    backend = load_sprites(args.weights, device=args.device)
+    if args.n < 2:
+        parser.error("--n is 2 or more")
+    try:
+        backend = load_sprites(args.weights, device=args.device)
+    except RolloutError as error:
+        parser.error(str(error))
     begun = time.monotonic()
     out: dict[str, Any] = {"weights": backend.digest, "n": args.n, "seed": args.seed}
     parts: dict[str, Any] = {
@@ -273,9 +280,7 @@ def main() -> None:
     out["seconds"] = round(time.monotonic() - begun, 1)
     print(f"{out['seconds']} s, weights {out['weights']}")
     if args.json:
-        partial = args.json.with_name(args.json.name + ".partial")
-        partial.write_text(json.dumps(out, indent=1) + "\n")
-        partial.replace(args.json)
+        write_text(args.json, json.dumps(out, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import argparse
 import json
 import os
 import time
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from rollout.backends.sprites.clips import BLOCK, Clip, sample_clip
 from rollout.backends.sprites.codec import Codec, fit_codec
 from rollout.backends.sprites.model import Shape, SpriteTransformer
 from rollout.backends.sprites.world import render
+from rollout.files import write_whole
 from rollout.rope import rotate, split_pairs, table
 
 SIGMAS = (1.0, 0.9375, 0.8333333, 0.625)
@@ -66,7 +69,7 @@ def loss_of(
         ]
         return torch.cat(parts, 1).unflatten(0, (batch, -1)).transpose(1, 2)
 
-    with torch.autocast(device, dtype=torch.bfloat16):
+    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
         text = model.encode(clip.tokens.to(device)).repeat(1, 2, 1, 1)
         x0 = model(x, t, text, attend)[:, frames:]
     error = (x0.float() - clean).square().mean((2, 3, 4))
@@ -162,16 +165,14 @@ def train(rank: int, args: argparse.Namespace) -> None:
                 write_log(args.out, row)
                 losses, shown = [], time.monotonic()
             if step % args.save == 0 or step == args.steps:
-                save(
-                    path,
-                    {
-                        "model": model.state_dict(),
-                        "average": average,
-                        "optimizers": [o.state_dict() for o in opts],
-                        "step": step,
-                        "seconds": time.monotonic() - begun,
-                    },
-                )
+                state = {
+                    "model": model.state_dict(),
+                    "average": average,
+                    "optimizers": [o.state_dict() for o in opts],
+                    "step": step,
+                    "seconds": time.monotonic() - begun,
+                }
+                write_whole(path, partial(torch.save, state))
     if rank == 0:
         from rollout.backends.sprites.weights import save_weights
 
@@ -188,7 +189,7 @@ def score(shape: Shape, average: dict[str, Tensor], codec: Codec, args: argparse
 
     model = SpriteTransformer(shape)
     model.load_state_dict(average)
-    backend = Sprites(model.eval(), codec)
+    backend = Sprites(model.eval(), deepcopy(codec))  # it moves its codec to the CPU
     out = {}
     for name, prefix in (("text", 0), ("prefix", 2)):
         found = accuracy(backend, n=args.score_clips, prefix=prefix, seed=1)
@@ -201,13 +202,6 @@ def write_log(folder: Path, row: dict[str, Any]) -> None:
     print(json.dumps(row), flush=True)
     with (folder / "log.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
-
-
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
 
 
 def main() -> None:

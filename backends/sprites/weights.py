@@ -20,7 +20,9 @@ from rollout.backends.sprites.codec import Codec
 from rollout.backends.sprites.grammar import parse
 from rollout.backends.sprites.model import Shape, SpriteTransformer
 from rollout.backends.sprites.world import SIZE, render, sample_world
+from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
+from rollout.files import write_whole
 from rollout.rope import split_pairs
 
 WEIGHTS = Path(__file__).parent / "sprites.safetensors"
@@ -92,7 +94,7 @@ class Sprites:
     def truth(self, prompt: str, blocks: int, seed: int) -> Tensor:
         """Latents (F, 64, 4, 4) of true frames of what the prompt names; the rest of the world is drawn from the seed."""
         frames = blocks * self.spec.block
-        world = sample_world(1, frames, torch.Generator().manual_seed(seed))
+        world = sample_world(1, frames, torch.Generator().manual_seed(seed % 2**63))
         named = {k: torch.tensor([v]) for k, v in asdict(parse(prompt)).items() if v is not None}
         if "background" in named:
             named["background"] = named["background"].expand(1, frames)
@@ -117,18 +119,16 @@ def save_weights(path: Path, shape: Shape, state: dict[str, Tensor], codec: Code
     """Write model (bf16, the codec in float32) whole or not at all."""
     tensors = {f"model.{n}": p.detach().to("cpu", torch.bfloat16).contiguous() for n, p in state.items()}
     tensors |= {f"codec.{n}": p.detach().to("cpu", torch.float32).contiguous() for n, p in codec.state_dict().items()}
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"format": "rollout-sprites-1", "shape": json.dumps(asdict(shape))})
-    partial.replace(path)
+    metadata = {"format": "rollout-sprites-1", "shape": json.dumps(asdict(shape))}
+    write_whole(path, lambda partial: save_file(tensors, partial, metadata=metadata))
 
 
 def load_sprites(
-    weights: str | os.PathLike[str] | None = None,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    weights: str | os.PathLike[str] | None = None, device: torch.device | str = "cpu", dtype: str | None = None
 ) -> Sprites:
     """Load weights written by `save_weights`. Raises BackendError."""
     path = Path(weights) if weights is not None else WEIGHTS
+    place = find_device(device)
     if not path.is_file():
         raise BackendError(f"the sprite weights {path} are not a file. Leave the path out for the shipped ones.")
     try:
@@ -150,14 +150,9 @@ def load_sprites(
             f"{path} does not hold a whole sprite model: {str(error).splitlines()[-1].strip()}"
         ) from error
     return Sprites(
-        model, codec, device=_device(device), dtype=dtype, digest=hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        model,
+        codec,
+        device=place,
+        dtype=find_dtype(dtype or "float32", place),
+        digest=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
     )
-
-
-def _device(name: torch.device | str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise BackendError(f"the device {str(name)!r} is not there: {str(error).splitlines()[0]}. Use cpu.") from error
-    return device

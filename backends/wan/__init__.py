@@ -1,0 +1,63 @@
+"""Wan 2.1 through diffusers, unmodified: any text-to-video checkpoint in diffusers' folder format."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rollout.backend import Spec
+from rollout.errors import BackendError
+
+if TYPE_CHECKING:
+    from rollout.backends.wan.model import Wan
+
+HEIGHT, WIDTH = 480, 832
+"""Pixels of the released checkpoints' videos."""
+SPATIAL = 8
+"""Pixels of a latent pixel's side (the VAE's stride in space)."""
+
+
+def spec(config: dict[str, Any] | None = None, height: int = HEIGHT, width: int = WIDTH) -> Spec:
+    """Geometry of Wan2.1-T2V-1.3B at 480x832, or of a transformer's config at another size, without torch."""
+    config = config or {"num_layers": 30, "num_attention_heads": 12, "attention_head_dim": 128, "in_channels": 16}
+    for name, size in (("height", height), ("width", width)):
+        if size <= 0 or size % (2 * SPATIAL):
+            raise BackendError(f"{name} {size} is not a multiple of {2 * SPATIAL}. Use such as 480 and 832.")
+    pairs = config["attention_head_dim"] // 2
+    return Spec(
+        name="wan",
+        layers=config["num_layers"],
+        heads=config["num_attention_heads"],
+        head_dim=config["attention_head_dim"],
+        latent=(config["in_channels"], height // SPATIAL, width // SPATIAL),
+        grid=(height // SPATIAL // 2, width // SPATIAL // 2),
+        axes=(pairs - 2 * (pairs // 3), pairs // 3, pairs // 3),
+        table=config.get("rope_max_seq_len", 1024),
+        stride=4,
+        fps=16.0,
+    )
+
+
+def load(
+    model: str | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+    height: int = HEIGHT,
+    width: int = WIDTH,
+    attention_backend: str | None = None,
+    compile: bool = False,
+    low_vram: bool = False,
+) -> "Wan":
+    """Load a diffusers-format folder `model`; `dtype` is bfloat16 on a GPU, float32 on a CPU. Raises BackendError."""
+    from rollout.backends.wan.model import load_wan
+
+    if model is None:
+        raise BackendError("the backend 'wan' needs a model. Add --model DIR, a Wan 2.1 folder in diffusers' format.")
+    return load_wan(
+        Path(model),
+        device=device,
+        dtype=dtype,
+        height=height,
+        width=width,
+        attention_backend=attention_backend,
+        compile=compile,
+        low_vram=low_vram,
+    )

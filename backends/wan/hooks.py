@@ -1,0 +1,119 @@
+"""Where rollout touches diffusers' WanTransformer3DModel, and how it is put back, bit for bit.
+
+Three hook points, tested against the diffusers range in pyproject.toml: self-attention processors (`attn1`) that hand
+normed, unrotated q, k, v to `attend`; cross-attention processors (`attn2`) that project a prompt's keys and values once;
+`rope`, which then has nothing to do, and `condition_embedder.timesteps_proj`, in float64 (diffusers' float32 sinusoid
+costs 3e-5).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rollout.backend import Attend
+
+
+class SelfAttention:
+    """An `attn1` processor: project, norm, hand over to `attend`, project back."""
+
+    def __init__(self, layer: int, calls: "Calls") -> None:
+        self.layer, self.calls = layer, calls
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: object = None,
+    ) -> Tensor:
+        """hidden_states (B, F*h*w, dim)."""
+        if getattr(attn, "fused_projections", False):
+            q, k, v = attn.to_qkv(hidden_states).chunk(3, dim=-1)
+        else:
+            q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (attn.norm_q(q), attn.norm_k(k), v))
+        if self.calls.attend is None:
+            raise RuntimeError("the model was called outside a denoise pass")
+        out = self.calls.attend(self.layer, q, k, v).flatten(2).type_as(q)
+        return attn.to_out[1](attn.to_out[0](out))  # type: ignore[no-any-return]
+
+
+class CrossAttention:
+    """An `attn2` processor that projects the text's keys and values once for each text tensor."""
+
+    def __init__(self, layer: int, calls: "Calls") -> None:
+        self.layer, self.calls = layer, calls
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: object = None,
+    ) -> Tensor:
+        """hidden_states (B, F*h*w, dim), encoder_hidden_states (B, text tokens, dim)."""
+        assert encoder_hidden_states is not None
+        if self.layer not in self.calls.text:
+            if getattr(attn, "fused_projections", False):
+                k, v = attn.to_kv(encoder_hidden_states).chunk(2, dim=-1)
+            else:
+                k, v = attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
+            self.calls.text[self.layer] = tuple(
+                x.unflatten(2, (attn.heads, -1)).transpose(1, 2) for x in (attn.norm_k(k), v)
+            )
+        k, v = self.calls.text[self.layer]
+        q = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        out = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).type_as(hidden_states)
+        return attn.to_out[1](attn.to_out[0](out))  # type: ignore[no-any-return]
+
+
+class Calls:
+    """What the processors share within one pass: `attend`, and the projected text by layer."""
+
+    def __init__(self) -> None:
+        self.attend: Attend | None = None
+        self.text: dict[int, tuple[Tensor, ...]] = {}
+
+
+class NoRope(nn.Module):
+    """Stands in for `rope`: positions belong to `attend`."""
+
+    def forward(self, hidden_states: Tensor) -> None:
+        """Nothing."""
+
+
+class ExactTimesteps(nn.Module):
+    """The timestep sinusoid [cos, sin] (N, channels), in float64."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.pairs = channels // 2
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        """Timesteps (N,) in 0..1000."""
+        steps = torch.arange(self.pairs, dtype=torch.float64, device=timesteps.device)
+        angle = timesteps.double()[:, None] * 10000 ** (-steps / self.pairs)
+        return torch.cat([angle.cos(), angle.sin()], -1)
+
+
+@contextmanager
+def hooked(model: Any) -> Iterator[Calls]:
+    """Hook a WanTransformer3DModel; whatever happens inside, it leaves as it came."""
+    calls = Calls()
+    embedder = model.condition_embedder
+    before = model.attn_processors
+    rope, steps = model.rope, embedder.timesteps_proj
+    try:
+        model.rope, embedder.timesteps_proj = NoRope(), ExactTimesteps(model.config.freq_dim)
+        for layer, block in enumerate(model.blocks):
+            block.attn1.set_processor(SelfAttention(layer, calls))
+            block.attn2.set_processor(CrossAttention(layer, calls))
+        yield calls
+    finally:
+        model.rope, embedder.timesteps_proj = rope, steps
+        model.set_attn_processor(before)

@@ -1,0 +1,284 @@
+"""Released checkpoints to one diffusers-format folder, strictly: nothing is guessed and nothing is half-written."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rollout.errors import BackendError, OutputError
+
+PREFIXES = ("_fsdp_wrapped_module.", "model.", "generator.")
+"""Wrappers of the released checkpoints' names (Self-Forcing and its family)."""
+LORA_PREFIXES = (*PREFIXES, "base_model.")
+SHARD = 4 * 2**30
+"""Bytes of a shard of the imported transformer."""
+
+
+def read_checkpoint(path: Path, *, raw: bool = False) -> dict[str, Tensor]:
+    """Tensors of a checkpoint by plain original Wan names, memory-mapped.
+
+    Self-Forcing `.pt`: `generator_ema`, or `generator` with `raw`; or safetensors. Raises BackendError.
+    """
+    if not path.is_file():
+        raise BackendError(f"the checkpoint {path} is not a file. Give a .pt or .safetensors file.")
+    return {strip(name, PREFIXES): tensor for name, tensor in _tensors(path, raw).items()}
+
+
+def _tensors(path: Path, raw: bool) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+        raise BackendError(
+            f"{path} cannot be read as a checkpoint: {_first_line(error)}. It may be truncated."
+        ) from error
+    except Exception as error:  # torch.load's refusals of pickled code have no common class
+        raise BackendError(
+            f"{path} is no plain tensor file, and rollout runs no pickled code: {_first_line(error)}."
+        ) from error
+    wanted = "generator" if raw else "generator_ema"
+    if isinstance(state, Mapping) and wanted not in state and ("generator" in state or "generator_ema" in state):
+        other = "--raw" if "generator" in state else "no --raw"
+        raise BackendError(f"{path} holds no {wanted!r}, only {', '.join(map(str, state))}. Use {other}.")
+    state = state.get(wanted, state) if isinstance(state, Mapping) else state
+    if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
+        raise BackendError(f"{path} holds no mapping of names to tensors. Give a model's state dict.")
+    return dict(state)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+
+
+def strip(name: str, prefixes: Iterable[str]) -> str:
+    """A tensor's name without its wrappers."""
+    name = (
+        name.replace("_fsdp_wrapped_module.", "").replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")
+    )
+    changed = True
+    while changed:
+        changed = False
+        for prefix in prefixes:
+            if name.startswith(prefix):
+                name, changed = name[len(prefix) :], True
+    return name
+
+
+def convert(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Original Wan names to diffusers' for a transformer of this config; every name and shape is checked.
+
+    Raises BackendError that names what is missing, unexpected or of another shape.
+    """
+    from diffusers import WanTransformer3DModel
+    from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+
+    with torch.device("meta"):
+        expected = {n: tuple(p.shape) for n, p in WanTransformer3DModel.from_config(dict(config)).state_dict().items()}
+    known = [n for n in tensors if n not in ("freqs",)]  # a table that the original code derives
+    renamed = (
+        {n: n for n in known}
+        if expected.keys() <= set(known)
+        else convert_wan_transformer_to_diffusers({n: n for n in known})
+    )
+    missing, unexpected = sorted(expected.keys() - renamed.keys()), sorted(renamed.keys() - expected.keys())
+    if missing or unexpected:
+        parts = [
+            f"{what} {len(names)} tensors ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for what, names in (("lacks", missing), ("has unexpected", unexpected))
+            if names
+        ]
+        raise BackendError(
+            f"the checkpoint {' and '.join(parts)}: it is not of the base's architecture. Give its own --base."
+        )
+    for new, old in renamed.items():
+        if tuple(tensors[old].shape) != expected[new]:
+            raise BackendError(
+                f"the checkpoint's {old} has the shape {tuple(tensors[old].shape)} where the base has {expected[new]}. "
+                "Give the base of the same size."
+            )
+    return {new: tensors[old] for new, old in renamed.items()}
+
+
+def merge_lora(tensors: dict[str, Tensor], path: Path, *, raw: bool = False, alpha: float | None = None) -> None:
+    """Add a peft LoRA's alpha / rank * B A to the weights it names, in place. Raises BackendError.
+
+    `alpha` is not in a peft state dict; None means alpha = rank, as LongLive trains it.
+    """
+    state = _tensors(path, raw) if path.suffix == ".safetensors" else _lora_state(path)
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        base, found, rest = strip(name, LORA_PREFIXES).partition(".lora_")
+        if not found or rest[0] not in "AB":
+            raise BackendError(f"{path} holds {name!r}, which is no LoRA tensor. Give a file that peft wrote.")
+        pairs.setdefault(base + ".weight", {})[rest[0]] = tensor
+    for name, pair in pairs.items():
+        if name not in tensors or set(pair) != {"A", "B"}:
+            raise BackendError(
+                f"the LoRA {path} does not fit: {name} {'lacks a factor' if name in tensors else 'is not in the checkpoint'}."
+            )
+        down, up = pair["A"].float(), pair["B"].float()
+        scale = 1.0 if alpha is None else alpha / down.shape[0]
+        if (up.shape[0], down.shape[1]) != tuple(tensors[name].shape):
+            raise BackendError(
+                f"the LoRA {path} does not fit: {name} is {tuple(tensors[name].shape)}. Give the LoRA's own base."
+            )
+        tensors[name] = (tensors[name].float() + scale * (up @ down)).to(tensors[name].dtype)
+
+
+def _lora_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise BackendError(f"the LoRA {path} is not a file. Give a .pt or .safetensors file.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise BackendError(f"{path} cannot be read as a LoRA: {_first_line(error)}.") from error
+    state = state.get("generator_lora", state) if isinstance(state, Mapping) else {}
+    if not state or not all(isinstance(t, Tensor) for t in state.values()):
+        raise BackendError(f"{path} holds no LoRA tensors. Give a file that peft wrote.")
+    return dict(state)
+
+
+def import_checkpoint(
+    checkpoint: Path, base: Path, to: Path, *, raw: bool = False, lora: Path | None = None, alpha: float | None = None
+) -> dict[str, Any]:
+    """Write a diffusers-format folder: the checkpoint as its transformer, everything else from `base`.
+
+    Files of the base are hard-linked where the disk allows it. Returns what `describe` says. Raises BackendError,
+    OutputError; nothing is left on failure.
+    """
+    config = read_config(base)
+    tensors = read_checkpoint(checkpoint, raw=raw)
+    if lora is not None:
+        merge_lora(tensors, lora, raw=raw, alpha=alpha)
+    converted = convert(tensors, config)
+    with _whole_folder(to) as partial:
+        _link_tree(base, partial, skip=base / "transformer")
+        (partial / "transformer").mkdir()
+        (partial / "transformer" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        _save_shards(converted, partial / "transformer")
+        source = {
+            "checkpoint": checkpoint.name,
+            "weights": "generator" if raw else "generator_ema",
+            "lora": lora and lora.name,
+        }
+        (partial / "rollout.json").write_text(json.dumps(source, indent=2) + "\n")
+    return describe(to)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The transformer's config of a diffusers-format folder. Raises BackendError."""
+    path = folder / "transformer" / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BackendError(
+            f"{folder} is no Wan folder of diffusers: {path} {_why(error)}. Give the folder of Wan2.1-T2V-1.3B-Diffusers."
+        ) from error
+    if config.get("_class_name") != "WanTransformer3DModel":
+        raise BackendError(
+            f"{path} is of {config.get('_class_name')!r}, not WanTransformer3DModel. Give a Wan 2.1 folder."
+        )
+    if config.get("added_kv_proj_dim") or config.get("image_dim"):
+        raise BackendError(f"{path} is an image-to-video model. rollout runs text-to-video Wan 2.1.")
+    found: dict[str, Any] = config
+    return found
+
+
+def _why(error: Exception) -> str:
+    return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({_first_line(error)})"
+
+
+@contextmanager
+def _whole_folder(to: Path) -> Iterator[Path]:
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise OutputError(f"{to} exists and is not empty. Choose another --to.")
+    partial = to.with_name(to.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        if to.exists():
+            to.rmdir()
+        partial.replace(to)
+    except OSError as error:
+        raise OutputError(
+            f"{to} cannot be written: {error.strerror or error}. Choose another --to or free some space."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _link_tree(base: Path, to: Path, *, skip: Path) -> None:
+    for folder, folders, files in os.walk(base):
+        here = Path(folder)
+        folders[:] = [f for f in folders if here / f != skip and not f.startswith(".")]
+        (to / here.relative_to(base)).mkdir(exist_ok=True)
+        for name in files:
+            source, target = (here / name).resolve(), to / here.relative_to(base) / name
+            try:
+                target.hardlink_to(source)
+            except OSError:
+                shutil.copyfile(source, target)
+
+
+def _save_shards(tensors: dict[str, Tensor], folder: Path) -> None:
+    """Safetensors in diffusers' file names, one shard in memory at a time."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in tensors.items():
+        bytes_ = tensor.numel() * tensor.element_size()
+        if shards[-1] and size + bytes_ > SHARD:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += bytes_
+    stem, index = "diffusion_pytorch_model", dict[str, str]()
+    for n, names in enumerate(shards):
+        file = f"{stem}.safetensors" if len(shards) == 1 else f"{stem}-{n + 1:05d}-of-{len(shards):05d}.safetensors"
+        save_file({name: tensors[name].contiguous() for name in names}, folder / file, metadata={"format": "pt"})
+        index |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        total = sum(t.numel() * t.element_size() for t in tensors.values())
+        (folder / f"{stem}.safetensors.index.json").write_text(
+            json.dumps({"metadata": {"total_size": total}, "weight_map": index})
+        )
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What a folder holds: geometry, parameters, dtype, parts, and where an imported transformer came from."""
+    config = read_config(folder)
+    count, kinds = 0, set()
+    for file in sorted((folder / "transformer").glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118
+                    part = tensors.get_slice(name)
+                    size = 1
+                    for n in part.get_shape():
+                        size *= n
+                    count += size
+                    kinds.add(part.get_dtype())
+        except (SafetensorError, OSError) as error:
+            raise BackendError(f"{file} cannot be read as safetensors: {_first_line(error)}.") from error
+    parts = [p for p in ("vae", "text_encoder", "tokenizer") if (folder / p).is_dir()]
+    source = folder / "rollout.json"
+    return {
+        "layers": config["num_layers"],
+        "heads": config["num_attention_heads"],
+        "head_dim": config["attention_head_dim"],
+        "parameters": count,
+        "dtype": sorted(kinds),
+        "parts": parts,
+        "missing": [p for p in ("vae", "text_encoder", "tokenizer") if p not in parts],
+        "imported": json.loads(source.read_text()) if source.is_file() else None,
+    }

@@ -1,0 +1,39 @@
+"""Devices, dtypes and memory, with errors that a user understands."""
+
+from pathlib import Path
+
+import torch
+
+from rollout.errors import BackendError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+def find_device(name: torch.device | str) -> torch.device:
+    """The device, tried with a tensor. Raises BackendError."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise BackendError(f"the device {str(name)!r} is not there: {str(error).splitlines()[0]}. Use cpu.") from error
+    return device
+
+
+def find_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """The dtype by name; None is bfloat16 on an accelerator and float32 on a CPU. Raises BackendError."""
+    if name is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if name not in DTYPES:
+        raise BackendError(f"there is no dtype {name!r}. Use one of {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that a new tensor could take, or None where the platform does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(rows["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
