@@ -1,0 +1,1 @@
+"""Benchmarks: what a strategy costs, measured with its baseline in the same run."""

@@ -552,3 +552,19 @@ def test_the_weights_commands(folder: Path, tmp_path: Path) -> None:
     assert shown["layers"] == 2
     assert shown["imported"]["checkpoint"] == "w.safetensors"
     assert shown["missing"] == []
+
+
+def test_bench_speed_on_random_weights(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from rollout.cli import app
+
+    args = ["bench", "speed", "--backend", "wan", "--random", "--size", "tiny", "--height", "32", "--width", "48"]
+    done = CliRunner().invoke(app, [*args, "--blocks", "1", "--threads", "1", "--json", str(tmp_path / "speed.json")])
+    assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    assert [r["strategy"] for r in rows] == ["self-forcing", "longlive", "infinity-rope", "memrope"]
+    for row in rows:
+        assert row["strategy"] in done.output
+        assert min(row["model"], row["attention"], row["cache"], row["frames_per_second"]) > 0
+        assert row["host_syncs"] == 0

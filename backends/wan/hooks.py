@@ -16,11 +16,15 @@ from torch import Tensor, nn
 from rollout.backend import Attend
 
 
-class SelfAttention:
-    """An `attn1` processor: project, norm, hand over to `attend`, project back."""
+class Processor:
+    """A processor of one layer; all layers share one Calls."""
 
     def __init__(self, layer: int, calls: "Calls") -> None:
         self.layer, self.calls = layer, calls
+
+
+class SelfAttention(Processor):
+    """An `attn1` processor: project, norm, hand over to `attend`, project back."""
 
     def __call__(
         self,
@@ -42,11 +46,8 @@ class SelfAttention:
         return attn.to_out[1](attn.to_out[0](out))  # type: ignore[no-any-return]
 
 
-class CrossAttention:
+class CrossAttention(Processor):
     """An `attn2` processor that projects the text's keys and values once for each text tensor."""
-
-    def __init__(self, layer: int, calls: "Calls") -> None:
-        self.layer, self.calls = layer, calls
 
     def __call__(
         self,

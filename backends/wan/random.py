@@ -1,0 +1,59 @@
+"""Wan models with random weights, at a released size or smaller: for speed, where numbers mean nothing."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rollout.backends.wan import HEIGHT, WIDTH
+from rollout.backends.wan.model import Wan
+from rollout.backends.wan.text import TOKENS
+from rollout.devices import find_device, find_dtype
+from rollout.errors import BackendError
+
+SIZES: dict[str, dict[str, Any]] = {
+    "1.3b": {"num_layers": 30, "num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960},
+    "14b": {"num_layers": 40, "num_attention_heads": 40, "attention_head_dim": 128, "ffn_dim": 13824},
+    "tiny": {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 64, "text_dim": 32},
+}
+"""Wan 2.1's released sizes, and one for tests."""
+
+
+class RandomWan(Wan):
+    """Random weights and random text features; nothing to decode with."""
+
+    def encode(self, prompt: str) -> Tensor:
+        """Random features (1, 512, text_dim), the same for every prompt."""
+        generator = torch.Generator().manual_seed(0)
+        features = torch.randn(1, TOKENS, self.transformer.config.text_dim, generator=generator)
+        return features.to(self.device, self.dtype)
+
+
+def random_wan(
+    size: str = "1.3b",
+    *,
+    layers: int | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+    height: int = HEIGHT,
+    width: int = WIDTH,
+    attention_backend: str | None = None,
+    compile: bool = False,
+) -> RandomWan:
+    """A model of a released size, with fewer `layers` on request. Raises BackendError."""
+    from diffusers import WanTransformer3DModel
+
+    if size not in SIZES:
+        raise BackendError(f"there is no size {size!r}. Use one of {', '.join(SIZES)}.")
+    if layers is not None and layers < 1:
+        raise BackendError(f"{layers} layers are no model. Use 1 or more.")
+    place = find_device(device)
+    config = {"text_dim": 4096, "in_channels": 16, "out_channels": 16, **SIZES[size]}
+    config |= {} if layers is None else {"num_layers": layers}
+    torch.manual_seed(0)
+    with place:
+        model = WanTransformer3DModel(**config).to(find_dtype(dtype, place)).eval().requires_grad_(False)
+    wan = RandomWan(model, height=height, width=width, attention_backend=attention_backend)
+    if compile:
+        model.compile_repeated_blocks()
+    return wan

@@ -1,0 +1,1 @@
+"""The cost of a rollout: frames per second, and where a block's time goes."""

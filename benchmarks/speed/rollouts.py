@@ -1,0 +1,183 @@
+"""Whole rollouts of a model under several strategies: ms a block, split into model, attention, cache and positions.
+
+Splits are taken with a synchronisation around every part, so they are slower than the frames per second, which come from
+a rollout without them.
+"""
+
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rollout.backend import Attend, Backend
+from rollout.loop import Rollout, generate
+from rollout.script import Script, Shot
+from rollout.strategy import Strategy
+
+HOST_SYNCS = ("aten._local_scalar_dense", "aten.nonzero", "aten.item", "aten.equal")
+"""Operators that wait for the device; copies to the host are counted as well."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One strategy's cost a block, once its window is full; times in ms."""
+
+    strategy: str
+    window: int
+    frames_per_second: float
+    """Pixel frames, without decoding."""
+    block: float
+    model: float
+    """Everything outside self-attention."""
+    attention: float
+    """The attention kernel alone."""
+    cache: float
+    """Rotation, gathering and staging inside the attention calls, and the block's edits."""
+    kv_mib: float
+    peak_mib: float
+    """Allocated on the GPU; resident in the process on a CPU, where rows share it."""
+    host_syncs: float
+    """Between a block's first noisy pass and its commit."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+class Clock:
+    """Sums seconds under names, waiting for the device at every edge."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds = device, dict[str, float]()
+
+    def now(self) -> float:
+        """The time once the device is idle."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Add what happens inside to `name`."""
+        begun = self.now()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + self.now() - begun
+
+
+class Timed:
+    """A backend whose passes and self-attention calls are timed."""
+
+    def __init__(self, inner: Backend, clock: Clock) -> None:
+        self.inner, self.clock = inner, clock
+        self.spec, self.device, self.dtype = inner.spec, inner.device, inner.dtype
+        self.encode, self.decoder = inner.encode, inner.decoder
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The inner backend's attention kernel."""
+        kernel: Callable[..., Tensor] = getattr(
+            self.inner, "attention", torch.nn.functional.scaled_dot_product_attention
+        )
+        with self.clock.measure("attention"):
+            return kernel(q, k, v)
+
+    def denoise(self, x: Tensor, t: float, prompt: Tensor, attend: Attend) -> Tensor:
+        """One pass, and the self-attention calls in it."""
+
+        def timed(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            with self.clock.measure("attend"):
+                return attend(layer, q, k, v)
+
+        with self.clock.measure("passes"):
+            return self.inner.denoise(x, t, prompt, timed)
+
+
+class CountSyncs(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts operators that make the host wait."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Every operator passes here."""
+        name = str(func)
+        copies = "_to_copy" in name and torch.device((kwargs or {}).get("device") or "meta").type == "cpu"
+        moved = copies and isinstance(args[0], Tensor) and args[0].device.type != "cpu"
+        self.count += moved or name.startswith(HOST_SYNCS)
+        return func(*args, **(kwargs or {}))
+
+
+def measure(backend: Backend, name: str, strategy: Strategy, prompt: str, *, blocks: int = 3) -> Row:
+    """Fill the window, then time `blocks` blocks plainly, split, and under the count of synchronisations."""
+    spec = backend.spec
+    fill = -(-strategy.policy.window // spec.block) + 1
+
+    def started(model: Backend) -> Rollout:
+        run = generate(model, strategy, Script((Shot(prompt, (fill + blocks) * spec.block * spec.stride / spec.fps),)))
+        for _ in range(fill):
+            next(run)
+        return run
+
+    if backend.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(backend.device)
+    plain = Clock(backend.device)
+    run = started(backend)
+    with plain.measure("blocks"):
+        for _ in range(blocks):
+            next(run)
+    kv = run.cache.bytes / 2**20
+    clock = Clock(backend.device)
+    run = started(Timed(backend, clock))
+    clock.seconds.clear()
+    with clock.measure("blocks"):
+        for _ in range(blocks):
+            next(run)
+    run = started(backend)
+    with CountSyncs() as syncs:
+        next(run)
+    ms = {k: 1000 * v / blocks for k, v in clock.seconds.items()}
+    if backend.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(backend.device) / 2**20
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    each = 1000 * plain.seconds["blocks"] / blocks
+    return Row(
+        strategy=name,
+        window=strategy.policy.window,
+        frames_per_second=1000 * spec.block * spec.stride / each,
+        block=each,
+        model=ms["passes"] - ms["attend"],
+        attention=ms["attention"],
+        cache=ms["attend"] - ms["attention"] + ms["blocks"] - ms["passes"],
+        kv_mib=kv,
+        peak_mib=peak,
+        host_syncs=float(syncs.count),
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table."""
+    head = (
+        "strategy",
+        "window",
+        "fps",
+        "ms a block",
+        "model",
+        "attention",
+        "cache, positions",
+        "KV MiB",
+        "peak MiB",
+        "host syncs",
+    )
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for r in rows:
+        times = [f"{x:,.1f}" for x in (r.frames_per_second, r.block, r.model, r.attention, r.cache)]
+        sizes = [f"{x:,.0f}" for x in (r.kv_mib, r.peak_mib, r.host_syncs)]
+        lines.append("| " + " | ".join([r.strategy, str(r.window), *times, *sizes]) + " |")
+    return "\n".join(lines)

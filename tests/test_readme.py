@@ -1,0 +1,37 @@
+"""The README does what it says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+def test_the_python_runs(tmp_path: Path) -> None:
+    use, own = blocks("python")
+    assert len(use.strip().splitlines()) <= 11
+    check = "\nassert frames.shape == (3, 32, 32, 3)\nassert result.prompts == ('a red circle jumps on navy',)"
+    subprocess.run([sys.executable, "-c", "import torch; torch.set_num_threads(1)\n" + use + check], check=True)
+    (tmp_path / "dilated.py").write_text(own)
+    command = [sys.executable, "-m", "rollout", "explain", "a[9s]", "--plugin", "dilated.py", "--cache", "dilated+flush"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "relativistic dilated+flush" in done.stdout
+
+
+def test_ci_runs_the_readmes_commands() -> None:
+    tests = next(b.strip() for b in blocks("bash") if "pytest" in b)
+    setup, _, run = tests.rpartition(" && ")
+    ci = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert setup in ci
+    assert run in ci
+
+
+def test_what_it_links_to_is_there() -> None:
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / path).exists(), path
