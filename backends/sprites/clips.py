@@ -49,7 +49,7 @@ def sample_clip(generator: torch.Generator, frames_per_batch: int = 80) -> Clip:
 
     kind = rand()
     if kind < 0.6:
-        frames = (BLOCK, 9, HORIZON)[bisect((0.25, 0.65), rand())]  # short ones teach the first block, the hardest
+        frames = (BLOCK, 9, HORIZON)[bisect((0.45, 0.75), rand())]  # short ones teach the first block, the hardest
     elif kind < 0.85:
         frames = (6, 9, 12, 15)[randint(0, 3)]
     else:
@@ -77,7 +77,7 @@ def sample_clip(generator: torch.Generator, frames_per_batch: int = 80) -> Clip:
         world = _change_scene(world, at, 0.8, generator)
         learn[at // BLOCK * BLOCK : at // BLOCK * BLOCK + BLOCK] = False
     if sink is None and rand() < 0.4:
-        sink, recent = (0, 1, 3)[randint(0, 2)], randint(1, 9)
+        sink, recent = (0, 1, 3)[randint(0, 2)], (1, randint(1, 9))[randint(0, 1)]
     return Clip(
         world=world,
         time=step.cumsum(1),
