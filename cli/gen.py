@@ -35,6 +35,10 @@ def gen(
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
     latents: Annotated[bool, typer.Option("--latents", help="Also write latents.safetensors.")] = False,
     steps: Annotated[int, typer.Option(help="Denoising steps a block; the models are made for 4.")] = 4,
+    shift: Annotated[float, typer.Option(help="Shift of the noise schedule.")] = 5.0,
+    context_noise: Annotated[
+        float, typer.Option(help="Timestep (0..1000) of the clean pass that writes the cache.")
+    ] = 0.0,
     prefix: Annotated[
         str | None, typer.Option(metavar="N|FILE", help="Start from N true blocks, a video or a latents file.")
     ] = None,
@@ -69,7 +73,7 @@ def gen(
 
     if threads:
         torch.set_num_threads(threads)
-    schedule = Schedule.of(steps)
+    schedule = Schedule.of(steps, shift, context_noise)
     wanted = {
         "model": model,
         "height": height,

@@ -41,11 +41,11 @@ class Schedule:
             raise RolloutError(f"shift {self.shift} must be above 0 and context noise {self.context} within 0..1000.")
 
     @classmethod
-    def of(cls, steps: int, shift: float = 5.0) -> "Schedule":
+    def of(cls, steps: int, shift: float = 5.0, context: float = 0.0) -> "Schedule":
         """`steps` evenly spaced levels from 1 down, warped: 4 is the released schedule 1, .75, .5, .25."""
         if steps < 1:
             raise RolloutError(f"{steps} denoising steps are too few. Use 1 or more; the models are made for 4.")
-        return cls(tuple(1 - i / steps for i in range(steps)), shift)
+        return cls(tuple(1 - i / steps for i in range(steps)), shift, context)
 
     @property
     def sigmas(self) -> tuple[float, ...]:

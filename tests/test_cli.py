@@ -53,6 +53,7 @@ def test_gen_writes_everything(tmp_path: Path) -> None:
     assert read_video(out / "video.mp4").shape == (15, 256, 256, 3)
     record = json.loads((out / "run.json").read_text())
     assert record["seed"] == 7
+    assert record["schedule"] == {"steps": [1.0, 0.75, 0.5, 0.25], "shift": 5.0, "context": 0.0}
     assert record["strategy"] == PRESETS["infinity-rope"].strategy.to_dict() | {
         "positions": {"kind": "relativistic", "head": None, "cut": {"to": 20, "keep": 1}}
     }
@@ -95,6 +96,16 @@ def test_the_mp4_carries_the_subtitles(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "out" / "video.mp4")) as file:
         texts = [bytes(p)[2:].decode() for p in file.demux(file.streams.subtitles[0]) if p.size > 2]
     assert texts == ["first", "second"]
+
+
+def test_the_schedule_can_be_set(tmp_path: Path) -> None:
+    options = ["--latents", "--steps", "2", "--shift", "3", "--context-noise", "50"]
+    assert gen(tmp_path / "a", A + "[0.75s]", *options).exit_code == 0
+    assert gen(tmp_path / "b", A + "[0.75s]", "--latents").exit_code == 0
+    a, b = (load_file(tmp_path / n / "latents.safetensors")["latents"] for n in ("a", "b"))
+    assert not torch.allclose(a, b)
+    record = json.loads((tmp_path / "a" / "run.json").read_text())
+    assert record["schedule"] == {"steps": [1.0, 0.5], "shift": 3.0, "context": 50.0}
 
 
 def test_an_existing_folder_needs_force(tmp_path: Path) -> None:
@@ -185,6 +196,8 @@ def test_bad_specs(args: list[str], says: str) -> None:
         (["gen", "a red dog"], "does not know the word 'dog'"),
         (["gen", "a[5s"], "never closed. Write the duration as [5s]. (character 2)"),
         (["gen", A, "--steps", "0"], "too few"),
+        (["gen", A, "--shift", "0"], "shift 0"),
+        (["gen", A, "--context-noise", "1000"], "context noise 1000"),
         (["gen", A, "--device", "cuda:99"], "is not there"),
         (["gen", A, "--device", "meta"], "is not there"),
         (["gen", A, "--prefix", "missing.mp4"], "not a file"),

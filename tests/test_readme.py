@@ -19,7 +19,17 @@ def test_the_python_runs(tmp_path: Path) -> None:
     check = "\nassert frames.shape == (3, 32, 32, 3)\nassert result.prompts == ('a red circle jumps on navy',)"
     subprocess.run([sys.executable, "-c", "import torch; torch.set_num_threads(1)\n" + use + check], check=True)
     (tmp_path / "dilated.py").write_text(own)
-    command = [sys.executable, "-m", "rollout", "explain", "a[9s]", "--plugin", "dilated.py", "--cache", "dilated+flush"]
+    command = [
+        sys.executable,
+        "-m",
+        "rollout",
+        "explain",
+        "a[9s]",
+        "--plugin",
+        "dilated.py",
+        "--cache",
+        "dilated+flush",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "relativistic dilated+flush" in done.stdout
 
