@@ -51,7 +51,7 @@ RECIPE = """## The recipe
 of wall time on 2 CPU cores (AMD EPYC, one thread a process), shared with other work. It was stopped and resumed: the mix of
 clips was changed twice, at step 1800 (3-frame clips added) and at step 5200 (more of them, and more windows of one frame,
 because the first block was what it did worst); one run of the command above from the start uses the last mix throughout and
-has not been made. The learning rate was constant until about step 2900 and fell linearly to 0 at the end.
+has not been made. {rates}
 
 Loss (mean of 50 steps): {losses}.
 """
@@ -129,11 +129,11 @@ def cut(found: dict[str, Any]) -> str:
     return rows(["cut", *keys], [[name, *(percent(r.get(key)) for key in keys)] for name, r in found["cut"].items()])
 
 
-def card(found: dict[str, Any], log: list[dict[str, Any]], steps: int, decay: int) -> str:
+def card(found: dict[str, Any], log: list[dict[str, Any]], steps: int, decay: int, rates: str) -> str:
     """The whole card."""
     picks = [log[int(i * (len(log) - 1) / 7)] for i in range(8)]
     losses = ", ".join(f"{row['loss']:.4f} at {row['step']}" for row in picks)
-    parts = [HEAD, RECIPE.format(steps=steps, decay=decay, minutes=log[-1]["minutes"], losses=losses)]
+    parts = [HEAD, RECIPE.format(steps=steps, decay=decay, minutes=log[-1]["minutes"], rates=rates, losses=losses)]
     parts.append(f"## What it reaches\n\nWeights `{found['weights']}`, seed {found['seed']}.\n\n" + scores(found))
     for name, title, function in (
         (
@@ -151,7 +151,7 @@ def card(found: dict[str, Any], log: list[dict[str, Any]], steps: int, decay: in
     ):
         if name in found:
             parts.append(f"### {title}\n\nn = {found[name + '_n']}.\n\n" + function(found))
-    return "\n".join(parts).replace("\n\n\n", "\n\n") + "\n"
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def main() -> None:
@@ -161,6 +161,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True, help="log.jsonl of the training run")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--decay", type=int, required=True)
+    parser.add_argument("--rates", default="", help="a sentence on how the learning rate really went")
     parser.add_argument("--to", type=Path, default=Path(__file__).parent / "MODEL_CARD.md")
     args = parser.parse_args()
     found: dict[str, Any] = {}
@@ -172,7 +173,7 @@ def main() -> None:
         found |= {k: v for k, v in one.items() if k not in kept or k not in found}
         found |= {f"{k}_n": one["n"] for k in ("long", "reaction", "cut") if k in one}
     log = [json.loads(line) for line in args.log.read_text().splitlines()]
-    write_text(args.to, card(found, log, args.steps, args.decay))
+    write_text(args.to, card(found, log, args.steps, args.decay, args.rates))
 
 
 if __name__ == "__main__":
