@@ -1,6 +1,7 @@
 """Wan 2.1 as a backend: the hooked transformer, its text encoder and its VAE."""
 
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -126,6 +127,8 @@ def _dispatch(name: str) -> Any:
 
 def load_transformer(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
     """The transformer of a diffusers-format folder. Raises BackendError."""
+    if find_spec("accelerate") is None:
+        raise BackendError("the backend 'wan' needs accelerate to load models. Install rollout-video[wan].")
     from diffusers import WanTransformer3DModel
 
     read_config(folder)
