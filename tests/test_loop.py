@@ -242,9 +242,12 @@ def test_five_forwards_a_block_and_the_clean_pass_is_at_timestep_0(micro: Sprite
     class Counts(Breaks):
         def denoise(self, x, t, prompt, attend):
             seen.append(t)
-            return self.inner.denoise(x, t, prompt, attend)
+            out = self.inner.denoise(x, t, prompt, attend)
+            assert bool(run.cache._staged) == (t == 0), "noisy passes stage nothing"
+            return out
 
-    list(generate(Counts(micro, -1), preset("self-forcing"), f"{A}[0.75s]"))
+    run = generate(Counts(micro, -1), preset("self-forcing"), f"{A}[0.75s]")
+    list(run)
     assert [round(t, 4) for t in seen] == [1000.0, 937.5, 833.3333, 625.0, 0.0] * 2
 
 
