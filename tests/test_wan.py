@@ -568,3 +568,17 @@ def test_bench_speed_on_random_weights(tmp_path: Path) -> None:
         assert row["strategy"] in done.output
         assert min(row["model"], row["attention"], row["cache"], row["frames_per_second"]) > 0
         assert row["host_syncs"] == 0
+
+
+@pytest.mark.parametrize("name", ["self-forcing", "longlive", "infinity-rope", "memrope"])
+def test_precision_against_float64(name: str) -> None:
+    """The relative error of float32 and bfloat16 over 12 blocks and a switch; run with -s to see it."""
+    found = {}
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        wan = Worded(transformer().to(dtype), height=32, width=48)
+        found[dtype] = latents(generate(wan, preset(name), "a cat[6s] | b dog[3s]"))
+    truth = found[torch.float64]
+    single, half = (((found[d] - truth).norm() / truth.norm()).item() for d in (torch.float32, torch.bfloat16))
+    print(f"\n{name}: float32 {single:.1e}, bfloat16 {half:.1e}")
+    assert single < 1e-5
+    assert half < 3e-2
