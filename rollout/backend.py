@@ -12,6 +12,17 @@ Attend = Callable[[int, "Tensor", "Tensor", "Tensor"], "Tensor"]
 """(layer, q, k, v) -> attention output, all (B, F*h*w, heads, D); q and k are normed and NOT rotated."""
 
 
+Axes = tuple[int, int, int]
+"""Rotary pairs of time, height and width."""
+
+
+def split_pairs(head_dim: int) -> Axes:
+    """Wan's split of the head_dim / 2 rotation pairs over time, height and width (22, 21, 21 for 128)."""
+    pairs = head_dim // 2
+    side = pairs // 3
+    return pairs - 2 * side, side, side
+
+
 @dataclass(frozen=True)
 class Spec:
     """A model's geometry and time, readable without torch.

@@ -1,6 +1,7 @@
 """Files that appear whole under their names or not at all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from hashlib import sha256
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -54,3 +55,13 @@ def free_folder(parent: Path) -> Path:
     while (parent / f"{number:03d}").exists():
         number += 1
     return parent / f"{number:03d}"
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """A hash of the files' folders, names, sizes and first MiB: enough for weights, whose headers lie there."""
+    digest = sha256()
+    for file in sorted(files):
+        digest.update(f"{file.parent.name}/{file.name} {file.stat().st_size}".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(2**20))
+    return digest.hexdigest()

@@ -10,16 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-Axes = tuple[int, int, int]
+from rollout.backend import Axes
+
 Table = tuple[Tensor, Tensor]
 """cos and sin, each (tokens, pairs)."""
-
-
-def split_pairs(head_dim: int) -> Axes:
-    """Wan's split of the head_dim / 2 rotation pairs over time, height and width (22, 21, 21 for 128)."""
-    pairs = head_dim // 2
-    side = pairs // 3
-    return pairs - 2 * side, side, side
 
 
 def angles(indices: Sequence[int] | Tensor, pairs: int, theta: float = 10000.0) -> Tensor:

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.rope import rotate, split_pairs, table
+from rollout.backend import split_pairs
+from rollout.rope import rotate, table
 
 AXES = (4, 2, 2)
 GRID = (2, 3)

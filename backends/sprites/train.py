@@ -18,12 +18,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rollout.backend import split_pairs
 from rollout.backends.sprites.clips import BLOCK, Clip, sample_clip
 from rollout.backends.sprites.codec import Codec, fit_codec
 from rollout.backends.sprites.model import Shape, SpriteTransformer
 from rollout.backends.sprites.world import render
 from rollout.files import write_whole
-from rollout.rope import rotate, split_pairs, table
+from rollout.rope import rotate, table
 
 SIGMAS = (1.0, 0.9375, 0.8333333, 0.625)
 """The noise levels of the 4-step schedule; three in ten blocks are trained exactly there."""

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rollout.backend import Attend, Spec
+from rollout.backend import Attend, Spec, split_pairs
 from rollout.backends.sprites import spec as shipped_spec
 from rollout.backends.sprites.codec import Codec
 from rollout.backends.sprites.grammar import parse
@@ -23,7 +23,6 @@ from rollout.backends.sprites.world import SIZE, render, sample_world
 from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
 from rollout.files import write_whole
-from rollout.rope import split_pairs
 
 WEIGHTS = Path(__file__).parent / "sprites.safetensors"
 

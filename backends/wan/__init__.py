@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollout.backend import Spec
+from rollout.backend import Spec, split_pairs
 from rollout.errors import BackendError
 
 if TYPE_CHECKING:
@@ -14,14 +14,20 @@ HEIGHT, WIDTH = 480, 832
 SPATIAL = 8
 """Pixels of a latent pixel's side (the VAE's stride in space)."""
 
+SIZES: dict[str, dict[str, Any]] = {
+    "1.3b": {"num_layers": 30, "num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960},
+    "14b": {"num_layers": 40, "num_attention_heads": 40, "attention_head_dim": 128, "ffn_dim": 13824},
+    "tiny": {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 64, "text_dim": 32},
+}
+"""Wan 2.1's released sizes, and one for tests."""
+
 
 def spec(config: dict[str, Any] | None = None, height: int = HEIGHT, width: int = WIDTH) -> Spec:
     """Geometry of Wan2.1-T2V-1.3B at 480x832, or of a transformer's config at another size, without torch."""
-    config = config or {"num_layers": 30, "num_attention_heads": 12, "attention_head_dim": 128, "in_channels": 16}
+    config = config or {"in_channels": 16, **SIZES["1.3b"]}
     for name, size in (("height", height), ("width", width)):
         if size <= 0 or size % (2 * SPATIAL):
             raise BackendError(f"{name} {size} is not a multiple of {2 * SPATIAL}. Use such as 480 and 832.")
-    pairs = config["attention_head_dim"] // 2
     return Spec(
         name="wan",
         layers=config["num_layers"],
@@ -29,7 +35,7 @@ def spec(config: dict[str, Any] | None = None, height: int = HEIGHT, width: int 
         head_dim=config["attention_head_dim"],
         latent=(config["in_channels"], height // SPATIAL, width // SPATIAL),
         grid=(height // SPATIAL // 2, width // SPATIAL // 2),
-        axes=(pairs - 2 * (pairs // 3), pairs // 3, pairs // 3),
+        axes=split_pairs(config["attention_head_dim"]),
         table=config.get("rope_max_seq_len", 1024),
         stride=4,
         fps=16.0,

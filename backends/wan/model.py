@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rollout.backend import Attend, Spec
+from rollout.backends.wan import SPATIAL
 from rollout.backends.wan import spec as geometry
 from rollout.backends.wan.hooks import hooked
 from rollout.backends.wan.text import TextEncoder
@@ -19,6 +20,7 @@ from rollout.backends.wan.vae import WanDecoder, encode_frames
 from rollout.backends.wan.weights import read_config
 from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
+from rollout.files import fingerprint
 
 
 class Wan:
@@ -84,7 +86,7 @@ class Wan:
 
     def encode_video(self, frames: NDArray[np.uint8]) -> Tensor:
         """Latents (F, 16, H, W) of the first whole blocks of a video of the model's size."""
-        height, width = (16 // 2 * n for n in self.spec.latent[1:])
+        height, width = (SPATIAL * n for n in self.spec.latent[1:])
         if frames.shape[1:3] != (height, width):
             raise BackendError(
                 f"the video is {frames.shape[2]}x{frames.shape[1]}; the model runs at {width}x{height}. Scale it."
@@ -191,21 +193,9 @@ def load_wan(
         text=TextEncoder(folder, device=place, dtype=kind),
         vae=vae.to(place).eval().requires_grad_(False),
         attention_backend=attention_backend,
-        digest=_digest(folder),
+        digest=fingerprint((folder / "transformer").glob("*.safetensors"))[:16],
     )
     wan.device = place
     if compile:
         transformer.compile_repeated_blocks()
     return wan
-
-
-def _digest(folder: Path) -> str:
-    """Of the transformer's shards: names, sizes and headers."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for file in sorted((folder / "transformer").glob("*.safetensors")):
-        digest.update(f"{file.name} {file.stat().st_size}".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(2**20))
-    return digest.hexdigest()[:16]

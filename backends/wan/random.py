@@ -1,22 +1,13 @@
 """Wan models with random weights, at a released size or smaller: for speed, where numbers mean nothing."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from rollout.backends.wan import HEIGHT, WIDTH
+from rollout.backends.wan import HEIGHT, SIZES, WIDTH
 from rollout.backends.wan.model import Wan
 from rollout.backends.wan.text import TOKENS
 from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
-
-SIZES: dict[str, dict[str, Any]] = {
-    "1.3b": {"num_layers": 30, "num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960},
-    "14b": {"num_layers": 40, "num_attention_heads": 40, "attention_head_dim": 128, "ffn_dim": 13824},
-    "tiny": {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 64, "text_dim": 32},
-}
-"""Wan 2.1's released sizes, and one for tests."""
 
 
 class RandomWan(Wan):

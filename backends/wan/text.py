@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rollout.errors import BackendError, OutputError
-from rollout.files import write_whole
+from rollout.files import fingerprint, write_whole
 
 TOKENS = 512
 
@@ -64,13 +64,8 @@ class TextEncoder:
     def _key(self, text: str) -> str:
         """Of the text, the encoder's files and dtype."""
         if not self._identity:
-            digest = hashlib.sha256(str(self.dtype).encode())
-            for part in ("text_encoder", "tokenizer"):
-                for file in sorted((self.folder / part).glob("*")):
-                    digest.update(f"{part}/{file.name} {file.stat().st_size}".encode())
-                    with file.open("rb") as stream:
-                        digest.update(stream.read(2**20))  # a shard's header and first tensors
-            self._identity = digest.hexdigest()
+            files = [file for part in ("text_encoder", "tokenizer") for file in (self.folder / part).glob("*")]
+            self._identity = f"{self.dtype} {fingerprint(files)}"
         return hashlib.sha256(f"{self._identity}\n{TOKENS}\n{text}".encode()).hexdigest()[:32]
 
     @torch.no_grad()

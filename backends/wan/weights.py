@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rollout.errors import BackendError, OutputError
 
-PREFIXES = ("_fsdp_wrapped_module.", "model.", "generator.")
+PREFIXES = ("model.", "generator.")
 """Wrappers of the released checkpoints' names (Self-Forcing and its family)."""
 LORA_PREFIXES = (*PREFIXES, "base_model.")
 SHARD = 4 * 2**30
@@ -27,30 +27,34 @@ def read_checkpoint(path: Path, *, raw: bool = False) -> dict[str, Tensor]:
 
     Self-Forcing `.pt`: `generator_ema`, or `generator` with `raw`; or safetensors. Raises BackendError.
     """
+    state = _read(path, "checkpoint")
+    wanted = "generator" if raw else "generator_ema"
+    if wanted not in state and ("generator" in state or "generator_ema" in state):
+        other = "--raw" if "generator" in state else "no --raw"
+        raise BackendError(f"{path} holds no {wanted!r}, only {', '.join(map(str, state))}. Use {other}.")
+    return {strip(name, PREFIXES): tensor for name, tensor in _tensors(path, state.get(wanted, state)).items()}
+
+
+def _read(path: Path, what: str) -> Mapping[str, Any]:
+    """What a .pt or safetensors file holds, memory-mapped; no pickled code is run. Raises BackendError."""
     if not path.is_file():
-        raise BackendError(f"the checkpoint {path} is not a file. Give a .pt or .safetensors file.")
-    return {strip(name, PREFIXES): tensor for name, tensor in _tensors(path, raw).items()}
-
-
-def _tensors(path: Path, raw: bool) -> dict[str, Tensor]:
+        raise BackendError(f"the {what} {path} is not a file. Give a .pt or .safetensors file.")
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise BackendError(
-            f"{path} cannot be read as a checkpoint: {_first_line(error)}. It may be truncated."
-        ) from error
+        raise BackendError(f"{path} cannot be read as a {what}: {_first_line(error)}. It may be truncated.") from error
     except Exception as error:  # torch.load's refusals of pickled code have no common class
         raise BackendError(
             f"{path} is no plain tensor file, and rollout runs no pickled code: {_first_line(error)}."
         ) from error
-    wanted = "generator" if raw else "generator_ema"
-    if isinstance(state, Mapping) and wanted not in state and ("generator" in state or "generator_ema" in state):
-        other = "--raw" if "generator" in state else "no --raw"
-        raise BackendError(f"{path} holds no {wanted!r}, only {', '.join(map(str, state))}. Use {other}.")
-    state = state.get(wanted, state) if isinstance(state, Mapping) else state
+    return state if isinstance(state, Mapping) else {}
+
+
+def _tensors(path: Path, state: Any) -> dict[str, Tensor]:
+    """A state dict, checked to be one. Raises BackendError."""
     if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
         raise BackendError(f"{path} holds no mapping of names to tensors. Give a model's state dict.")
     return dict(state)
@@ -109,12 +113,13 @@ def convert(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[st
     return {new: tensors[old] for new, old in renamed.items()}
 
 
-def merge_lora(tensors: dict[str, Tensor], path: Path, *, raw: bool = False, alpha: float | None = None) -> None:
+def merge_lora(tensors: dict[str, Tensor], path: Path, *, alpha: float | None = None) -> None:
     """Add a peft LoRA's alpha / rank * B A to the weights it names, in place. Raises BackendError.
 
     `alpha` is not in a peft state dict; None means alpha = rank, as LongLive trains it.
     """
-    state = _tensors(path, raw) if path.suffix == ".safetensors" else _lora_state(path)
+    whole = _read(path, "LoRA")
+    state = _tensors(path, whole.get("generator_lora", whole))
     pairs: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
         base, found, rest = strip(name, LORA_PREFIXES).partition(".lora_")
@@ -135,19 +140,6 @@ def merge_lora(tensors: dict[str, Tensor], path: Path, *, raw: bool = False, alp
         tensors[name] = (tensors[name].float() + scale * (up @ down)).to(tensors[name].dtype)
 
 
-def _lora_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise BackendError(f"the LoRA {path} is not a file. Give a .pt or .safetensors file.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise BackendError(f"{path} cannot be read as a LoRA: {_first_line(error)}.") from error
-    state = state.get("generator_lora", state) if isinstance(state, Mapping) else {}
-    if not state or not all(isinstance(t, Tensor) for t in state.values()):
-        raise BackendError(f"{path} holds no LoRA tensors. Give a file that peft wrote.")
-    return dict(state)
-
-
 def import_checkpoint(
     checkpoint: Path, base: Path, to: Path, *, raw: bool = False, lora: Path | None = None, alpha: float | None = None
 ) -> dict[str, Any]:
@@ -159,7 +151,7 @@ def import_checkpoint(
     config = read_config(base)
     tensors = read_checkpoint(checkpoint, raw=raw)
     if lora is not None:
-        merge_lora(tensors, lora, raw=raw, alpha=alpha)
+        merge_lora(tensors, lora, alpha=alpha)
     converted = convert(tensors, config)
     with _whole_folder(to) as partial:
         _link_tree(base, partial, skip=base / "transformer")
