@@ -32,6 +32,12 @@ class Entry:
         backend: Backend = load(**options)
         return backend
 
+    def digest(self, model: str | None = None) -> str | None:
+        """The identity of the weights that `load(model=...)` would take, without loading them; None where unknown."""
+        find_digest = getattr(import_module(self.module), "digest", None)
+        found: str | None = None if find_digest is None else find_digest(model)
+        return found
+
 
 BACKENDS = {
     "sprites": Entry("rollout.backends.sprites", "the embedded model: a sprite world, 8 fps, runs anywhere"),

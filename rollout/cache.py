@@ -56,6 +56,8 @@ class KVCache:
         self._placed: tuple[Placement, Table, Table, dict[int, Tensor]] | None = None
         self._version = 0
         self._broken = ""
+        self.rotated = 0
+        """Bytes of queries and keys that were rotated so far."""
 
     @property
     def bytes(self) -> int:
@@ -127,17 +129,21 @@ class KVCache:
             if version != self._version:
                 raise CacheError("the cache has changed since this reader was made. Make a new one for each block.")
             if layer not in held and count:
-                held[layer] = rotate(self._store[layer][0][:, :count].flatten(1, 2), past)
-            keys, values = rotate(k, own), v
+                held[layer] = self._rotate(self._store[layer][0][:, :count].flatten(1, 2), past)
+            keys, values = self._rotate(k, own), v
             if count:
                 keys = torch.cat([held[layer], keys.to(held[layer].dtype)], 1)
                 values = torch.cat([self._store[layer][1][:, :count].flatten(1, 2).to(v.dtype), v], 1)
             if stage:
                 self._staged[layer] = (k.detach(), v.detach())
-            q, keys, values = (x.to(v.dtype).transpose(1, 2) for x in (rotate(q, own), keys, values))
+            q, keys, values = (x.to(v.dtype).transpose(1, 2) for x in (self._rotate(q, own), keys, values))
             return self.attention(q, keys, values).transpose(1, 2)
 
         return attend
+
+    def _rotate(self, x: Tensor, turns: Table) -> Tensor:
+        self.rotated += x.numel() * x.element_size()
+        return rotate(x, turns)
 
     def _tables(self, placement: Placement) -> tuple[Table, Table, dict[int, Tensor]]:
         """The rotations of block and slots, and the rotated cached keys by layer, shared by all passes of a placement."""

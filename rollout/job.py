@@ -1,8 +1,9 @@
-"""A rollout into a folder: video.mp4, subtitles.vtt, contact.png, run.json and, on request, latents.safetensors."""
+"""A rollout into a folder: video.mp4, subtitles.vtt, contact.png, run.json; on request latents.safetensors, frames.mkv."""
 
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +24,7 @@ from rollout.script import Script
 from rollout.strategy import Strategy
 from rollout.video import Frames, Tile, VideoWriter, contact_sheet, read_video, webvtt
 
-FILES = ("video.mp4", "subtitles.vtt", "contact.png", "run.json", "latents.safetensors")
+FILES = ("video.mp4", "subtitles.vtt", "contact.png", "run.json", "latents.safetensors", "frames.mkv")
 SHEET = 40
 """Tiles of a contact sheet at most."""
 
@@ -40,6 +41,8 @@ class Job:
     schedule: Schedule = field(default_factory=Schedule)
     prefix: str | None = None
     latents: bool = False
+    exact: bool = False
+    """Also keep the frames without loss, in frames.mkv."""
 
     def __post_init__(self) -> None:
         self.script = Script.parse(self.text)
@@ -56,14 +59,19 @@ class Job:
         begun, decoding = time.monotonic(), 0.0
         for name in FILES:  # of an earlier run, with --force
             (self.folder / name).unlink(missing_ok=True)
-        with VideoWriter(self.folder / "video.mp4", spec.fps, subtitles=bool(lines)) as video:
+        with ExitStack() as stack:
+            video = stack.enter_context(VideoWriter(self.folder / "video.mp4", spec.fps, subtitles=bool(lines)))
+            writers = [video]
+            if self.exact:
+                writers.append(stack.enter_context(VideoWriter(self.folder / "frames.mkv", spec.fps, exact=True)))
             for line in lines:
                 video.subtitle(line)
             for result in run:
                 before = time.monotonic()
                 frames: Frames = decoder.push(result.latents[0]).numpy()
                 sheet.add(result, frames, spec.seconds(result.block.start))
-                video.write(frames)
+                for writer in writers:
+                    writer.write(frames)
                 if self.latents:
                     kept.append(result.latents[0].float().cpu())
                 decoding += time.monotonic() - before
@@ -80,6 +88,7 @@ class Job:
         timings = {
             "seconds": seconds,
             "decode_and_write_seconds": decoding,
+            "generate_seconds": seconds - decoding,
             "frames": count,
             "frames_per_second": count / seconds,
         }

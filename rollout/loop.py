@@ -1,5 +1,6 @@
 """The loop: a strategy, a backend and a script to latent blocks, one result a block."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -43,7 +44,8 @@ class Rollout(Iterator[Result]):
     """A running rollout: iterate for its blocks; `prompt` and `cut` act from the next block on.
 
     `events` logs what came from outside, so that the run can be repeated exactly; `cache` is its KVCache; `blocks` counts
-    the planned blocks and `first` those given as a prefix.
+    the planned blocks and `first` those given as a prefix; `forwards` counts the model's passes so far, and
+    `switch_seconds` holds what each prompt change or cut took, replays included.
     """
 
     def __init__(
@@ -87,6 +89,8 @@ class Rollout(Iterator[Result]):
         self._step: Step | None = None
         self._prepared = 0
         self.events: list[Event] = []
+        self.forwards = 0
+        self.switch_seconds: list[float] = []
 
     def prompt(self, *texts: str) -> None:
         """From the next block on, roll out this prompt (one for all, or one a batch row). Raises PromptError."""
@@ -118,7 +122,9 @@ class Rollout(Iterator[Result]):
         prompt = self._prompt[1]
         if self._prepared == 0:  # a block that is tried again is not prepared again
             if step.switch is not None:
+                begun = self._now()
                 self._switch(step.switch, step.replay, prompt, block.frames)
+                self.switch_seconds.append(self._now() - begun)
             self._prepared = 1
         if self._prepared == 1:
             cache.apply(step.room)
@@ -128,6 +134,7 @@ class Rollout(Iterator[Result]):
             x0 = given
         else:
             x0 = sample(self.backend, block, self._noise, prompt, cache.reader(step.placement), self.schedule)
+            self.forwards += len(self.schedule.steps)
         self._encode(x0, prompt, step.placement)
         cache.commit(step.admitted)
         self._remember(block, x0)
@@ -136,6 +143,13 @@ class Rollout(Iterator[Result]):
     def _encode(self, x0: Tensor, prompt: Tensor, placement: Placement) -> None:
         """The clean pass: stage the block's keys and values."""
         self.backend.denoise(x0, self.schedule.context, prompt, self.cache.writer(placement))
+        self.forwards += 1
+
+    def _now(self) -> float:
+        """Seconds, once the device is idle."""
+        if self.backend.device.type == "cuda":
+            torch.cuda.synchronize(self.backend.device)
+        return time.monotonic()
 
     def _switch(self, edit: Edit, replay: Replay | None, prompt: Tensor, frames: int) -> None:
         """Apply the edit and encode the replayed frames again; a cache left half-way is marked unusable."""

@@ -46,6 +46,13 @@ def record(
         "prefix": prefix,
         "events": [{"block": e.block, "kind": e.kind, "value": list(e.value)} for e in run.events],
         "timings": timings,
+        "costs": {
+            "forwards": run.forwards,
+            "blocks": run.blocks,
+            "kv_bytes": run.cache.bytes,
+            "rotated_bytes": run.cache.rotated,
+            "switch_seconds": run.switch_seconds,
+        },
         "versions": versions(backend),
     }
 

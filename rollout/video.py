@@ -1,8 +1,9 @@
 """Writing and reading video: a streaming mp4 with a soft subtitle track, WebVTT, and contact sheets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -42,28 +43,33 @@ class Subtitle:
 
 
 class VideoWriter:
-    """Writes an H.264 mp4 as frames come, fragmented so that it plays while it grows.
+    """Writes an H.264 mp4 as frames come, fragmented so that it plays while it grows; or FFV1, which loses nothing.
 
-    Frames smaller than 256 pixels are enlarged by a whole factor, nearest neighbour. The file is NAME.partial.mp4 until
-    `close`, and is removed when the block ends in an error.
+    Frames smaller than 256 pixels are enlarged by a whole factor, nearest neighbour. `exact`, for an .mkv, keeps every
+    pixel as it is. The file is NAME.partial.mp4 until `close`, and is removed when the block ends in an error.
     """
 
-    def __init__(self, path: Path, fps: float, *, least: int = 256, subtitles: bool = False) -> None:
+    def __init__(
+        self, path: Path, fps: float, *, least: int = 256, subtitles: bool = False, exact: bool = False
+    ) -> None:
         self.path, self.partial = path, path.with_suffix(f".partial{path.suffix}")
-        self.frames, self._least = 0, least
+        self.frames, self._least = 0, 1 if exact else least
         self._rate = Fraction(fps).limit_denominator(1001)
         try:
             self.partial.touch()  # av itself opens the file at its first packet
-            self._file = av.open(
-                str(self.partial), "w", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"}
-            )
+            growing = {} if exact else {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+            self._file = av.open(str(self.partial), "w", options=growing)
         except (OSError, av.FFmpegError) as error:
             raise OutputError(f"the video {self.partial} cannot be written: {error}. Choose another --out.") from error
-        self._stream = self._file.add_stream(
-            "libx264", rate=self._rate, options={"crf": "16", "preset": "veryfast", "bf": "0"}
-        )
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.codec_context.gop_size = max(1, round(fps))
+        if exact:
+            self._stream = self._file.add_stream("ffv1", rate=self._rate)
+            self._stream.pix_fmt = "bgr0"
+        else:
+            self._stream = self._file.add_stream(
+                "libx264", rate=self._rate, options={"crf": "16", "preset": "veryfast", "bf": "0"}
+            )
+            self._stream.pix_fmt = "yuv420p"
+            self._stream.codec_context.gop_size = max(1, round(fps))
         self._waiting: list[Subtitle] = []
         self._text = self._file.add_stream("mov_text") if subtitles else None
         if self._text is not None:
@@ -144,18 +150,33 @@ class VideoWriter:
 
 def read_video(path: Path, *, most: int | None = None) -> Frames:
     """All frames (N, height, width, 3) of a video file, at most `most`. Raises OutputError."""
+    return np.stack(list(islice(stream_video(path), most)))
+
+
+def stream_video(path: Path) -> Iterator[Frames]:
+    """The frames (height, width, 3) of a video file one by one. Raises OutputError."""
+    none = True
     try:
         with av.open(str(path)) as file:
-            frames = []
             for frame in file.decode(video=0):
-                frames.append(frame.to_ndarray(format="rgb24"))
-                if most is not None and len(frames) >= most:
-                    break
+                none = False
+                yield frame.to_ndarray(format="rgb24")
     except (OSError, av.FFmpegError, IndexError) as error:
         raise OutputError(f"{path} cannot be read as a video: {error}. Give an mp4 or another video file.") from error
-    if not frames:
+    if none:
         raise OutputError(f"{path} holds no frames. Give a video with at least one.")
-    return np.stack(frames)
+
+
+def video_fps(path: Path) -> float:
+    """Frames a second of a video file. Raises OutputError."""
+    try:
+        with av.open(str(path)) as file:
+            rate = file.streams.video[0].average_rate
+    except (OSError, av.FFmpegError, IndexError) as error:
+        raise OutputError(f"{path} cannot be read as a video: {error}. Give an mp4 or another video file.") from error
+    if not rate:
+        raise OutputError(f"{path} does not say its frames a second. Give an mp4 or another video file.")
+    return float(rate)
 
 
 def webvtt(lines: Sequence[Subtitle]) -> str:

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from rollout import load_backend
 from rollout.backends import BACKENDS
+from rollout.backends.sprites import WEIGHTS
 from rollout.backends.sprites.clips import frame_mask, sample_clip
 from rollout.backends.sprites.codec import fit_codec
 from rollout.backends.sprites.evaluate import accuracy, matches
 from rollout.backends.sprites.grammar import ACTIONS, BACKGROUNDS, COLOURS, SHAPES, TOKENS, Caption, parse
 from rollout.backends.sprites.trackers import track
-from rollout.backends.sprites.weights import WEIGHTS, save_weights
+from rollout.backends.sprites.weights import save_weights
 from rollout.backends.sprites.world import World, render, sample_world
 from rollout.errors import BackendError, PromptError
 from tests.conftest import MICRO, micro_backend

@@ -1,11 +1,17 @@
 """The embedded model: a causal video diffusion transformer of the Wan kind on a procedural sprite world."""
 
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rollout.backend import Spec
+from rollout.errors import BackendError
 
 if TYPE_CHECKING:
     from rollout.backends.sprites.weights import Sprites
+
+
+WEIGHTS = Path(__file__).parent / "sprites.safetensors"
 
 
 def spec() -> Spec:
@@ -23,6 +29,14 @@ def spec() -> Spec:
         stride=1,
         fps=8.0,
     )
+
+
+def digest(model: str | None = None) -> str:
+    """The identity of the shipped weights, or of the file `model`. Raises BackendError."""
+    path = Path(model) if model is not None else WEIGHTS
+    if not path.is_file():
+        raise BackendError(f"the sprite weights {path} are not a file. Leave the path out for the shipped ones.")
+    return sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def load(model: str | None = None, device: str = "cpu", dtype: str | None = None) -> "Sprites":

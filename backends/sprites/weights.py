@@ -1,9 +1,8 @@
 """The sprite model as a backend, and its weights on disk (safetensors)."""
 
-import hashlib
 import json
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rollout.backend import Attend, Spec, split_pairs
+from rollout.backends.sprites import WEIGHTS, digest
 from rollout.backends.sprites import spec as shipped_spec
 from rollout.backends.sprites.codec import Codec
 from rollout.backends.sprites.grammar import parse
 from rollout.backends.sprites.model import Shape, SpriteTransformer
-from rollout.backends.sprites.world import SIZE, render, sample_world
+from rollout.backends.sprites.world import SIZE, render, seeded_world
 from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
 from rollout.files import write_whole
-
-WEIGHTS = Path(__file__).parent / "sprites.safetensors"
 
 
 class SpriteDecoder:
@@ -93,11 +91,7 @@ class Sprites:
     def truth(self, prompt: str, blocks: int, seed: int) -> Tensor:
         """Latents (F, 64, 4, 4) of true frames of what the prompt names; the rest of the world is drawn from the seed."""
         frames = blocks * self.spec.block
-        world = sample_world(1, frames, torch.Generator().manual_seed(seed % 2**63))
-        named = {k: torch.tensor([v]) for k, v in asdict(parse(prompt)).items() if v is not None}
-        if "background" in named:
-            named["background"] = named["background"].expand(1, frames)
-        video = render(replace(world, **named), torch.arange(frames)[None])
+        video = render(seeded_world(parse(prompt), frames, seed), torch.arange(frames)[None])
         return self.codec.encode(video[0].to(self.device))
 
     def encode_video(self, frames: NDArray[np.uint8]) -> Tensor:
@@ -127,9 +121,7 @@ def load_sprites(
 ) -> Sprites:
     """Load weights written by `save_weights`. Raises BackendError."""
     path = Path(weights) if weights is not None else WEIGHTS
-    place = find_device(device)
-    if not path.is_file():
-        raise BackendError(f"the sprite weights {path} are not a file. Leave the path out for the shipped ones.")
+    place, identity = find_device(device), digest(str(path))
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -153,5 +145,5 @@ def load_sprites(
         codec,
         device=place,
         dtype=find_dtype(dtype or "float32", place),
-        digest=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        digest=identity,
     )

@@ -6,7 +6,7 @@ landmark are never in a prompt: only the cache can carry them.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -71,6 +71,15 @@ def sample_world(batch: int, frames: int, generator: torch.Generator) -> World:
     subject = draw(len(COLOURS)), draw(len(SHAPES)), draw(len(ACTIONS)), draw(PERIOD)
     scene = draw(len(BACKGROUNDS)), draw(len(GROUNDS)), draw(len(LANDMARKS)), draw(len(INK))
     return World(*subject, *(s[:, None].expand(batch, frames).clone() for s in scene))
+
+
+def seeded_world(caption: Caption, frames: int, seed: int) -> World:
+    """One clip of what a caption names; the rest of its world is drawn from the seed."""
+    world = sample_world(1, frames, torch.Generator().manual_seed(seed % 2**63))
+    named = {name: torch.tensor([value]) for name, value in asdict(caption).items() if value is not None}
+    if "background" in named:
+        named["background"] = named["background"].expand(1, frames)
+    return replace(world, **named)
 
 
 def motion(action: Tensor, phase: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rollout.backend import Spec, split_pairs
 from rollout.errors import BackendError
+from rollout.files import fingerprint
 
 if TYPE_CHECKING:
     from rollout.backends.wan.model import Wan
@@ -40,6 +41,16 @@ def spec(config: dict[str, Any] | None = None, height: int = HEIGHT, width: int 
         stride=4,
         fps=16.0,
     )
+
+
+def digest(model: str | None = None) -> str:
+    """The identity of the transformer in the folder `model`. Raises BackendError."""
+    files = [] if model is None else sorted((Path(model) / "transformer").glob("*.safetensors"))
+    if not files:
+        raise BackendError(
+            f"there is no transformer in {model}. Add --model DIR, a Wan 2.1 folder in diffusers' format."
+        )
+    return fingerprint(files)[:16]
 
 
 def load(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rollout.backend import Attend, Spec
-from rollout.backends.wan import SPATIAL
+from rollout.backends.wan import SPATIAL, digest
 from rollout.backends.wan import spec as geometry
 from rollout.backends.wan.hooks import hooked
 from rollout.backends.wan.text import TextEncoder
@@ -20,7 +20,6 @@ from rollout.backends.wan.vae import WanDecoder, encode_frames
 from rollout.backends.wan.weights import read_config
 from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
-from rollout.files import fingerprint
 
 
 class Wan:
@@ -193,7 +192,7 @@ def load_wan(
         text=TextEncoder(folder, device=place, dtype=kind),
         vae=vae.to(place).eval().requires_grad_(False),
         attention_backend=attention_backend,
-        digest=fingerprint((folder / "transformer").glob("*.safetensors"))[:16],
+        digest=digest(str(folder)),
     )
     wan.device = place
     if compile:
