@@ -32,6 +32,12 @@ class Entry:
         backend: Backend = load(**options)
         return backend
 
+    def check_prompt(self, prompt: str) -> None:
+        """Raise PromptError for a prompt that the model does not understand, without loading it."""
+        check = getattr(import_module(self.module), "check_prompt", None)
+        if check is not None:
+            check(prompt)
+
     def digest(self, model: str | None = None) -> str | None:
         """The identity of the weights that `load(model=...)` would take, without loading them; None where unknown."""
         find_digest = getattr(import_module(self.module), "digest", None)

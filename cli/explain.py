@@ -37,7 +37,7 @@ def explain(
     steps = simulate(strategy, plan.blocks(spec), spec)
     if as_json:
         for n, step in enumerate(steps):
-            print(("[" if n == 0 else ",\n ") + json.dumps(as_dict(step)), end="")
+            print(("[" if n == 0 else ",\n ") + json.dumps(step.to_dict()), end="")
         print("]")
         return
     print(
@@ -46,20 +46,6 @@ def explain(
     for line in told(planned(plan, spec)):
         print(line)
     _table(steps, plan, whole)
-
-
-def as_dict(step: Step) -> dict[str, Any]:
-    """One block as JSON, in the state in which it is denoised."""
-    block = step.block
-    return {
-        "block": block.index,
-        "start": block.start,
-        "prompt": block.prompt,
-        "switch": block.switch,
-        "cut": block.cut,
-        "slots": [{"role": slot.role.value, "frame": slot.frame} for slot in step.slots],
-        "placement": {"slots": list(step.placement.slots), "block": list(step.placement.block)},
-    }
 
 
 def _table(steps: Iterator[Step], plan: Script, whole: bool) -> None:

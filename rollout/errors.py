@@ -41,5 +41,9 @@ class BackendError(RolloutError):
     """A backend or checkpoint that cannot be loaded or does not fit."""
 
 
+class SuiteError(RolloutError):
+    """A benchmark suite file that is not valid; says the file and the line."""
+
+
 class OutputError(RolloutError):
     """An output that cannot be written, or an input file that cannot be read."""

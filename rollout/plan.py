@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rollout.backend import Spec
 from rollout.errors import CacheError
@@ -20,6 +21,19 @@ class Step:
     slots: tuple[Slot, ...]
     placement: Placement
     admitted: tuple[Slot, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, in the state in which the block is denoised."""
+        block = self.block
+        return {
+            "block": block.index,
+            "start": block.start,
+            "prompt": block.prompt,
+            "switch": block.switch,
+            "cut": block.cut,
+            "slots": [{"role": slot.role.value, "frame": slot.frame} for slot in self.slots],
+            "placement": {"slots": list(self.placement.slots), "block": list(self.placement.block)},
+        }
 
     @property
     def after(self) -> tuple[Slot, ...]:

@@ -1,13 +1,17 @@
 """The run record: everything that a rollout's result depends on, as JSON."""
 
+import os
 import platform
 import sys
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+import torch
+
 from rollout import __version__
-from rollout.backend import Backend, Spec
+from rollout.backend import Spec
 from rollout.loop import Rollout
 from rollout.script import Script, planned
 from rollout.video import Subtitle
@@ -49,28 +53,37 @@ def record(
         "costs": {
             "forwards": run.forwards,
             "blocks": run.blocks,
+            "given": run.first,
             "kv_bytes": run.cache.bytes,
             "rotated_bytes": run.cache.rotated,
             "switch_seconds": run.switch_seconds,
         },
-        "versions": versions(backend),
+        "versions": machine(backend.device),
     }
 
 
-def versions(backend: Backend) -> dict[str, Any]:
-    """Interpreter, platform, packages and threads."""
-    import torch
-
+def machine(device: torch.device | None = None) -> dict[str, Any]:
+    """Interpreter, platform, processor, packages and threads."""
     found: dict[str, Any] = {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
-    if backend.device.type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(backend.device)
+    if device is not None and device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
     for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
     return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

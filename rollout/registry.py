@@ -18,9 +18,10 @@ _HOME = {
     "switches": "rollout.strategies.switches:SWITCHES",
     "presets": "rollout.strategies.presets:PRESETS",
     "backends": "rollout.backends:BACKENDS",
+    "metrics": "rollout.benchmarks.metrics:METRICS",
 }
 RULES = ("positions", "policies", "switches")
-GROUPS = (*_HOME, "metrics")
+GROUPS = tuple(_HOME)
 _added: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
 T = TypeVar("T")
 

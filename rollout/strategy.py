@@ -134,6 +134,17 @@ class Strategy:
             raise SpecError(f'the strategy lacks {missing[0]!r}. Add "{missing[0]}": {{"kind": ...}}.')
         return cls(**{axis: specs.part_from_dict(axis, data[axis]) for axis in AXES})
 
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Build from the form that `str` gives: "POSITIONS POLICY+SWITCH". Raises SpecError."""
+        positions, _, cache = text.strip().partition(" ")
+        if not cache.strip():
+            raise SpecError(
+                f"{text[:60]!r} is no strategy. Write POSITIONS POLICY+SWITCH, such as "
+                "'relativistic sink:window=6,sink=1+flush', or a preset's name."
+            )
+        return cls(specs.part_from_text("positions", positions), *specs.policy_and_switch(cache.strip()))
+
     def __str__(self) -> str:
         policy, switch = specs.part_to_text(self.policy), specs.part_to_text(self.switch)
         return f"{specs.part_to_text(self.positions)} {policy}+{switch}"

@@ -160,7 +160,8 @@ def stream_video(path: Path) -> Iterator[Frames]:
         with av.open(str(path)) as file:
             for frame in file.decode(video=0):
                 none = False
-                yield frame.to_ndarray(format="rgb24")
+                pixels: Frames = frame.to_ndarray(format="rgb24")  # type: ignore[assignment]  # rgb24 is uint8
+                yield pixels
     except (OSError, av.FFmpegError, IndexError) as error:
         raise OutputError(f"{path} cannot be read as a video: {error}. Give an mp4 or another video file.") from error
     if none:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rollout.backend import Spec
+from rollout.backends.sprites.grammar import parse
 from rollout.errors import BackendError
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ def digest(model: str | None = None) -> str:
     if not path.is_file():
         raise BackendError(f"the sprite weights {path} are not a file. Leave the path out for the shipped ones.")
     return sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise PromptError, with the vocabulary, for words that the world does not have."""
+    parse(prompt)
 
 
 def load(model: str | None = None, device: str = "cpu", dtype: str | None = None) -> "Sprites":

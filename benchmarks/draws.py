@@ -1,0 +1,41 @@
+"""Prompts of a suite: templates filled in evenly and in a fixed order."""
+
+import random
+import re
+from collections.abc import Iterator, Mapping
+from itertools import permutations
+
+from rollout.errors import SuiteError
+
+
+def draws(templates: tuple[str, ...], fill: Mapping[str, tuple[str, ...]], count: int) -> Iterator[str]:
+    """`count` scripts from templates: {colour} is one of its values, {colour.2} another one, evenly and in a fixed order.
+
+    Values come in shuffled rounds, so that after each round every one (or every ordered pair, ...) was drawn once.
+    """
+    holes = {m[1] or m[2]: 0 for t in templates for m in re.finditer(r"\{(\w+)\}|\{(\w+)\.\d+\}", t)}
+    for template in templates:
+        for match in re.finditer(r"\{([^{}]*)\}", template):
+            name, _, number = match[1].partition(".")
+            if name not in fill or (number and not number.isdecimal()):
+                raise SuiteError(
+                    f"the script {template!r} has {match[0]}, which [fill] does not have. Add {name} = [...]."
+                )
+            holes[name] = max(holes[name], int(number or 1))
+    rounds: dict[str, list[tuple[str, ...]]] = {}
+    for name, k in holes.items():
+        if len(fill[name]) < k:
+            raise SuiteError(f"{{{name}.{k}}} needs {k} different values, and [fill] has {len(fill[name])}. Add some.")
+        rounds[name] = list(permutations(fill[name], k))
+    for i in range(count):
+        drawn: dict[str, tuple[str, ...]] = {}
+        for name, values in rounds.items():
+            turn, place = divmod(i, len(values))
+            order = random.Random(f"{name} {turn}").sample(range(len(values)), len(values))
+            drawn[name] = values[order[place]]
+
+        def value(match: re.Match[str], drawn: dict[str, tuple[str, ...]] = drawn) -> str:
+            name, _, number = match[1].partition(".")
+            return drawn[name][int(number or 1) - 1]
+
+        yield re.sub(r"\{([^{}]*)\}", value, templates[i % len(templates)])

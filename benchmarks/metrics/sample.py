@@ -1,0 +1,151 @@
+"""What a metric sees of one rollout: its frames, its plan, its record. Everything is read once and on demand."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rollout.backend import Spec
+from rollout.benchmarks.metrics.features import extractor
+from rollout.errors import OutputError
+from rollout.registry import find
+from rollout.script import Script
+from rollout.slots import Block
+from rollout.video import Frames, stream_video, video_fps
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How a video changes, in grey levels of 0..255 averaged over pixels and channels."""
+
+    mean: Numbers
+    """(N-1,) mean absolute difference of neighbouring frames."""
+    strong: Numbers
+    """(N-1,) 95th percentile of the absolute difference over pixels (channel mean)."""
+    bend: Numbers
+    """(N-2,) mean absolute difference of a frame and the mean of its two neighbours."""
+
+
+@dataclass
+class Sample:
+    """One rollout, or any video: `video` is a file or frames (N, height, width, 3).
+
+    `blocks` and `prompts` (one a shot) are empty where nothing is known but the video; `given` counts the blocks that
+    were a prefix; `record` is the run record.
+    """
+
+    video: Path | Frames
+    fps: float
+    spec: Spec | None = None
+    blocks: tuple[Block, ...] = ()
+    prompts: tuple[str, ...] = ()
+    given: int = 0
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def frames(self) -> Iterator[Frames]:
+        """The frames (height, width, 3) one by one. Raises OutputError."""
+        return stream_video(self.video) if isinstance(self.video, Path) else iter(self.video)
+
+    def pixel(self, frame: int) -> int:
+        """The first pixel frame of a latent frame."""
+        return frame if self.spec is None else self.spec.pixel_frames(frame)
+
+    def seconds(self, frame: int) -> float:
+        """The time of a latent frame."""
+        return self.pixel(frame) / self.fps
+
+    @property
+    def events(self) -> tuple[Block, ...]:
+        """The blocks at which the prompt changes or a cut happens."""
+        return tuple(b for b in self.blocks if b.switch or b.cut)
+
+    @property
+    def seams(self) -> tuple[int, ...]:
+        """Pixel frames that open a generated block, those of prompt changes and cuts left out."""
+        return tuple(self.pixel(b.start) for b in self.blocks if b.index > self.given and not (b.switch or b.cut))
+
+    @cached_property
+    def changes(self) -> Changes:
+        """One pass over the video."""
+        means, strong, bends = [], [], []
+        two: Any = None
+        one: Any = None
+        for frame in self.frames():
+            now = frame.astype(np.float32)
+            if one is not None:
+                gap = np.abs(now - one)
+                means.append(gap.mean())
+                strong.append(np.percentile(gap.mean(-1), 95))
+            if two is not None:
+                bends.append(np.abs(one - (two + now) / 2).mean())
+            two, one = one, now
+        return Changes(*(np.array(x, np.float64) for x in (means, strong, bends)))
+
+    def features(self, name: str) -> Tensor:
+        """(N, D) unit vectors of every frame, by an extractor's name. Raises SpecError, BackendError."""
+        if name not in self._features:
+            found = torch.cat([chunk.double().cpu() for chunk in extractor(name)(self.frames())])
+            self._features[name] = torch.nn.functional.normalize(found, dim=-1)
+        return self._features[name]
+
+    @cached_property
+    def _features(self) -> dict[str, Tensor]:
+        return {}
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """A place for what several metrics share, by name."""
+        return {}
+
+
+def sample_of_video(path: Path) -> Sample:
+    """A video file alone, whatever made it. Raises OutputError."""
+    if not path.is_file():
+        raise OutputError(f"the video {path} is not a file. Give an mp4, or the folder of a run.")
+    return Sample(path, video_fps(path))
+
+
+def sample_of_run(folder: Path) -> Sample:
+    """A run's folder: frames.mkv where it was kept, else video.mp4, and run.json. Raises OutputError."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        script, costs, name = record["script"], record["costs"], record["backend"]["name"]
+        given = int(costs["given"])
+        text, fps, stride = str(script["text"]), float(script["fps"]), int(script["stride"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"{folder} is not the folder of a run: run.json {_why(error)}. Give a run's folder."
+        ) from error
+    spec = replace(find("backends", name).spec(), fps=fps, stride=stride)
+    plan = Script.parse(text)
+    exact = folder / "frames.mkv"
+    return Sample(
+        video=exact if exact.is_file() else folder / "video.mp4",
+        fps=fps,
+        spec=spec,
+        blocks=tuple(plan.blocks(spec, first=given)),
+        prompts=plan.prompts,
+        given=given,
+        record=record,
+    )
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "is missing"
+    return f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """The mean of some numbers, None of none."""
+    found = list(values)
+    return sum(found) / len(found) if found else None

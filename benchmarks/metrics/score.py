@@ -1,0 +1,51 @@
+"""Score, Curve and Metric: what a metric is and what it gives."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from rollout.benchmarks.metrics.sample import Sample
+
+Better = Literal["higher", "lower", "one", "zero", "neither"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A value over time; None where it is not defined. `unit` is that of x: "frame" (latent) or "s"."""
+
+    x: Sequence[float]
+    y: Sequence[float | None]
+    unit: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, six digits."""
+        return {
+            "unit": self.unit,
+            "x": [round(x, 6) for x in self.x],
+            "y": [None if y is None else round(y, 6) for y in self.y],
+        }
+
+
+@dataclass(frozen=True)
+class Score:
+    """One rollout under one metric; a value of None says that the metric does not apply to it."""
+
+    value: float | None
+    curve: Curve | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named function of a sample, with its unit, what is better, its definition and its source.
+
+    `needs`: "video" any video; "plan" the blocks too; "world" the sprite world; "record" the run record.
+    """
+
+    name: str
+    measure: Callable[["Sample"], Score | None]
+    unit: str
+    better: Better
+    about: str
+    source: str = ""
+    needs: Literal["video", "plan", "world", "record"] = "video"

@@ -1,0 +1,143 @@
+"""Run a suite into a folder: plan the cells, do what is missing, log every attempt."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rollout import __version__
+from rollout.backend import Spec
+from rollout.benchmarks.cell import Place, places
+from rollout.benchmarks.executors import Attempt, Executor
+from rollout.benchmarks.metrics import metric
+from rollout.benchmarks.store import Store
+from rollout.benchmarks.suite import Suite
+from rollout.benchmarks.work import Setup, Task
+from rollout.errors import OutputError
+from rollout.files import write_text
+from rollout.plan import simulate
+from rollout.record import machine
+from rollout.registry import find
+from rollout.script import Script
+from rollout.strategy import Strategy
+
+DRAWN = 120
+"""Blocks of a strategy's picture at most."""
+
+
+@dataclass
+class Run:
+    """A suite on its way into `out`: `missing` tasks are left of `total` cells."""
+
+    suite: Suite
+    out: Path
+    setup: Setup
+    executor: Executor
+    again: bool = False
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.out)
+        self.places = list(places(self.suite, device=self.setup.device))
+        self.names = {metric(name).name: name for name in self.suite.metrics}
+        self.total = len({place.cell.address for place in self.places})
+
+    def missing(self) -> list[Task]:
+        """Cells that are not there, and cells that lack metrics; a cell that two strategies share comes once."""
+        tasks: dict[str, Task] = {}
+        for place in self.places:
+            address = place.cell.address
+            if address in tasks:
+                continue
+            lacking = list(self.names) if self.again else self.store.lacking(address, list(self.names))
+            if lacking:
+                tasks[address] = Task(address, place.cell.to_dict(), tuple(self.names[n] for n in lacking))
+        return list(tasks.values())
+
+    def attempts(self) -> Iterator[Attempt]:
+        """Do what is missing. Raises RolloutError where it cannot begin."""
+        with self.store.alone():
+            self.store.clean()
+            self._plan()
+            tasks = self.missing()
+            if self.again:
+                for task in tasks:
+                    self.store.forget(task.address)
+            command = {"executor": type(self.executor).__name__.lower(), "threads": self.setup.threads}
+            self.store.log(event="run", cells=len(tasks), **command)
+            for tried in self.executor.run(self.setup, tasks) if tasks else ():
+                self.store.log(
+                    event=tried.outcome,
+                    cell=tried.task.address,
+                    worker=tried.worker,
+                    attempt=tried.number,
+                    seconds=round(tried.seconds, 3),
+                    why=tried.why,
+                    last=tried.last,
+                )
+                yield tried
+
+    def _plan(self) -> None:
+        """Write plan.json and suite.toml: all that a report needs besides the cells."""
+        suite, entry = self.suite, find("backends", self.suite.backend)
+        spec: Spec = entry.spec()
+        plan = {
+            "rollout": __version__,
+            "suite": suite.name,
+            "about": suite.about,
+            "backend": dict(self.places[0].cell.backend) | {"fps": spec.fps, "trained": spec.trained},
+            "metrics": [
+                {"name": m.name, "unit": m.unit, "better": m.better, "about": m.about, "source": m.source}
+                for m in map(metric, suite.metrics)
+            ],
+            "baseline": suite.baseline,
+            "primary": metric(suite.primary).name,
+            "claims": [asdict(replace(claim, metric=metric(claim.metric).name)) for claim in suite.claims],
+            "scripts": list(suite.scripts),
+            "seeds": list(suite.seeds),
+            "prefix": suite.prefix,
+            "strategies": {name: _strategy(s, suite, spec) for name, s in suite.strategies.items()},
+            "cells": [_place(place) for place in self.places],
+            "skipped": dict(suite.skipped),
+            "machine": machine(),
+            "workers": getattr(self.executor, "workers", 1),
+            "threads": self.setup.threads,
+            "planned": time.strftime("%Y-%m-%d"),
+        }
+        write_text(self.out / "plan.json", json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
+        write_text(self.out / "suite.toml", suite.text)
+
+
+def _place(place: Place) -> dict[str, Any]:
+    return {"address": place.cell.address, "strategy": place.strategy, "prompt": place.prompt, "seed": place.seed}
+
+
+def _strategy(strategy: Strategy, suite: Suite, spec: Spec) -> dict[str, Any]:
+    """A strategy for the report: its spec, its budget, and what it does to the cache over the first script."""
+    steps = []
+    for step in simulate(strategy, Script.parse(suite.scripts[0]).blocks(spec, first=suite.prefix), spec):
+        steps.append(step.to_dict())
+        if len(steps) == DRAWN:
+            break
+    return {"text": str(strategy), "spec": strategy.to_dict(), "window": strategy.policy.window, "steps": steps}
+
+
+def read_plan(out: Path) -> dict[str, Any]:
+    """The plan of a run's folder. Raises OutputError."""
+    try:
+        plan: dict[str, Any] = json.loads((out / "plan.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise OutputError(
+            f"{out} is not the folder of a benchmark run: it has no plan.json. Give a run's --out."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{out / 'plan.json'} cannot be read: {error}. Run the suite again.") from error
+    return plan
+
+
+def devices(device: str, found: Sequence[str]) -> tuple[str, ...]:
+    """The devices that a local run uses: all GPUs for "cuda", else the one that is named; none means the CPU."""
+    if device == "cuda" and found:
+        return tuple(found)
+    return () if device == "cpu" else (device,)
