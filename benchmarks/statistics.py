@@ -30,13 +30,15 @@ class Interval:
 
 
 class Bootstrap:
-    """Resamples prompts and seeds, each with replacement and apart (a crossed bootstrap), the same for every strategy."""
+    """Resamples prompts with replacement, and within each its seeds; the same draws for every strategy and metric.
+
+    Seeds are nested: each prompt has noise of its own under each seed.
+    """
 
     def __init__(self, prompts: int, seeds: int, *, draws: int = DRAWS) -> None:
         generator = np.random.default_rng(0)
         rows = generator.multinomial(prompts, [1 / prompts] * prompts, draws)
-        columns = generator.multinomial(seeds, [1 / seeds] * seeds, draws)
-        self.weights = (rows[:, :, None] * columns[:, None, :]).reshape(draws, -1).astype(np.float64)
+        self.weights = generator.multinomial(rows * seeds, [1 / seeds] * seeds).reshape(draws, -1).astype(np.float64)
 
     def interval(self, values: Grid) -> Interval | None:
         """The mean of values (prompts, seeds) and its percentile interval; None where there are no values."""
