@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from rollout.backends import Entry
 from rollout.benchmarks.draws import draws
+from rollout.benchmarks.lines import line_of
 from rollout.benchmarks.suite import SPACING, Claim, Suite, find_suite, strategy_of
 from rollout.errors import RolloutError, SpecError, SuiteError
 from rollout.registry import find
@@ -258,23 +259,3 @@ class _Reader:
                     f"the metric {name!r} reads the sprite world's truth, and the backend is {suite.backend!r}. Leave it out.",
                     "metrics",
                 )
-
-
-def line_of(text: str, *keys: str) -> int:
-    """The line, counted from 1, on which a key of a TOML file is written, or its table begins, or 1."""
-    lines = text.splitlines()
-    table, found = "", 1
-    for number, line in enumerate(lines, 1):
-        header = re.match(r"\s*\[\[?\s*([\w.-]+)\s*\]\]?", line)
-        if header:
-            table = header[1]
-            if keys and table == keys[0]:
-                found = number
-                if len(keys) == 1:
-                    return number
-            continue
-        key = re.match(r"""\s*("[^"]*"|'[^']*'|[\w-]+)\s*=""", line)
-        path = ((table,) if table else ()) + ((key[1].strip("\"'"),) if key else ())
-        if keys and path == keys:
-            return number
-    return found

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -134,10 +134,3 @@ def read_plan(out: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise OutputError(f"{out / 'plan.json'} cannot be read: {error}. Run the suite again.") from error
     return plan
-
-
-def devices(device: str, found: Sequence[str]) -> tuple[str, ...]:
-    """The devices that a local run uses: all GPUs for "cuda", else the one that is named; none means the CPU."""
-    if device == "cuda" and found:
-        return tuple(found)
-    return () if device == "cpu" else (device,)

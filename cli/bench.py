@@ -1,94 +1,237 @@
-"""rollout bench: measured comparisons of strategies."""
+"""rollout bench: run a suite, see what it shows."""
 
-import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rollout.cli.options import Plugin, load_plugins
-from rollout.errors import BackendError
+from rollout.cli.speed import speed
+from rollout.errors import SuiteError
 
 if TYPE_CHECKING:
-    from rollout.backend import Backend
+    from rollout.benchmarks.executors import Attempt, Executor
+    from rollout.benchmarks.run import Run
 
-app = typer.Typer(no_args_is_help=True, help="Measure what strategies cost.")
+app = typer.Typer(no_args_is_help=True, help="Compare strategies: suites, reports, speed.")
+app.command("speed")(speed)
+
+SuiteName = Annotated[
+    str, typer.Argument(metavar="SUITE", help="A shipped suite ('rollout bench ls') or a .toml file.")
+]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]
+Extra = Annotated[
+    list[str] | None,
+    typer.Option("--add", metavar="NAME=STRATEGY", help="One more strategy: 'mine=relativistic sink:window=9+flush'."),
+]
 
 
-@app.callback()
-def bench() -> None:
-    """Measure what strategies cost."""
+class Where(StrEnum):
+    """Where cells run."""
+
+    SERIAL = "serial"
+    LOCAL = "local"
+    RAY = "ray"
 
 
-@app.command("speed")
-def speed(
-    backend: Annotated[str, typer.Option(metavar="NAME", help="sprites, or wan.")] = "sprites",
-    presets: Annotated[
-        str, typer.Option(metavar="A,B", help="Presets to compare.")
-    ] = "self-forcing,longlive,infinity-rope,memrope",
+@app.command("ls")
+def ls() -> None:
+    """List the suites that come with rollout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rollout.benchmarks.reader import load_suite
+    from rollout.benchmarks.suite import shipped
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("suite", "rollouts", "strategies", "claims", "about"):
+        table.add_column(name, no_wrap=name == "suite", justify="left" if name in ("suite", "about") else "right")
+    for name in shipped():
+        suite = load_suite(name, metrics=False)
+        table.add_row(name, str(suite.cells), str(len(suite.strategies)), str(len(suite.claims)), suite.about)
+    Console().print(table)
+
+
+@app.command("validate")
+def validate(suite: SuiteName, add: Extra = None, plugin: Plugin = None) -> None:
+    """Check a suite without running it: what it would compare, or the line that is wrong and the fix."""
+    load_plugins(plugin)
+    from rollout.benchmarks.reader import load_suite
+
+    found = load_suite(suite, extra=_extra(add))
+    print(f"{found.name}: {found.about}" if found.about else found.name)
+    seeds = f"{len(found.seeds)} seed" + "s" * (len(found.seeds) > 1)
+    print(f"  {len(found.strategies)} strategies x {len(found.scripts)} prompts x {seeds} = {found.cells} rollouts")
+    for name, strategy in found.strategies.items():
+        text = str(strategy)
+        print(f"  {name}" + (f": {text}" if name != text else "") + (" (baseline)" if name == found.baseline else ""))
+    if found.skipped:
+        print(
+            f"  left out, {len(found.skipped)} combinations that do not go together: {next(iter(found.skipped.values()))}"
+        )
+    print(f"  metrics: {', '.join(found.metrics)}")
+
+
+@app.command("run")
+def run(
+    suite: SuiteName,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where cells are kept; default: runs/SUITE.")] = None,
+    executor: Annotated[Where, typer.Option(help="This process, processes here, or a Ray cluster.")] = Where.LOCAL,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes or actors on CPUs; default: one a core, shared by --threads.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda (every GPU, one process each), cuda:1, ...")] = "cpu",
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join: auto, or HOST:6379.")] = None,
     model: Annotated[str | None, typer.Option(metavar="PATH", help="The backend's weights.")] = None,
-    random: Annotated[bool, typer.Option("--random", help="Random weights of --size, wan only.")] = False,
-    size: Annotated[str, typer.Option(help="1.3b or 14b, with --random.")] = "1.3b",
-    layers: Annotated[int | None, typer.Option(help="Fewer layers than the size has, with --random.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...")] = None,
-    attention_backend: Annotated[str | None, typer.Option(help="One of diffusers' names, wan only.")] = None,
-    compile_: Annotated[
-        bool, typer.Option("--compile", help="torch.compile the transformer's blocks, wan only.")
-    ] = False,
-    blocks: Annotated[int, typer.Option(min=1, help="Blocks timed once the window is full.")] = 3,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
-    to: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the rows as JSON.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Compute every cell again.")] = False,
+    add: Extra = None,
     plugin: Plugin = None,
 ) -> None:
-    """Frames per second, and a block's time split into model, attention, cache and positions."""
+    """Roll out and score every cell of a suite; cells that are there are not computed again."""
     load_plugins(plugin)
-    from rollout.strategies.presets import preset
+    from dataclasses import replace
 
-    strategies = {name: preset(name) for name in (part.strip() for part in presets.split(","))}
-    if random and backend != "wan":
-        raise BackendError(
-            f"--random builds Wan models; the backend {backend!r} has its own weights. Use --backend wan."
-        )
-    import torch
+    from rollout.benchmarks.reader import load_suite
+    from rollout.benchmarks.run import Run
+    from rollout.benchmarks.work import Setup
+    from rollout.devices import find_device
 
-    from rollout.backends import load_backend
-    from rollout.benchmarks.speed.rollouts import measure, table
-    from rollout.files import write_text
-
-    if threads:
-        torch.set_num_threads(threads)
-    wanted = {
-        "dtype": dtype,
-        "height": height,
-        "width": width,
-        "attention_backend": attention_backend,
-        "compile": compile_ or None,
-    }
-    options: dict[str, Any] = {k: v for k, v in wanted.items() if v is not None}
-    if random:
-        from rollout.backends.wan.random import random_wan
-
-        loaded: Backend = random_wan(size, layers=layers, device=device, **options)
-    else:
-        loaded = load_backend(backend, device=device, **options, **({} if model is None else {"model": model}))
-    spec = loaded.spec
-    prompt = "a red circle walks right" if backend == "sprites" else "a cat walks"
-    where = (
-        torch.cuda.get_device_name(loaded.device)
-        if loaded.device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
+    found = load_suite(suite, extra=_extra(add))
+    if model is not None:
+        found = replace(found, options={**found.options, "model": model})
+    find_device(device)
+    folder = out or Path("runs") / found.name
+    plugins = tuple(str(path.resolve()) for path in plugin or ())
+    setup = Setup(str(folder.resolve()), found.backend, found.options, device, threads, plugins)
+    count = workers or max(1, (os.cpu_count() or 1) // threads)
+    job = Run(found, folder, setup, _executor(executor, count, device, address), again=again)
+    missing = job.total if again else len(job.missing())
     print(
-        f"{spec.name}: {spec.layers} layers, {spec.heads} heads of {spec.head_dim}, {spec.tokens} tokens a frame, "
-        f"{str(loaded.dtype).removeprefix('torch.')}, {where}, torch {torch.__version__}"
+        f"{found.name}: {job.total} cells, {job.total - missing} there, {missing} to do; {executor.value}, into {folder}"
     )
-    rows = []
-    for name, strategy in strategies.items():
-        rows.append(measure(loaded, name, strategy, prompt, blocks=blocks))
-        print(f"  {name}: {rows[-1].frames_per_second:.1f} fps", flush=True)
-    print(table(rows))
-    if to is not None:
-        write_text(to, json.dumps({"rows": [row.to_dict() for row in rows]}, indent=1) + "\n")
+    try:
+        failed = sum(attempt.outcome != "done" for attempt in _watch(job, missing) if attempt.last)
+    except KeyboardInterrupt:
+        left = len(job.missing())
+        print(f"stopped with {job.total - left} of {job.total} cells done; the same command goes on from there")
+        raise SystemExit(130) from None
+    _told(folder)
+    if failed:
+        print(f"{failed} cells failed; {folder / 'attempts.jsonl'} says why, and the same command tries them again")
+        raise SystemExit(1)
+
+
+@app.command("report")
+def report(folder: Folder) -> None:
+    """Write DIR/report/index.html: tables with intervals, curves, videos side by side, pictures of the strategies."""
+    from rollout.benchmarks.report import write_report
+
+    print(write_report(folder))
+
+
+@app.command("results")
+def results(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="The folders of finished runs.")],
+    to: Annotated[Path, typer.Option(metavar="FILE", help="A Markdown file.")] = Path("benchmarks/RESULTS.md"),
+) -> None:
+    """Write what finished runs show into a Markdown file, between its marks."""
+    from rollout.benchmarks.results import write_results
+
+    write_results(folders, to)
+    print(to)
+
+
+def _extra(add: list[str] | None) -> Mapping[str, str]:
+    pairs = [text.partition("=") for text in add or ()]
+    for name, equals, strategy in pairs:
+        if not name.strip() or not equals or not strategy.strip():
+            raise SuiteError(
+                f"--add {name + equals + strategy!r} is no NAME=STRATEGY. Write 'mine=relativistic fifo+flush'."
+            )
+    return {name.strip(): strategy.strip() for name, _, strategy in pairs}
+
+
+def _executor(where: Where, workers: int, device: str, address: str | None) -> "Executor":
+    from rollout.benchmarks.executors import Local, Serial
+
+    if address is not None and where is not Where.RAY:
+        raise SuiteError("--address joins a Ray cluster. Add --executor ray.")
+    if where is Where.SERIAL:
+        return Serial()
+    if where is Where.RAY:
+        from rollout.benchmarks.on_ray import Ray
+
+        return Ray(workers=workers, address=address)
+    if device == "cuda":
+        import torch
+
+        return Local(devices=tuple(f"cuda:{n}" for n in range(torch.cuda.device_count())))
+    return Local(workers, () if device == "cpu" else (device,))
+
+
+def _watch(job: "Run", missing: int) -> "Iterator[Attempt]":
+    """Attempts, under a progress bar, or with plain lines where no terminal looks on."""
+    done, told, begun = 0, time.monotonic(), time.monotonic()
+    if sys.stdout.isatty():
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns) as bar:
+            task = bar.add_task("", total=missing)
+            for attempt in job.attempts():
+                if attempt.outcome != "done":
+                    bar.console.print(_trouble(attempt))
+                bar.update(task, advance=int(attempt.last))
+                yield attempt
+        return
+    for attempt in job.attempts():
+        done += attempt.last
+        if attempt.outcome != "done":
+            print(_trouble(attempt), flush=True)
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
+            left = (told - begun) / max(done, 1) * (missing - done)
+            print(f"{done} of {missing} cells, {left:.0f}s left", flush=True)
+        yield attempt
+
+
+def _trouble(attempt: "Attempt") -> str:
+    task = attempt.task
+    after = "" if attempt.last else "; it is tried again"
+    return f"cell {task.address} ({task.spec['script'][:60]}) {attempt.outcome}: {attempt.why}{after}"
+
+
+def _told(folder: Path) -> None:
+    """The primary metric of every strategy, in a few lines."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rollout.benchmarks.results import number
+    from rollout.benchmarks.summary import summarise
+
+    found = summarise(folder)
+    primary = found["metrics"][found["plan"]["primary"]]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    baseline = found["plan"]["baseline"]
+    for name in ("strategy", f"{primary['name']}, {primary['unit']}", "95%", f"against {baseline}", ""):
+        table.add_column(name)
+    for name, mean in primary["means"].items():
+        pair = next((p for p in primary["pairs"] if (p["a"], p["b"]) == (name, baseline)), None)
+        gap = f"{number(pair['mean'])} [{number(pair['low'])}, {number(pair['high'])}]" if pair else ""
+        interval = f"[{number(mean['low'])}, {number(mean['high'])}]"
+        table.add_row(name, number(mean["mean"]), interval, gap, pair["verdict"] if pair else "baseline")
+    Console(soft_wrap=False, markup=False).print(table)
+    print(f"now: rollout bench report {folder}")

@@ -20,6 +20,7 @@ class Group(StrEnum):
     POLICIES = "policies"
     SWITCHES = "switches"
     BACKENDS = "backends"
+    METRICS = "metrics"
 
 
 def ls(
@@ -27,7 +28,7 @@ def ls(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plugin: Plugin = None,
 ) -> None:
-    """List presets, positions, policies, switches or backends, plugins included."""
+    """List presets, positions, policies, switches, backends or metrics, plugins included."""
     load_plugins(plugin)
     rows = [_row(group, name) for name in names(group.value)]
     if as_json:
@@ -63,6 +64,8 @@ def _row(group: Group, name: str) -> dict[str, Any]:
         }
     if group is Group.BACKENDS:
         return {"name": name, "about": item.about, "spec": asdict(item.spec())}
+    if group is Group.METRICS:
+        return {"name": name, "unit": item.unit, "better": item.better, "about": item.about, "source": item.source}
     from rollout.specs import part_to_dict
 
     about = (inspect.getdoc(item) or "").split("\n\n")[0].replace("\n", " ")

@@ -59,7 +59,8 @@ class Layer(nn.Module):
         x = x + self.o(attend(self.index, q, k, v).flatten(2)).view_as(x) * gate1
         x = x + self.cross(self.norm_text(x), text)
         y = _norm(x) * (1 + scale2) + shift2
-        return x + self.down(F.gelu(self.up(y), approximate="tanh")) * gate2
+        out: Tensor = x + self.down(F.gelu(self.up(y), approximate="tanh")) * gate2
+        return out
 
     def cross(self, x: Tensor, text: Tensor) -> Tensor:
         """Attention of every frame's tokens to that frame's text."""

@@ -59,7 +59,8 @@ class Seen:
 def track(video: Tensor) -> Seen:
     """Track a video (B, F, 3, 32, 32) in 0..1."""
     known = torch.cat([PALETTE, SCENERY, SCENERY * GROUND_SHADE, INK])
-    label = torch.cdist(video.movedim(2, -1).flatten(2, 3), known).argmin(-1).unflatten(-1, (SIZE, SIZE))
+    label = torch.cdist(video.movedim(2, -1).flatten(2, 3), known).argmin(-1)
+    label = label.reshape(*label.shape[:-1], SIZE, SIZE)
     count = F.one_hot(label.flatten(2), len(known)).sum(2)
     colour = count[..., : len(PALETTE)].argmax(-1)
     colour = torch.where(count[..., : len(PALETTE)].amax(-1) >= 8, colour, -1)

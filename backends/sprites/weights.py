@@ -85,7 +85,7 @@ class Sprites:
     def denoise(self, x: Tensor, t: float, prompt: Tensor, attend: Attend) -> Tensor:
         """The flow at x (B, F, 64, 4, 4) and timestep t in 0..1000."""
         time = torch.full((1, 1), float(t), device=self.device)
-        x0 = self.model(x.to(self.dtype), time, prompt[:, None], attend)
+        x0: Tensor = self.model(x.to(self.dtype), time, prompt[:, None], attend)
         return (x - x0) / max(t / 1000, 1e-3)
 
     def truth(self, prompt: str, blocks: int, seed: int) -> Tensor:
@@ -131,7 +131,8 @@ def load_sprites(
         raise BackendError(f"{path} cannot be read as safetensors: {error}. Give sprite weights.") from error
     if sizes is None:
         raise BackendError(f"{path} is safetensors of another model. Give weights that the sprite training wrote.")
-    shape = Shape(**{k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
+    shape = Shape(**fields)
     model, codec = SpriteTransformer(shape), Codec(shape.channels)
     try:
         for part, name in ((model, "model."), (codec, "codec.")):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rollout.benchmarks.metrics import cost, video, world
+from rollout.benchmarks.metrics import cost, events, video, world
 from rollout.benchmarks.metrics.features import check_extractor, label
 from rollout.benchmarks.metrics.sample import mean
 from rollout.benchmarks.metrics.score import Better, Curve, Metric, Score
@@ -50,13 +50,13 @@ _ALL = [
     ),
     _of(world.landmark, "share", "higher", "world"),
     _of(world.position, "px", "lower", "world"),
-    _of(world.reaction, "frames", "lower", "world"),
-    _of(world.reacted, "share", "higher", "world"),
-    _of(world.letting_go, "frames", "lower", "world"),
-    _of(world.scene_changed, "share", "higher", "world", "RoPE Cut, arXiv 2511.20649"),
-    _of(world.scene_reached, "share", "higher", "world", "RoPE Cut, arXiv 2511.20649"),
-    _of(world.identity_after_cut, "share", "higher", "world"),
-    _of(world.action_after_cut, "share", "higher", "world"),
+    _of(events.reaction, "frames", "lower", "world"),
+    _of(events.reacted, "share", "higher", "world"),
+    _of(events.letting_go, "frames", "lower", "world"),
+    _of(events.scene_changed, "share", "higher", "world", "RoPE Cut, arXiv 2511.20649"),
+    _of(events.scene_reached, "share", "higher", "world", "RoPE Cut, arXiv 2511.20649"),
+    _of(events.identity_after_cut, "share", "higher", "world"),
+    _of(events.action_after_cut, "share", "higher", "world"),
     _of(world.seam_motion, "px", "zero", "world"),
     _of(video.cut_sharpness, "share", "higher", "plan"),
     _of(video.seam, "ratio", "one", "plan"),
@@ -100,9 +100,9 @@ def _until(whole: Metric, end: int) -> Callable[["Sample"], Score | None]:
             raise SpecError(
                 f"the metric {whole.name!r} has no curve over time, so ':{end}' means nothing. Leave it out."
             )
-        low, high = end - SPAN, end
+        low, high = float(end - SPAN), float(end)
         if found.curve.unit == "s":
-            low, high = sample.seconds(max(0, low)), sample.seconds(high)
+            low, high = sample.seconds(max(0, end - SPAN)), sample.seconds(end)
         return Score(
             mean(y for x, y in zip(found.curve.x, found.curve.y, strict=True) if y is not None and low <= x < high)
         )

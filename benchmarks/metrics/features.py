@@ -82,19 +82,26 @@ def chunked(frames: Iterable[Frames]) -> Iterator[list[Frames]]:
 def _transformer(name: str) -> Extractor:
     """The class token of a ViT, or the image embedding of a CLIP, after the model's own resizing and normalising."""
     from transformers import AutoConfig, AutoModel, CLIPVisionModelWithProjection
+    from transformers.utils import logging
 
     where = HUB[name][0] if name in HUB else name
     try:
         config: Any = AutoConfig.from_pretrained(where)
         clip = config.model_type.startswith("clip")
         kind: Any = CLIPVisionModelWithProjection if clip else AutoModel
-        model = kind.from_pretrained(where).eval().requires_grad_(False)
+        if clip and hasattr(config, "vision_config"):
+            config.vision_config.projection_dim = config.projection_dim
+            config = config.vision_config
+        before = logging.get_verbosity()
+        logging.set_verbosity_error()  # half of a CLIP is its text tower, which is left out on purpose
+        model = kind.from_pretrained(where, config=config).eval().requires_grad_(False)
+        logging.set_verbosity(before)
     except (OSError, ValueError, RuntimeError) as error:
         raise BackendError(
             f"the weights of the feature extractor {name!r} are not at hand: {str(error).splitlines()[0]} "
             "Give their folder, or leave the metric out."
         ) from error
-    side = getattr(config, "vision_config", config).image_size if clip else config.image_size
+    side = config.image_size
     means, stds = _normalising(where, clip)
 
     def run(frames: Iterable[Frames]) -> Iterator[Tensor]:

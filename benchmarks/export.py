@@ -1,0 +1,65 @@
+"""A run's videos in the layout that VBench's own tool reads (arXiv 2311.17982, `--mode custom_input`)."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rollout.benchmarks.run import read_plan
+from rollout.benchmarks.store import Store
+from rollout.errors import OutputError
+from rollout.files import new_folder, write_text
+from rollout.script import Script
+from rollout.strategy import Strategy
+
+
+def export_vbench(folders: Sequence[Path], out: Path) -> dict[str, int]:
+    """Write OUT/STRATEGY/PROMPT-N.mp4 and OUT/STRATEGY/prompts.json, {file: prompt}, for `--prompt_file`; videos a strategy.
+
+    A prompt of several shots goes by its first; VBench judges a video by one. Raises OutputError.
+    """
+    videos = [video for folder in folders for video in _videos(folder)]
+    if not videos:
+        raise OutputError(f"there is no video in {', '.join(map(str, folders))}. Give folders of finished runs.")
+    new_folder(out)
+    prompts: dict[str, dict[str, str]] = {}
+    for strategy, prompt, path in videos:
+        listed = prompts.setdefault(_plain(strategy), {})
+        folder = out / _plain(strategy)
+        folder.mkdir(exist_ok=True)
+        stem, number = _plain(prompt, most=150), 0
+        while f"{stem}-{number}.mp4" in listed:
+            number += 1
+        listed[f"{stem}-{number}.mp4"] = prompt
+        target = folder / f"{stem}-{number}.mp4"
+        try:
+            os.link(path, target)
+        except OSError:
+            shutil.copyfile(path, target)
+    for name, listed in prompts.items():
+        write_text(out / name / "prompts.json", json.dumps(listed, indent=1, ensure_ascii=False) + "\n")
+    return {name: len(listed) for name, listed in prompts.items()}
+
+
+def _videos(folder: Path) -> Iterator[tuple[str, str, Path]]:
+    """Strategy, first prompt and file of every video of a benchmark run or of one rollout."""
+    if (folder / "plan.json").is_file():
+        plan, store = read_plan(folder), Store(folder)
+        for cell in plan["cells"]:
+            if store.done(cell["address"]):
+                prompt = Script.parse(plan["scripts"][cell["prompt"]]).prompts[0]
+                yield cell["strategy"], prompt, store.folder(cell["address"]) / "video.mp4"
+        return
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        name, prompt = str(Strategy.from_dict(record["strategy"])), record["script"]["shots"][0]["prompt"]
+    except (OSError, ValueError, KeyError) as error:
+        raise OutputError(f"{folder} is no folder of 'rollout gen' or of a benchmark run: {error}.") from error
+    yield name, prompt, folder / "video.mp4"
+
+
+def _plain(name: str, most: int = 80) -> str:
+    """A name that every file system takes."""
+    return re.sub(r"[^\w .,+=-]+", "_", name).strip(" .")[:most] or "_"

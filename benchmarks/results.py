@@ -1,0 +1,111 @@
+"""A finished run as Markdown, for benchmarks/RESULTS.md: what was measured, and which claims show on this model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rollout.benchmarks.summary import summarise
+from rollout.errors import OutputError
+from rollout.files import write_text
+
+BEGIN = "<!-- rollout bench results: what follows is generated -->"
+END = "<!-- rollout bench results: end -->"
+MARKS = {"better": " ▲", "worse": " ▼", "tie": " =", "few": "", "differs": " ≠"}
+COLUMNS = 8
+"""Metrics that a table shows: a suite's first ones; its report shows all."""
+
+
+def write_results(runs: Sequence[Path], to: Path) -> None:
+    """Put the results of finished runs between the marks of a Markdown file, which is made where it is missing.
+
+    Raises OutputError for a run that is not finished.
+    """
+    sections = [section(run) for run in runs]
+    text = to.read_text(encoding="utf-8") if to.is_file() else f"# Results\n\n{BEGIN}\n{END}\n"
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise OutputError(f"{to} lacks the marks between which results go. Add the lines {BEGIN} and {END}.")
+    head, rest = text.split(BEGIN)
+    tail = rest.split(END)[1]
+    write_text(to, "\n".join([head + BEGIN, HOW, *sections, END]) + tail)
+
+
+HOW = """
+Means with 95% intervals: bootstrap over prompts, and within each over its seeds. Every strategy has the same prompts, seeds
+and noise. Against the baseline, by the interval of the paired difference: ▲ better, ▼ worse, = a tie (the interval holds 0).
+Claims are paired differences too. Nothing is corrected for the number of comparisons. Seconds are of runs side by side.
+"""
+
+
+def section(run: Path) -> str:
+    """One run. Raises OutputError where cells are missing."""
+    found = summarise(run)
+    plan = found["plan"]
+    if found["done"] < found["total"]:
+        raise OutputError(f"{run} has {found['done']} of {found['total']} cells. Run the suite again to finish it.")
+    lines = [f"## {plan['suite']}", "", f"{plan['about']}.", "", *_facts(plan), ""]
+    if found["claims"]:
+        lines += [*_claims(found["claims"]), ""]
+    return "\n".join([*lines, *_table(found)]) + "\n"
+
+
+def _facts(plan: dict[str, Any]) -> list[str]:
+    machine, backend = plan["machine"], plan["backend"]
+    weights = f"weights `{backend['weights']}`" if backend["weights"] else "weights unknown"
+    rollouts = len(plan["strategies"]) * len(plan["scripts"]) * len(plan["seeds"])
+    return [
+        f"    rollout bench run {plan['suite']} --out DIR && rollout bench report DIR",
+        "",
+        f"{plan['planned']}; backend {backend['name']}, {weights}; rollout {plan['rollout']}, torch {machine['torch']}; "
+        f"{machine['cores']} cores of {machine['processor']}, {plan['workers']} workers, {plan['threads']} thread each; "
+        f"{len(plan['strategies'])} strategies x {len(plan['scripts'])} prompts x {len(plan['seeds'])} seeds = "
+        f"{rollouts} rollouts.",
+    ]
+
+
+def _claims(claims: Sequence[dict[str, Any]]) -> list[str]:
+    rows = ["| claim | source | here | difference | verdict |", "|---|---|---|---|---|"]
+    for c in claims:
+        if "mean" not in c:
+            rows.append(f"| {c['says']} | {c['source']} | `{c['metric']}` | - | {c['shows']} |")
+            continue
+        means = c["means"]
+        sides = f"{c['better']} {number(means['better'])}, {c['than']} {number(means['than'])}"
+        gap = f"{number(c['mean'])} [{number(c['low'])}, {number(c['high'])}], n = {c['n']}"
+        rows.append(f"| {c['says']} | {c['source']} | `{c['metric']}`: {sides} | {gap} | **{c['shows']}** |")
+    return rows
+
+
+def _table(found: dict[str, Any]) -> list[str]:
+    plan = found["plan"]
+    metrics = [found["metrics"][m["name"]] for m in plan["metrics"][:COLUMNS]]
+    heads = [f"{m['name']}, {m['unit']}" for m in metrics]
+    rows = ["| strategy | window | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(metrics)]
+    primary = found["metrics"][plan["primary"]]
+    names = list(plan["strategies"])
+    if len(names) > 12:  # a grid: the best first
+        sign = -1 if primary["better"] == "higher" else 1
+        names.sort(key=lambda name: sign * primary["means"].get(name, {"mean": float("inf")})["mean"])
+    for name in names:
+        cells = [_cell(m, name, plan["baseline"]) for m in metrics]
+        label = f"{name} (baseline)" if name == plan["baseline"] else name
+        rows.append(f"| {label} | {plan['strategies'][name]['window']} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def _cell(metric: dict[str, Any], name: str, baseline: str) -> str:
+    mean = metric["means"].get(name)
+    if mean is None:
+        return "-"
+    against = next((p for p in metric["pairs"] if (p["a"], p["b"]) == (name, baseline)), None)
+    mark = MARKS[against["verdict"]] if against else ""
+    return f"{number(mean['mean'])} [{number(mean['low'])}, {number(mean['high'])}]{mark}"
+
+
+def number(value: float | None) -> str:
+    """Three digits that matter, without an exponent."""
+    if value is None:
+        return "-"
+    size = abs(value)
+    digits = 3 if size < 0.1 else 2 if size < 10 else 1 if size < 100 else 0
+    text = f"{value:.{digits}f}"
+    return "0" if float(text) == 0 and size < 1e-9 else text

@@ -1,0 +1,29 @@
+"""rollout export: a run's videos as other tools want them."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    """Layouts."""
+
+    VBENCH = "vbench"
+
+
+def export(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of 'rollout gen' or of a benchmark run.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
+    layout: Annotated[
+        Format, typer.Option("--format", help="vbench: a folder a strategy of PROMPT-N.mp4, and prompts.json.")
+    ] = Format.VBENCH,
+) -> None:
+    """Write a folder a strategy that VBench's own tool reads."""
+    from rollout.benchmarks.export import export_vbench
+
+    for name, count in export_vbench(folders, out).items():
+        print(f"{out / name}: {count} videos")

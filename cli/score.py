@@ -1,0 +1,68 @@
+"""rollout score: metrics of any video, or of a run's folder."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rollout.cli.options import Plugin, load_plugins
+
+
+def score(
+    videos: Annotated[
+        list[Path], typer.Argument(metavar="VIDEO...", help="Videos, or folders that 'rollout gen' wrote.")
+    ],
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            metavar="A,B",
+            help="Such as consistency@dino-vitb16; default: all that apply and need no weights.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, curves included.")] = False,
+    plugin: Plugin = None,
+) -> None:
+    """Score videos; a run's folder also by what its plan, its record and its world know."""
+    load_plugins(plugin)
+    from rollout.benchmarks.metrics import METRICS, metric
+    from rollout.benchmarks.metrics.sample import sample_of_run, sample_of_video
+
+    rows: list[dict[str, Any]] = []
+    wanted = [name.strip() for name in metrics.split(",")] if metrics else None
+    found = [metric(name) for name in wanted or METRICS]
+    for path in videos:
+        sample = sample_of_run(path) if path.is_dir() else sample_of_video(path)
+        known = {"video"} | ({"plan", "record"} if sample.blocks else set())
+        known |= {"world"} if sample.spec is not None and sample.spec.name == "sprites" else set()
+        scores = {m: m.measure(sample) for m in found if m.needs in known}
+        row: dict[str, Any] = {"video": str(path), "scores": {}}
+        for m, one in scores.items():
+            if one is not None and (wanted or one.value is not None):
+                row["scores"][m.name] = {"value": one.value, "unit": m.unit} | (
+                    {"curve": one.curve.to_dict()} if one.curve else {}
+                )
+        rows.append(row)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    _table(rows)
+
+
+def _table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from rollout.benchmarks.results import number
+
+    names = {name: cell["unit"] for row in rows for name, cell in row["scores"].items()}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("metric", no_wrap=True)
+    for n, row in enumerate(rows, 1):
+        print(f"{n}: {row['video']}")
+        table.add_column(str(n), justify="right")
+    table.add_column("unit")
+    for name, unit in names.items():
+        table.add_row(name, *(number(row["scores"].get(name, {}).get("value")) for row in rows), unit)
+    Console(markup=False, width=40 + 10 * len(rows)).print(table)

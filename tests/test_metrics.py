@@ -1,0 +1,230 @@
+"""Metrics against videos whose answer is known."""
+
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rollout.backends.sprites import spec
+from rollout.backends.sprites.grammar import ACTIONS, BACKGROUNDS, Caption, parse
+from rollout.backends.sprites.world import render, seeded_world
+from rollout.benchmarks.metrics import METRICS, metric
+from rollout.benchmarks.metrics.sample import Sample, sample_of_run
+from rollout.errors import BackendError, OutputError, SpecError
+from rollout.registry import register
+from rollout.script import Script
+from rollout.video import Frames
+
+GIVEN = 2
+
+
+def filmed(text: str, *, late: int = 0, seed: int = 4, given: int = GIVEN) -> Sample:
+    """A true video of a script: each shot's subject and scene, as the prompts say, `late` frames after they say it."""
+    plan = Script.parse(text)
+    blocks = tuple(plan.blocks(spec(), first=given))
+    frames = blocks[-1].end
+    captions = [parse(prompt) for prompt in plan.prompts]
+    shot = [b.prompt for b in blocks for _ in range(b.frames)]
+    delayed = [shot[max(0, f - late)] for f in range(frames)]
+    parts = [render(seeded_world(caption, frames, seed), torch.arange(frames)[None])[0] for caption in captions]
+    video = torch.stack([parts[n][f] for f, n in enumerate(delayed)])
+    pixels = (video * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    record = {"seed": seed, "prefix": {"blocks": given} if given else None}
+    return Sample(pixels, spec().fps, spec(), blocks, plan.prompts, given, record)
+
+
+def value(name: str, sample: Sample) -> float | None:
+    found = metric(name).measure(sample)
+    return None if found is None else found.value
+
+
+def test_a_true_video_is_right_in_everything() -> None:
+    sample = filmed("a red circle walks right on navy[5s]")
+    for name in ("identity", "colour", "shape", "action", "background", "ground", "landmark", "action:21"):
+        assert value(name, sample) == 1, name
+    assert value("position", sample) < 0.3
+    assert abs(value("seam_motion", sample)) < 0.1
+    for name in ("reaction", "reacted", "letting_go", "scene_changed", "identity_after_cut", "cut_sharpness"):
+        assert value(name, sample) is None, name
+
+
+def test_a_wrong_video_is_wrong() -> None:
+    sample = filmed("a red circle walks right on navy[5s]")
+    other = replace(sample, prompts=("a blue square jumps on olive",))
+    for name in ("identity", "colour", "shape", "action", "background"):
+        assert value(name, other) == 0, name
+    assert value("position", other) > 3
+
+
+@pytest.mark.parametrize("late", [0, 3, 6, 9])
+def test_reaction_time_is_the_delay(late: int) -> None:
+    sample = filmed("a red circle stands[1.875s] | a red circle walks right[3.75s]", late=late)
+    assert value("reaction", sample) == late
+    assert value("reacted", sample) == 1
+    assert 0 <= value("letting_go", sample) <= late
+    assert value("action", sample) == pytest.approx(1 - late / 36, abs=0.12)
+
+
+def test_who_never_reacts_counts_as_fifteen() -> None:
+    sample = filmed("a red circle stands[1.875s] | a red circle walks right[3.75s]", late=99)
+    assert value("reaction", sample) == 15
+    assert value("letting_go", sample) == 15
+    assert value("reacted", sample) == 0
+
+
+def test_a_hard_cut_is_sharp_and_keeps_the_subject() -> None:
+    sample = filmed("a red circle stands on navy[1.5s] | a red circle stands on olive[3s#]")
+    assert value("cut_sharpness", sample) > 0.99
+    for name in ("scene_changed", "scene_reached", "identity_after_cut", "action_after_cut"):
+        assert value(name, sample) == 1, name
+    missed = filmed("a red circle stands on navy[1.5s] | a red circle stands on olive[3s#]", late=99)
+    assert value("scene_changed", missed) == value("scene_reached", missed) == 0
+    assert value("identity_after_cut", missed) == 1
+    assert value("cut_sharpness", missed) == 0
+
+
+def test_a_dissolve_is_less_sharp_than_a_cut() -> None:
+    sample = filmed("a red circle stands on navy[1.5s] | a red circle stands on olive[3s#]")
+    frames = np.array(sample.video, np.float32)
+    cut = next(b.start for b in sample.blocks if b.cut)
+    before, after = frames[cut - 1], frames[cut + 4]
+    for i in range(4):
+        frames[cut + i] = before + (after - before) * (i + 1) / 5
+    soft = replace(sample, video=frames.astype(np.uint8))
+    assert value("cut_sharpness", soft) == pytest.approx(0.2, abs=0.03)
+
+
+def test_the_background_of_an_unnamed_start_counts_up_to_the_first_cut() -> None:
+    sample = filmed("a red circle stands[1.5s] | a red circle stands on olive[3s#]")
+    curve = metric("landmark").measure(sample).curve
+    cut = next(b.start for b in sample.blocks if b.cut)
+    assert [y is None for x, y in zip(curve.x, curve.y, strict=True)] == [x >= cut for x in curve.x]
+    assert curve.x[0] == GIVEN * 3
+
+
+def test_jumps_at_seams_are_seen() -> None:
+    sample = filmed("a red circle walks right[5s]")
+    frames = np.array(sample.video)
+    for block in sample.blocks[GIVEN:]:
+        if block.index % 2:
+            frames[block.start : block.end] = np.roll(frames[block.start : block.end], 5, axis=2)
+    broken = replace(sample, video=frames)
+    assert value("seam_motion", broken) > 2
+    assert value("seam", broken) > 1.2 > value("seam", sample)
+
+
+def turning(frames: int, degrees: float) -> Sample:
+    """Frames whose pool8 vectors turn at a steady rate in a plane."""
+    pictures = []
+    for f in range(frames):
+        angle = math.radians(degrees * f)
+        frame = np.full((16, 16, 3), 127.5)
+        frame[:8] += 100 * math.cos(angle)
+        frame[8:] += 100 * math.sin(angle)
+        pictures.append(frame.round().astype(np.uint8))
+    return Sample(np.stack(pictures), 8.0)
+
+
+def test_consistency_is_vbenchs_formula() -> None:
+    sample = turning(40, 5.0)
+    cosines = [math.cos(math.radians(5.0 * f)) for f in range(40)]
+    by_hand = [(math.cos(math.radians(5.0)) + max(0.0, cosines[f])) / 2 for f in range(1, 40)]
+    assert value("consistency@pool8", sample) == pytest.approx(sum(by_hand) / 39, abs=2e-3)
+    still = turning(10, 0.0)
+    assert value("consistency@pool8", still) == pytest.approx(1)
+    assert value("flicker", still) == value("smoothness@linear", still) == 1
+    assert value("dynamic@difference", still) == 0
+
+
+def test_drift_is_similarity_against_distance() -> None:
+    sample = turning(160, 0.5)
+    found = metric("drift@pool8").measure(sample)
+    for x, y in zip(found.curve.x, found.curve.y, strict=True):
+        assert y == pytest.approx(math.cos(math.radians(0.5 * x * 8)), abs=3e-3)
+    assert found.value < -1
+    assert value("drift@pool8", turning(60, 0.0)) == pytest.approx(0, abs=1e-9)
+    assert max(metric("drift@pool8").measure(turning(900, 0.1)).curve.x) < 900 / 8
+
+
+def test_flicker_and_smoothness_by_hand() -> None:
+    levels = [10, 20, 40, 30]
+    video: Frames = np.stack([np.full((4, 4, 3), level, np.uint8) for level in levels])
+    sample = Sample(video, 8.0)
+    assert value("flicker", sample) == pytest.approx(1 - np.mean([abs(b - a) for a, b in pairwise(levels)]) / 255)
+    assert value("smoothness@linear", sample) == pytest.approx(1 - np.mean([5, 15]) / 255)
+
+
+def test_every_metric_defines_itself_and_measures_one_frame_and_many() -> None:
+    one = Sample(np.zeros((1, 8, 8, 3), np.uint8), 8.0)
+    for name, m in METRICS.items():
+        assert m.about, name
+        if m.needs == "video":
+            assert value(name, one) is None
+
+
+def tiny_vit(folder: Path) -> Path:
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTModel(ViTConfig(**size, image_size=32, patch_size=8)).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+    return folder
+
+
+def tiny_clip(folder: Path) -> Path:
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    vision = {**size, "image_size": 32, "patch_size": 8}
+    CLIPModel(CLIPConfig(text_config=size, vision_config=vision, projection_dim=8)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("make", [tiny_vit, tiny_clip])
+def test_features_come_from_transformers_and_the_name_says_which(tmp_path: Path, make: object) -> None:
+    folder = make(tmp_path / "tiny")
+    sample = filmed("a red circle walks right[2s]")
+    found = metric(f"consistency@{folder}")
+    assert found.name.startswith("consistency@tiny-")
+    assert 0 < found.measure(sample).value <= 1
+    features = sample.features(str(folder))
+    assert features.shape == (len(sample.video), 16 if make is tiny_vit else 8)
+    assert torch.allclose(features.norm(dim=-1), torch.ones(len(features), dtype=torch.float64))
+
+
+def test_what_is_no_metric_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SpecError, match="Did you mean 'position'"):
+        metric("positoin")
+    with pytest.raises(SpecError, match="pool8, dino-vitb16, clip-vitb32"):
+        metric("consistency@dino")
+    with pytest.raises(SpecError, match="has no curve"):
+        metric("flicker:12").measure(turning(20, 1))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(BackendError, match="not at hand"):
+        metric("consistency@dino-vitb16").measure(turning(3, 1))
+    register("metrics", "no-metric")(lambda sample: 1.0)
+    with pytest.raises(SpecError, match="is no rollout"):
+        metric("no-metric")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="is missing"):
+        sample_of_run(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(OutputError, match="lacks 'script'"):
+        sample_of_run(tmp_path)
+
+
+def test_captions_and_prompts_agree() -> None:
+    """The world that a seed draws is the one that a prefix of true blocks shows."""
+    caption = Caption(0, 0, ACTIONS.index("jumps"), BACKGROUNDS.index("teal"))
+    a, b = (seeded_world(caption, 6, 11) for _ in range(2))
+    assert all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("phase", "ground", "place", "background"))
+    assert (a.background == BACKGROUNDS.index("teal")).all()
