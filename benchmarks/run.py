@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rollout.benchmarks.suite import Suite
 from rollout.benchmarks.work import Setup, Task
 from rollout.errors import OutputError
 from rollout.files import write_text
+from rollout.picture import told
 from rollout.plan import simulate
 from rollout.record import machine
 from rollout.registry import find
@@ -115,11 +117,8 @@ def _place(place: Place) -> dict[str, Any]:
 
 def _strategy(strategy: Strategy, suite: Suite, spec: Spec) -> dict[str, Any]:
     """A strategy for the report: its spec, its budget, and what it does to the cache over the first script."""
-    steps = []
-    for step in simulate(strategy, Script.parse(suite.scripts[0]).blocks(spec, first=suite.prefix), spec):
-        steps.append(step.to_dict())
-        if len(steps) == DRAWN:
-            break
+    blocks = Script.parse(suite.scripts[0]).blocks(spec, first=suite.prefix)
+    steps = list(islice(told(simulate(strategy, blocks, spec)), DRAWN))
     return {"text": str(strategy), "spec": strategy.to_dict(), "window": strategy.policy.window, "steps": steps}
 
 

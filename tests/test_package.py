@@ -48,6 +48,8 @@ def test_the_wheel_holds_only_rollout(tmp_path: Path) -> None:
         "strategies/policies.py",
         "backends/sprites/sprites.safetensors",
         "backends/sprites/MODEL_CARD.md",
+        "benchmarks/suites/smoke.toml",
+        "benchmarks/report/page.html",
         "cli/gen.py",
     ):
         assert f"rollout/{need}" in names

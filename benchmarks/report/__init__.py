@@ -1,0 +1,85 @@
+"""A run's report: one folder that opens from disk, without a network, and can be moved or zipped."""
+
+import inspect
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rollout.benchmarks.report import figures, tables, videos
+from rollout.benchmarks.report.look import FOCUS, looks
+from rollout.benchmarks.report.numbers import breakable, figure, first_sentence, ticked
+from rollout.benchmarks.report.svg import swatch
+from rollout.benchmarks.statistics import LEAST, Bootstrap
+from rollout.benchmarks.summary import summarise
+from rollout.files import new_folder, write_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["write_report"]
+
+HOME = Path(__file__).parent
+STYLES = ("page.css", "content.css", "player.css")
+SCRIPTS = ("page.js", "player.js")
+
+
+def write_report(out: Path) -> Path:
+    """Write OUT/report/index.html, its videos and summary.json; what the run has so far. Raises OutputError."""
+    found = summarise(out)
+    folder = new_folder(out / "report", force=True)
+    scenes = _scenes(out, found, folder)
+    write_text(folder / "summary.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    page = _environment().get_template("page.html").render(**_view(out, found, scenes, folder))
+    write_text(folder / "index.html", page)
+    return folder / "index.html"
+
+
+def _scenes(out: Path, found: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    primary = found["metrics"][found["plan"]["primary"]]
+    return videos.scenes(out, found, looks(found["plan"], primary), folder / "videos")
+
+
+def _view(out: Path, found: dict[str, Any], scenes: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """Everything that the template shows."""
+    plan = found["plan"]
+    primary = found["metrics"][plan["primary"]]
+    seen = looks(plan, primary)
+    shown = [tile["src"] for scene in scenes for tile in scene["tiles"] if tile["src"]]
+    width, height = videos.size(folder / shown[0]) if shown else (1, 1)
+    events = videos.events(scenes)
+    return {
+        "plan": plan,
+        "found": found,
+        "facts": tables.facts(found),
+        "command": tables.command(out, plan),
+        "failures": tables.failures(found),
+        "claims": tables.claims(found),
+        "columns": tables.columns(found),
+        "groups": tables.groups(found, seen),
+        "looks": list(seen.values()),
+        "swatches": {look.number: swatch(look) for look in seen.values()},
+        "primary": {**primary, "read": tables.READ[primary["better"]], "arrow": tables.ARROWS[primary["better"]]},
+        "forests": list(figures.forests(found, seen)),
+        "curves": list(figures.curves(found, seen, events)),
+        "reactions": list(figures.reactions(found, seen)),
+        "costs": list(figures.costs(found, seen)),
+        "pictures": list(figures.pictures(found, seen, scenes[0]["block"] if scenes else None)),
+        "scenes": scenes,
+        "size": {"width": width, "height": height},
+        "bootstrap": (inspect.getdoc(Bootstrap) or "").split("\n")[0],
+        "least": LEAST,
+        "focus": FOCUS,
+        "theme": figures.markup(HOME / "theme.js"),
+        "styles": [figures.markup(HOME / name) for name in STYLES],
+        "scripts": [figures.markup(HOME / name) for name in SCRIPTS],
+    }
+
+
+def _environment() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    made = Environment(
+        loader=FileSystemLoader(HOME), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    made.filters |= {"breakable": breakable, "figures": figure, "first_sentence": first_sentence, "ticked": ticked}
+    return made

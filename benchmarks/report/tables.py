@@ -1,0 +1,162 @@
+"""The tables of a report as plain values for its template: facts, claims, means by strategy."""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rollout.benchmarks.metrics import SPAN
+from rollout.benchmarks.report.look import Look
+from rollout.benchmarks.report.numbers import interval, places, show
+from rollout.benchmarks.suite import shipped
+
+ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0", "neither": ""}
+READ = {
+    "higher": "higher is better",
+    "lower": "lower is better",
+    "one": "nearer to 1 is better",
+    "zero": "nearer to 0 is better",
+    "neither": "neither direction is better",
+}
+TURNED = {"better": "worse", "worse": "better"}
+VERDICTS = {"shows": "yes", "does not show": "tie", "the opposite shows": "no", "too few pairs": "few"}
+
+
+def facts(found: Mapping[str, Any]) -> dict[str, str]:
+    """What was run, on what, when."""
+    plan = found["plan"]
+    backend, machine = plan["backend"], plan["machine"]
+    gpu = f"{machine['gpu']}, " if machine.get("gpu") else ""
+    packages = ", ".join(f"{k} {machine[k]}" for k in ("torch", "python") if k in machine)
+    crew = f"{_some(plan['workers'], 'worker')} with {_some(plan['threads'], 'thread')}"
+    prefix = f", each from {plan['prefix']} true blocks" if plan["prefix"] else ""
+    return {
+        "Strategies": f"{len(plan['strategies'])}; baseline {plan['baseline']}",
+        "Prompts × seeds": f"{len(plan['scripts'])} × {len(plan['seeds'])}{prefix}",
+        "Rollouts": f"{found['done']} of {found['total']} done",
+        "Backend": f"{backend['name']} on {backend['device']}",
+        "Weights": str(backend["weights"] or "unknown"),
+        "Machine": f"{gpu}{machine['processor']}, {machine['cores']} cores; {crew}",
+        "Software": f"rollout {plan['rollout']}, {packages}",
+        "Planned": plan["planned"],
+    }
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count} {what}" + "s" * (count != 1)
+
+
+def command(out: Path, plan: Mapping[str, Any]) -> str:
+    """What runs it again."""
+    suite = plan["suite"] if plan["suite"] in shipped() else f"{out.name}/suite.toml"
+    device = "" if plan["backend"]["device"] == "cpu" else f" --device {shlex.quote(plan['backend']['device'])}"
+    return f"rollout bench run {shlex.quote(suite)} --out {shlex.quote(out.name)}{device}"
+
+
+def failures(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Cells that were given up, with why."""
+    plan = found["plan"]
+    where = {c["address"]: c for c in plan["cells"]}
+    return [
+        {
+            "strategy": where[e["cell"]]["strategy"],
+            "script": plan["scripts"][where[e["cell"]]["prompt"]],
+            "why": e["why"] or e["event"],
+        }
+        for e in found["failed"]
+        if e["cell"] in where
+    ]
+
+
+def claims(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each claim in words and numbers, and where its interval lies on a strip on which right is as claimed."""
+    out = []
+    for claim in found["claims"]:
+        metric = found["metrics"][claim["metric"]]
+        row: dict[str, Any] = {**claim, "kind": VERDICTS.get(claim["shows"], "few"), "metric_about": _about(metric)}
+        if "mean" in claim:
+            decimals = places([claim])
+            sign = 1 if metric["better"] == "higher" else -1
+            reach = max(abs(claim["low"]), abs(claim["high"]), 1e-9) * 1.1
+            low, middle, high = (50 + 50 * sign * claim[k] / reach for k in ("low", "mean", "high"))
+            row |= {
+                "texts": {side: show(mean, decimals) for side, mean in claim["means"].items()},
+                "gap": f"{show(claim['mean'], decimals, signed=True)} {interval(claim, decimals, signed=True)}",
+                "strip": {"low": round(min(low, high), 1), "high": round(max(low, high), 1), "mean": round(middle, 1)},
+            }
+        out.append(row)
+    return out
+
+
+def columns(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The metrics, for heads of columns and for the glossary."""
+    return [
+        {**m, "about": _about(m), "arrow": ARROWS[m["better"]], "read": READ[m["better"]], "number": n}
+        for n, m in enumerate(found["plan"]["metrics"])
+    ]
+
+
+def _about(metric: Mapping[str, Any]) -> str:
+    """A metric's definition; one such as `action:42` is that of `action`, and where it looks."""
+    about, until = str(metric["about"]), re.search(r":(\d+)$", metric["name"])
+    return f"{about} Here its mean over the {SPAN} latent frames before frame {until[1]}." if until else about
+
+
+def groups(found: Mapping[str, Any], looks: Mapping[str, Look]) -> list[dict[str, Any]]:
+    """Strategies of equal budget, each with a cell a metric."""
+    out = []
+    for window, names in found["groups"].items():
+        best = {name: _best(metric, names) for name, metric in found["metrics"].items()}
+        rows = [
+            {
+                "look": looks[name],
+                "text": found["plan"]["strategies"][name]["text"],
+                "cells": [_cell(found, metric, name, best[metric["name"]]) for metric in found["metrics"].values()],
+            }
+            for name in names
+        ]
+        out.append({"window": window, "rows": rows})
+    return out
+
+
+def _cell(found: Mapping[str, Any], metric: Mapping[str, Any], name: str, best: str | None) -> dict[str, Any] | None:
+    mean = metric["means"].get(name)
+    if mean is None:
+        return None
+    decimals = places(metric["means"].values())
+    cell = {
+        "mean": show(mean["mean"], decimals),
+        "interval": interval(mean, decimals),
+        "best": name == best,
+        "n": mean["n"],
+        "short": mean["n"] < 0.9 * max(m["n"] for m in metric["means"].values()),
+    }
+    pair = against(metric, name, found["plan"]["baseline"])
+    if pair is not None:
+        gap = places([pair])
+        cell |= {
+            "verdict": pair["verdict"],
+            "gap": f"{show(pair['mean'], gap, signed=True)} {interval(pair, gap, signed=True)}",
+        }
+    return cell
+
+
+def against(metric: Mapping[str, Any], a: str, b: str) -> dict[str, Any] | None:
+    """The paired difference a - b, whichever way round it was taken."""
+    for pair in metric["pairs"]:
+        if (pair["a"], pair["b"]) == (a, b):
+            return dict(pair)
+        if (pair["a"], pair["b"]) == (b, a):
+            turned = {"mean": -pair["mean"], "low": -pair["high"], "high": -pair["low"]}
+            return {**pair, "a": a, "b": b, **turned, "verdict": TURNED.get(pair["verdict"], pair["verdict"])}
+    return None
+
+
+def _best(metric: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The strategy that is better than every other of its budget, if there is one."""
+    for name in names:
+        others = [other for other in names if other != name and other in metric["means"]]
+        if others and all((against(metric, name, other) or {}).get("verdict") == "better" for other in others):
+            return name
+    return None

@@ -1,0 +1,104 @@
+"""The videos that a report shows, beside it: by prompt and seed, with what happens in them and when."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import av
+
+from rollout.benchmarks.report.look import Look
+from rollout.benchmarks.store import Store
+from rollout.errors import OutputError
+from rollout.files import new_folder, write_whole
+
+SCENES = 24
+"""Prompts, or prompts and seeds, that a report shows at most."""
+MOST = 300
+"""Videos that it copies at most, unless one prompt has more."""
+
+
+def scenes(out: Path, found: Mapping[str, Any], looks: Mapping[str, Look], to: Path) -> list[dict[str, Any]]:
+    """Every scene that is shown, its videos linked or copied into `to`; what else lies there is removed."""
+    plan, store, why = found["plan"], Store(out), {e["cell"]: e["why"] for e in found["failed"]}
+    places = {(c["seed"], c["prompt"], c["strategy"]): c["address"] for c in plan["cells"]}
+    values = {c["address"]: c["values"].get(plan["primary"]) for c in found["cells"]}
+    most = max(1, min(SCENES, MOST // len(looks)))
+    prompts = min(most, len(plan["scripts"]))
+    new_folder(to, force=True)
+    out_scenes, kept = [], set()
+    for seed, prompt in product(range(min(max(1, most // prompts), len(plan["seeds"]))), range(prompts)):
+        tiles, script = [], None
+        for name, look in looks.items():
+            address = places[seed, prompt, name]
+            tile: dict[str, Any] = {"series": look.number, "src": None, "value": values.get(address)}
+            video = store.folder(address) / "video.mp4"
+            if store.done(address) and video.is_file():
+                script = script or _script(store.record(address))
+                tile["src"] = f"videos/{address}.mp4"
+                kept.add(f"{address}.mp4")
+                _link(video, to / f"{address}.mp4")
+            else:
+                tile["why"] = why.get(address, "its video is gone" if store.done(address) else "not rolled out yet")
+            tiles.append(tile)
+        if script is not None:
+            scene = {"prompt": prompt, "seed": plan["seeds"][seed], "text": plan["scripts"][prompt], "tiles": tiles}
+            out_scenes.append(scene | script)
+    for old in to.iterdir():
+        if old.name not in kept:
+            old.unlink()
+    return out_scenes
+
+
+def _script(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A rollout's shots on the clock: seconds, and latent frames."""
+    script, given = record["script"], record.get("prefix") or {}
+    shots = script["shots"]
+    block = (shots[0]["frames"][1] - shots[0]["frames"][0]) // shots[0]["blocks"]
+    true = given.get("blocks", 0) * block
+    return {
+        "fps": script["fps"],
+        "frames": record["timings"]["frames"],
+        "block": block * script["stride"] / script["fps"],
+        "given": (script["stride"] * (true - 1) + 1) / script["fps"] if true else 0,
+        "shots": [{k: shot[k] for k in ("prompt", "begin", "end", "cut", "frames")} for shot in shots],
+    }
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under another name, or a copy where the file system has no such thing. Raises OutputError."""
+    if target.exists() and target.samefile(source):
+        return
+
+    def put(partial: Path) -> None:
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
+
+    write_whole(target, put)
+
+
+def size(path: Path) -> tuple[int, int]:
+    """A video's width and height. Raises OutputError."""
+    try:
+        with av.open(str(path)) as file:
+            stream = file.streams.video[0]
+            return int(stream.width), int(stream.height)
+    except (OSError, av.FFmpegError, IndexError) as error:
+        raise OutputError(f"{path} cannot be read as a video: {error}. Run the suite again.") from error
+
+
+def events(shown: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Prompt changes and cuts, where all scenes have them at the same time: kind, latent frame, second."""
+    each = [
+        [
+            {"kind": "cut" if shot["cut"] else "switch", "frame": shot["frames"][0], "s": shot["begin"]}
+            for shot in scene["shots"][1:]
+        ]
+        for scene in shown
+    ]
+    return each[0] if each and all(some == each[0] for some in each) else []

@@ -1,0 +1,253 @@
+"""The picture of a strategy: which frames it holds, and where in the model's time it puts them, block by block."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+from rollout.plan import Step, replayed
+from rollout.slots import Role, Slot, in_order
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#1f2328"
+COLOURS = {"sink": "#e69f00", "memory": "#cc79a7", "recent": "#56b4e9", "folded": "#cc79a7"}
+"""Okabe and Ito's, told apart without red and green; the block itself has the colour of the text."""
+SOFT = {"folded": 0.35, "reach": 0.12}
+ROLES = tuple(role.value for role in Role)
+WORDS = {role: role for role in ROLES} | {"folded": "averaged", "block": "this block", "again": "re-encoded"}
+WORDS["reach"] = "trained on"
+"""The legend's, from the back of the picture to its front."""
+SIZE = 8.0
+"""Points of the text: legible where the picture is as wide as a phone."""
+LEFT, RIGHT, HOLDS, DATES, GAP, BELOW = 0.36, 0.3, 1.25, 1.7, 0.36, 0.58
+"""Inches: margins, the two panels, what is between them and under them."""
+LINE = 0.14
+"""Inches of a line of text."""
+LEAST = 1.6
+"""Points that a mark is high at least: one frame of hundreds would vanish."""
+Span = tuple[int, int, int]
+"""A column, and the first and last number of a run in it."""
+Segment = tuple[int, list[str], str]
+"""The first block, the lines of text above it, and what happens there: "cut", "switch" or ""."""
+
+
+def told(steps: Iterable[Step]) -> Iterator[dict[str, Any]]:
+    """Steps as JSON, with what else a picture shows: the frames `folded` into memory, and those `replayed`."""
+    before: tuple[Slot, ...] = ()
+    for step in steps:
+        if step.switch is not None:
+            before = step.switch.slots
+        if step.replay is not None:
+            before = in_order(before + replayed(step.replay, step.block.frames))
+        folded = {
+            before[i].frame
+            for slot, row in zip(step.room.slots, step.room.rows, strict=True)
+            if slot.role is Role.MEMORY
+            for i, _ in row
+            if before[i].role is Role.RECENT
+        }
+        yield step.to_dict() | {"folded": sorted(folded), "replayed": list(step.replay.frames) if step.replay else []}
+        before = step.after
+
+
+@dataclass
+class Marks:
+    """What a picture shows, as runs by role; "block" is the block's own frames, "again" those that were replayed."""
+
+    dates: dict[str, list[Span]] = field(default_factory=dict)
+    """Temporal indices."""
+    holds: dict[str, list[Span]] = field(default_factory=dict)
+    """Frames; "folded" those that the memory averages."""
+    reach: list[tuple[int, int]] = field(default_factory=list)
+    """Of each block the trained horizon that holds its newest query: first and last index."""
+    crowd: dict[int, int] = field(default_factory=dict)
+    """Slots by index, where the last block finds more than one there."""
+
+
+def marks(steps: Sequence[Mapping[str, Any]], trained: int) -> Marks:
+    """Steps to runs."""
+    found, born = Marks(), None
+    for step in steps:
+        own, again = step["placement"]["block"], step.get("replayed", [])
+        slots = [(s["role"], s["frame"], p) for s, p in zip(step["slots"], step["placement"]["slots"], strict=True)]
+        frames = {role: [f for r, f, _ in slots if r == role] for role in ROLES}
+        dates = {role: [p for r, _, p in slots if r == role] for role in ROLES}
+        frames["block"], dates["block"] = list(range(step["start"], step["start"] + len(own))), own
+        frames["again"] = [f for r, f, _ in slots if f in again and r != "memory"]
+        dates["again"] = [p for r, f, p in slots if f in again and r != "memory"]
+        memory = frames["memory"]
+        born = min([*step.get("folded", ()), *([] if born is None else [born])], default=None) if memory else None
+        frames["folded"] = [] if born is None else list(range(born, max(memory)))
+        for into, numbers in ((found.holds, frames), (found.dates, dates)):
+            for role, values in numbers.items():
+                into.setdefault(role, []).extend((step["block"], *run) for run in runs(values))
+        found.reach.append((max(0, max(own) - trained + 1), max(trained - 1, *own)))
+        found.crowd = {index: n for index, n in Counter(p for _, _, p in slots).items() if n > 1}
+    return found
+
+
+def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Numbers as their longest stretches without a gap, first and last."""
+    stretches = groupby(enumerate(sorted(set(numbers))), lambda pair: pair[1] - pair[0])
+    return [(some[0][1], some[-1][1]) for some in (list(pairs) for _, pairs in stretches)]
+
+
+def draw(
+    steps: Sequence[Mapping[str, Any]],
+    *,
+    prompts: Sequence[str] = (),
+    title: str = "",
+    trained: int = 21,
+    seconds: float | None = None,
+    width: float = 4.2,
+    ink: str = INK,
+) -> "Figure":
+    """Above the frames that are cached, below the temporal indices that they get: a column a block, by role.
+
+    `steps` as `told` gives them, or `Step.to_dict`; `prompts` the script's, in order; `seconds` a block's length.
+    """
+    from matplotlib.figure import Figure
+
+    found, first = marks(steps, trained), steps[0]["block"]
+    head = _head(steps, prompts, (width - LEFT - RIGHT) * 72)
+    lines = max(len(text) for _, text, _ in head)
+    top = 0.33 + LINE * (lines + (1.4 if title else 0))
+    height = top + HOLDS + GAP + DATES + BELOW
+    figure = Figure(figsize=(width, height))
+    panels = []
+    for name, bottom, tall in (("holds", height - top - HOLDS, HOLDS), ("dates", BELOW, DATES)):
+        box = (LEFT / width, bottom / height, (width - LEFT - RIGHT) / width, tall / height)
+        panels.append(figure.add_axes(box, facecolor="none", label=name))
+        panels[-1].set_xlim(first - 0.5, first + len(steps) - 0.5)
+    holds, dates = panels
+    _panel(holds, "What it remembers: cached frames by number", found.holds, [], ink)
+    _panel(dates, "When the model takes them to be: temporal index", found.dates, found.reach, ink)
+    _apart(dates, steps, trained, ink)
+    for index, count in found.crowd.items():
+        dates.text(first + len(steps) - 0.4, index, f"×{count}", **_font(ink, va="center"))
+    _events(panels, head, ink)
+    holds.tick_params(labelbottom=False)
+    dates.set_xlabel(f"block, {seconds:.3g} s each" if seconds else "block", size=SIZE, color=ink, labelpad=2)
+    if title:
+        figure.text(0.01, 1 - 0.05 / height, title, **_font(ink, size=SIZE + 1, weight="bold", va="top"))
+    _legend(figure, [role for role in WORDS if role == "reach" or found.holds.get(role)], ink)
+    return figure
+
+
+def _font(ink: str, **more: Any) -> dict[str, Any]:
+    return {"size": SIZE - 0.5, "color": ink, "parse_math": False, **more}
+
+
+def _panel(
+    axes: "Axes", name: str, spans: Mapping[str, Sequence[Span]], reach: list[tuple[int, int]], ink: str
+) -> None:
+    """One panel: a mark a run, from 0 to the highest number."""
+    from matplotlib.ticker import MaxNLocator
+
+    high = max([n for some in spans.values() for _, _, n in some] + [n for _, n in reach])
+    axes.set_ylim(-0.7, high + 0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set(color=ink, alpha=0.35, linewidth=0.7)
+    axes.tick_params(labelsize=SIZE - 0.5, labelcolor=ink, color=(0, 0, 0, 0), length=2, pad=1)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+    axes.set_title(name, loc="left", size=SIZE, color=ink, pad=3, x=-0.3 / (axes.bbox.width / axes.figure.dpi))
+    if reach:
+        edges = [axes.get_xlim()[0] + i for i in range(len(reach) + 1)]
+        low = [a - 0.5 for a, _ in [*reach, reach[-1]]]
+        top = [b + 0.5 for _, b in [*reach, reach[-1]]]
+        axes.fill_between(edges, low, top, step="post", color=ink, alpha=0.08, lw=0)
+    for role in WORDS:
+        if spans.get(role):
+            _fill(axes, role, spans[role], ink)
+
+
+def _fill(axes: "Axes", role: str, spans: Sequence[Span], ink: str) -> None:
+    """All of a role's marks as one path, which keeps the file small; its gid is PANEL-ROLE."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    inches = axes.bbox.width / axes.figure.dpi, axes.bbox.height / axes.figure.dpi
+    wide, tall = (72 * inch / (b - a) for inch, (a, b) in zip(inches, (axes.get_xlim(), axes.get_ylim()), strict=True))
+    x, y = (0.43 if wide >= 3 else 0.5), (0.42 if tall >= 3 else 0.5)
+    single = tall >= 3 and role != "again"
+    vertices: list[tuple[float, float]] = []
+    for column, begin, end in spans:
+        for a, b in [(n, n) for n in range(begin, end + 1)] if single else [(begin, end)]:
+            middle, half = (a + b) / 2, max((b - a) / 2 + y, LEAST / tall / 2)
+            bottom, top = middle - half, middle + half
+            vertices += [(column - x, bottom), (column + x, bottom), (column + x, top), (column - x, top), (column, 0)]
+    codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY] * (len(vertices) // 5)
+    patch = PathPatch(Path(vertices, codes), gid=f"{axes.get_label()}-{role}", linewidth=0, zorder=2)
+    if role == "again":
+        patch.set(fill=False, edgecolor=ink, linewidth=0.9, zorder=3)
+    else:
+        patch.set(facecolor=COLOURS.get(role, ink), alpha=SOFT.get(role))
+    axes.add_patch(patch)
+
+
+def _apart(axes: "Axes", steps: Sequence[Mapping[str, Any]], trained: int, ink: str) -> None:
+    """An arrow where the newest query ends farther from a cached frame than training ever saw."""
+    placed = steps[-1]["placement"]
+    low, high = min(placed["slots"] + placed["block"]), max(placed["block"])
+    if high - low < trained:
+        return
+    place, text = axes.get_yaxis_transform(), f"{high - low} apart,\n{trained - 1} at most in training"
+    style = {"arrowstyle": "<->", "color": ink, "lw": 0.8, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 6}
+    axes.annotate("", (1.02, low - 0.5), (1.02, high + 0.5), place, place, style, annotation_clip=False)
+    axes.text(0.985, low + 0.32 * (high - low), text, **_font(ink, ha="right", va="center", transform=place))
+
+
+def _head(steps: Sequence[Mapping[str, Any]], prompts: Sequence[str], width: float) -> list[Segment]:
+    """What is written above each segment, where `width` points are there for all; numbers where there is little room."""
+    opens = [step for i, step in enumerate(steps) if i == 0 or step["switch"] or step["cut"]]
+    edges = [*(step["block"] for step in opens), steps[-1]["block"] + 1]
+    room = [int((b - a) / len(steps) * width / (0.54 * SIZE)) for a, b in pairwise(edges)]
+    out = []
+    for step, letters in zip(opens, room, strict=True):
+        number, event = step["prompt"], step is not steps[0]
+        lines = [f"{number + 1}{'#' if step['cut'] else ''}"]
+        if min(room) >= 10:
+            prompt = prompts[number] if number < len(prompts) else ""
+            what = ", ".join(["cut"] * step["cut"] + ["new prompt"] * step["switch"]) if event else ""
+            lines = [what[:letters], *wrap(prompt, letters, max_lines=3, placeholder="…")]
+        out.append((step["block"], lines, ("cut" if step["cut"] else "switch") if event else ""))
+    return out
+
+
+def _events(panels: Sequence["Axes"], head: Sequence[Segment], ink: str) -> None:
+    """Rules through the panels where prompts change (dashed) and cuts fall (solid), and the prompts above the first."""
+    above = max(len(lines) for _, lines, _ in head)
+    for block, lines, event in head:
+        for axes in panels if event else ():
+            style = "-" if event == "cut" else (0, (3, 2))
+            name = f"{axes.get_label()}-{event}"
+            axes.axvline(block - 0.5, color=ink, lw=0.9, ls=style, alpha=0.75, zorder=4, gid=name)
+        for n, line in enumerate(lines):
+            where, raised = panels[0].get_xaxis_transform(), (1, 72 * (0.23 + LINE * (above - n - 1)))
+            bold = _font(ink, weight="normal" if n else "bold")
+            panels[0].annotate(line, (block - 0.5, 1), raised, where, "offset points", **bold)
+
+
+def _legend(figure: "Figure", roles: Sequence[str], ink: str) -> None:
+    """The roles that occur, in one line under the panels."""
+    from matplotlib.patches import Rectangle
+    from matplotlib.textpath import TextPath
+
+    width, height = figure.get_size_inches()
+    axes = figure.add_axes((0, 0, 1, 0.2 / height), facecolor="none", xlim=(0, width * 72), ylim=(0, 14.4))
+    axes.set_axis_off()
+    sizes = [TextPath((0, 0), WORDS[role], size=SIZE - 0.5).get_extents().width + 9.5 for role in roles]
+    x, gap = 4.0, min(9.0, (width * 72 - 4 - sum(sizes)) / len(roles))
+    for role, size in zip(roles, sizes, strict=True):
+        patch = Rectangle((x, 4), 7, 7, facecolor=COLOURS.get(role, ink), lw=0, alpha=SOFT.get(role))
+        if role == "again":
+            patch.set(fill=False, edgecolor=ink, linewidth=0.9)
+        axes.add_patch(patch)
+        axes.text(x + 9.5, 4.6, WORDS[role], **_font(ink))
+        x += size + gap

@@ -1,0 +1,417 @@
+"""The report of a benchmark run: what its files say, and how it behaves in a real browser."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import pytest
+
+from rollout.benchmarks.executors import Serial
+from rollout.benchmarks.reader import load_suite
+from rollout.benchmarks.report import write_report
+from rollout.benchmarks.report.axes import spread
+from rollout.benchmarks.report.look import FOCUS, looks
+from rollout.benchmarks.report.numbers import figure, interval, places, show
+from rollout.benchmarks.report.tables import against, columns, groups
+from rollout.benchmarks.run import Run
+from rollout.benchmarks.work import Setup
+from rollout.picture import Marks, draw, marks, runs, told
+from rollout.plan import simulate
+from rollout.registry import find
+from rollout.script import Script
+from rollout.strategies.presets import preset
+
+HOSTILE = '<script>alert(1)</script> & "$x$"'
+SUITE = """
+name = "tiny <b>bold</b>"
+about = "Two strategies & a <i>few</i> frames"
+scripts = [
+  "a red circle walks right on navy[1.125s] | a red circle jumps on navy[1.5s] | a red circle jumps on olive[1.125s#]",
+  "a green square stands on teal[1.125s] | a green square spins on teal[1.5s] | a green square spins on grey[1.125s#]",
+]
+prefix = 1
+steps = 2
+metrics = ["reaction", "action", "drift@pool8", "seconds_per_frame", "kv_mib"]
+baseline = "plain"
+
+[strategies]
+"plain" = "self-forcing"
+'<script>alert(1)</script> & "$x$"' = "infinity-rope"
+
+[[claims]]
+says = "Flushing <em>obeys</em> sooner"
+source = "arXiv 2511.20649"
+better = '<script>alert(1)</script> & "$x$"'
+than = "plain"
+metric = "reaction"
+"""
+BROWSER = next(
+    filter(None, map(shutil.which, ("/usr/bin/chromium", "chromium", "google-chrome", "chromium-browser"))), None
+)
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and whatever is not closed in order."""
+
+    VOID = frozenset({"meta", "link", "br", "hr", "img", "input", "wbr", "source"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, Any]]] = []
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("bench")
+    (root / "tiny.toml").write_text(SUITE)
+    out = root / "out"
+    job = Run(load_suite(str(root / "tiny.toml")), out, Setup(str(out), "sprites"), Serial())
+    assert all(attempt.outcome == "done" for attempt in job.attempts())
+    write_report(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> Page:
+    parsed = Page()
+    parsed.feed((run / "report" / "index.html").read_text(encoding="utf-8"))
+    return parsed
+
+
+def test_the_page_is_well_formed_and_its_ids_are_its_own(page: Page) -> None:
+    assert not page.wrong
+    assert not page.open
+    ids = [attrs["id"] for _, attrs in page.found if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    pointers = {i for _, a in page.found for k in ("aria-labelledby", "for") if k in a for i in a[k].split()}
+    pointers |= {a["href"][1:] for _, a in page.found if a.get("href", "").startswith("#")}
+    assert pointers <= set(ids)
+    headings = [tag for tag, _ in page.found if tag in ("h1", "h2", "h3")]
+    assert headings.count("h1") == 1
+    assert headings[0] == "h1"
+
+
+def test_nothing_is_fetched_from_elsewhere(run: Path, page: Page) -> None:
+    text = (run / "report" / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r"(https?:)?//\w+\.\w+", text)
+    assert "@import" not in text
+    for _, attrs in page.found:
+        for key in ("src", "href"):
+            target = urlparse(attrs.get(key, ""))
+            assert target.scheme in ("", "data")
+            assert not target.netloc
+            if target.path and not target.scheme:
+                assert (run / "report" / unquote(target.path)).is_file()
+
+
+def test_names_and_prompts_are_text(run: Path, page: Page) -> None:
+    text = (run / "report" / "index.html").read_text(encoding="utf-8")
+    for wrong in ("<script>alert", "<b>bold", "<i>few", "<em>obeys"):
+        assert wrong not in text
+    scripts = [attrs for tag, attrs in page.found if tag == "script"]
+    assert len(scripts) == 3
+    assert "&lt;script&gt;alert" in text.replace("<wbr>", "")
+
+
+def test_the_summary_beside_it_says_the_same(run: Path) -> None:
+    found = json.loads((run / "report" / "summary.json").read_text(encoding="utf-8"))
+    assert found["done"] == found["total"] == 4
+    assert found["claims"][0]["shows"] == "too few pairs"
+    assert "too few pairs" in (run / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_moved_folder_keeps_its_videos(run: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(run / "report", tmp_path / "elsewhere")
+    data = re.search(r'id="scenes">(.*?)</script>', (moved / "index.html").read_text(encoding="utf-8"), re.S)
+    assert data is not None
+    scenes = json.loads(data[1])["scenes"]
+    shown = [tile["src"] for scene in scenes for tile in scene["tiles"]]
+    assert len(shown) == 4
+    assert all((moved / src).stat().st_size > 1000 for src in shown)
+    assert [shot["begin"] for shot in scenes[0]["shots"]] == [0.0, 1.5, 3.0]
+    assert not any(path.is_symlink() for path in moved.rglob("*"))
+
+
+def test_a_second_report_replaces_the_first(run: Path) -> None:
+    stale = run / "report" / "videos" / "0123456789abcdef.mp4"
+    stale.write_bytes(b"old")
+    before = sorted(p.name for p in (run / "report" / "videos").glob("*.mp4") if p != stale)
+    write_report(run)
+    assert sorted(p.name for p in (run / "report" / "videos").iterdir()) == before
+
+
+def test_an_unfinished_run_says_what_is_missing(run: Path, tmp_path: Path) -> None:
+    part = shutil.copytree(run, tmp_path / "part")
+    plan = json.loads((part / "plan.json").read_text())
+    lost = next(c["address"] for c in plan["cells"] if c["strategy"] == HOSTILE)
+    shutil.rmtree(part / "cells" / lost)
+    event = {"time": "now", "event": "failed", "cell": lost, "why": "CacheError: <full>", "last": True}
+    with (part / "attempts.jsonl").open("a") as log:
+        log.write(json.dumps(event) + "\n")
+    text = write_report(part).read_text(encoding="utf-8")
+    assert "1 rollout failed" in text
+    assert "CacheError: &lt;full&gt;" in text
+    assert "3 of 4 done" in text
+
+
+def test_a_run_whose_videos_are_gone_is_still_reported(run: Path, tmp_path: Path) -> None:
+    part = shutil.copytree(run, tmp_path / "part")
+    for video in part.glob("cells/*/video.mp4"):
+        video.unlink()
+    text = write_report(part).read_text(encoding="utf-8")
+    assert "Paired differences" in text
+    assert 'id="player"' not in text
+    assert not list((part / "report" / "videos").iterdir())
+
+
+def test_numbers() -> None:
+    assert show(-0.0001, 2) == "0.00"
+    assert show(-1.234, 1, signed=True) == "−1.2"
+    assert show(1234.5, 0) == "1,234"
+    assert (figure(0.012345), figure(13.75), figure(0), figure(150.4)) == ("0.0123", "13.8", "0", "150")
+    assert places([{"low": 0.6, "high": 0.7, "mean": 0.65}]) == 3
+    assert places([{"low": 3, "high": 3, "mean": 3.25}]) == 2
+    assert interval({"low": -1, "high": 2.5}, 1) == "[−1.0, 2.5]"
+
+
+def test_letters_stay_apart_and_inside() -> None:
+    spots = spread([0.5, 0.5, 0.51, 0.99, 1.0], 0.1)
+    assert all(b - a >= 0.1 - 1e-9 for a, b in pairwise(spots))
+    assert max(spots) <= 1
+
+
+def found_of(count: int) -> dict[str, Any]:
+    """A summary of `count` strategies, each one better than the one before, two of them a tie."""
+    names = [f"s{n}" for n in range(count)]
+    pairs = [
+        {
+            "a": b,
+            "b": a,
+            "mean": 1.0,
+            "low": -0.5 if n == 1 else 0.5,
+            "high": 2.0,
+            "n": 9,
+            "verdict": "tie" if n == 1 else "better",
+        }
+        for i, a in enumerate(names)
+        for n, b in enumerate(names[i + 1 :], i + 1)
+    ]
+    means = {name: {"mean": float(n), "low": n - 1.0, "high": n + 1.0, "n": 9} for n, name in enumerate(names)}
+    metric = {"name": "m", "unit": "px", "better": "higher", "about": "", "source": "", "means": means, "pairs": pairs}
+    plan = {
+        "strategies": {n: {"text": n, "window": 6} for n in names},
+        "baseline": "s0",
+        "primary": "m",
+        "metrics": [metric],
+    }
+    return {"plan": plan, "metrics": {"m": metric}, "groups": {6: names}}
+
+
+def test_bold_is_better_than_all_of_its_budget() -> None:
+    for count, best in ((2, []), (3, ["s2"])):
+        found = found_of(count)
+        rows = groups(found, looks(found["plan"], found["metrics"]["m"]))[0]["rows"]
+        assert [row["look"].name for row in rows if row["cells"][0]["best"]] == best
+    assert against(found_of(3)["metrics"]["m"], "s0", "s2") == {
+        "a": "s0", "b": "s2", "mean": -1.0, "low": -2.0, "high": -0.5, "n": 9, "verdict": "worse",
+    }  # fmt: skip
+    assert columns(found)[0]["arrow"] == "↑"
+
+
+def test_many_strategies_each_have_a_look_of_their_own() -> None:
+    found = found_of(44)
+    each = looks(found["plan"], found["metrics"]["m"])
+    assert len({look.letter for look in each.values()}) == 44
+    assert len({(look.tone, look.marker, look.dash) for look in each.values()}) == 44
+    assert sum(not look.quiet for look in each.values()) == FOCUS
+    assert not each["s0"].quiet
+    assert not each["s43"].quiet
+
+
+SHOW = "a red circle walks right on navy[4s] | a red circle jumps on navy[4s] | a red circle spins on olive[4s#]"
+
+
+def steps_of(name: str, script: str = SHOW) -> list[dict[str, Any]]:
+    spec = find("backends", "sprites").spec()
+    return list(told(simulate(preset(name), Script.parse(script).blocks(spec), spec)))
+
+
+def covered(figure: Any, panel: str, role: str) -> set[tuple[int, int]]:
+    """(block, number) pairs that lie in a panel's marks of a role."""
+    axes = next(a for a in figure.axes if a.get_label() == panel)
+    patch = next((p for p in axes.patches if p.get_gid() == f"{panel}-{role}"), None)
+    cells = set()
+    for polygon in patch.get_path().to_polygons() if patch else ():
+        (left, low), (right, high) = polygon.min(0), polygon.max(0)
+        cells |= {(round((left + right) / 2), n) for n in range(-1, 400) if low - 1e-6 <= n <= high + 1e-6}
+    return cells
+
+
+@pytest.mark.parametrize("name", ["self-forcing", "infinity-rope", "infinity-rope-released", "memrope", "longlive"])
+def test_a_picture_puts_everything_where_the_placement_says(name: str) -> None:
+    steps = steps_of(name)
+    drawn = draw(steps, prompts=Script.parse(SHOW).prompts, seconds=0.375)
+    for role in ("sink", "memory", "recent", "block"):
+        wanted = {
+            (step["block"], index)
+            for step in steps
+            for slot, index in zip(step["slots"], step["placement"]["slots"], strict=True)
+            if slot["role"] == role
+        }
+        if role == "block":
+            wanted = {(step["block"], index) for step in steps for index in step["placement"]["block"]}
+        assert covered(drawn, "dates", role) == wanted, role
+
+
+def test_a_picture_shows_what_happens_at_events() -> None:
+    rope = draw(steps_of("infinity-rope"))
+    rules = [line.get_gid() for axes in rope.axes for line in axes.lines]
+    assert sorted(rules) == ["dates-cut", "dates-switch", "holds-cut", "holds-switch"]
+    own = covered(rope, "dates", "block")
+    assert {n for block, n in own if block == 22} == {3, 19, 20}
+    assert {n for block, n in own if block == 23} == {3, 4, 5}
+    recache = steps_of("longlive")
+    again = [step for step in recache if step["replayed"]]
+    assert [step["block"] for step in again] == [11]
+    assert {block for block, _ in covered(draw(recache), "dates", "again")} == {11}
+    texts = [text.get_text() for axes in draw(recache).axes for text in axes.texts]
+    assert any(text.startswith("98 apart") for text in texts)
+
+
+def test_a_picture_shows_what_memory_averages() -> None:
+    found = marks(steps_of("memrope"), 21)
+    folded = {column: (low, high) for column, low, high in found.holds["folded"]}
+    assert min(folded) == 4
+    assert folded[4] == (3, 6)  # frames 3..7 fold, and the memory itself is drawn at 7
+    assert folded[21] == (3, 57)
+    assert 22 not in folded  # a cut drops the memory
+    assert isinstance(found, Marks)
+    assert runs([5, 1, 2, 2, 9, 8]) == [(1, 2), (5, 5), (8, 9)]
+
+
+@pytest.mark.parametrize("blocks", [1, 8, 120])
+def test_a_picture_is_drawn_for_few_blocks_and_many(blocks: int) -> None:
+    steps = steps_of("memrope", f"a red circle jumps[{blocks * 0.375}s]")
+    assert len(steps) == blocks
+    drawn = draw(steps, title="$not math$")
+    assert drawn.get_size_inches()[0] == pytest.approx(4.2)
+    drawn.canvas.draw()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api")
+    if BROWSER is None:
+        pytest.skip("no Chromium here")
+    with api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def opened(browser: Any, run: Path) -> Iterator[Any]:
+    """The report, opened from disk at 360 pixels in light colours, and whatever went wrong."""
+    context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme="light")
+    tab, wrong = context.new_page(), []
+    tab.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    tab.on("dialog", lambda dialog: wrong.append(dialog.message))
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on(
+        "requestfailed",
+        lambda request: wrong.append(request.url) if "ERR_ABORTED" not in str(request.failure) else None,
+    )
+    tab.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else wrong.append(request.url))
+    tab.goto((run / "report" / "index.html").as_uri())
+    tab.wait_for_function("[...document.querySelectorAll('video')].every(v => v.readyState >= 2)", timeout=10_000)
+    yield SimpleNamespace(tab=tab, wrong=wrong)
+    context.close()
+
+
+def test_in_a_browser_all_is_drawn_and_nothing_is_wrong(opened: Any) -> None:
+    tab = opened.tab
+    boxes = tab.evaluate(
+        "[...document.querySelectorAll('svg.chart')].map(s => {const b = s.getBoundingClientRect();"
+        "return [b.width, b.height, s.querySelectorAll('path').length, s.getAttribute('aria-labelledby')]})"
+    )
+    assert len(boxes) >= 6
+    assert all(width > 100 and height > 60 and paths > 0 for width, height, paths, _ in boxes), boxes
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    assert opened.wrong == []
+
+
+def test_in_a_browser_videos_play_in_step(opened: Any) -> None:
+    tab = opened.tab
+    tab.select_option("#prompt", "1")
+    tab.focus("#play")
+    tab.keyboard.press("Enter")
+    tab.wait_for_function("[...document.querySelectorAll('video')].every(v => v.currentTime > 0.3)", timeout=8_000)
+    times = tab.evaluate("[...document.querySelectorAll('video')].map(v => [v.currentTime, v.paused])")
+    assert max(t for t, _ in times) - min(t for t, _ in times) < 1 / 8
+    assert not any(paused for _, paused in times)
+    tab.keyboard.press("Enter")
+    tab.evaluate("document.getElementById('at').focus()")
+    before = int(tab.input_value("#at"))
+    tab.keyboard.press("ArrowRight")
+    tab.wait_for_function("[...document.querySelectorAll('video')].every(v => v.paused && !v.seeking)")
+    stills = tab.evaluate("[...document.querySelectorAll('video')].map(v => Math.floor(v.currentTime * 8))")
+    assert set(stills) == {before + 1}
+    tab.locator("#shots button").nth(2).click()
+    assert "cut: a green square spins on grey" in tab.inner_text("#now")
+    assert opened.wrong == []
+
+
+def test_in_a_browser_colours_follow_the_system_and_the_toggle(opened: Any) -> None:
+    tab = opened.tab
+
+    def ground() -> str:
+        return str(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+    light = ground()
+    tab.emulate_media(color_scheme="dark")
+    dark = ground()
+    assert dark != light
+    tab.focus("#theme")
+    tab.keyboard.press("Enter")
+    assert ground() == light
+    tab.reload()
+    assert ground() == light
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.className") == "skip"
+
+
+def test_in_a_browser_definitions_and_single_strategies_by_keyboard(opened: Any) -> None:
+    tab = opened.tab
+    tab.focus("thead a")
+    assert "new action" in tab.inner_text("#tip")
+    tab.keyboard.press("Escape")
+    assert not tab.is_visible("#tip")
+    tab.check("#gaps")
+    assert tab.locator("td .gap").first.is_visible()
+    tab.focus("[data-pick='1']")
+    tab.keyboard.press("Space")
+    assert tab.locator(".single .chart [data-series='1'].on").count() > 0
+    tab.wait_for_function("getComputedStyle(document.querySelector('.chart [data-series]:not(.on)')).opacity < 0.2")
+    assert opened.wrong == []
