@@ -7,16 +7,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rollout.cli.options import Plugin, load_plugins
-from rollout.errors import BackendError
+from rollout.errors import BackendError, SpecError
 
 if TYPE_CHECKING:
+    import torch
+
     from rollout.backend import Backend
 
 
 def speed(
-    backend: Annotated[str, typer.Option(metavar="NAME", help="sprites, or wan.")] = "sprites",
+    backend: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Whole rollouts of a model: sprites, or wan. Default: the cache alone."),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="A,B", help="float32, bfloat16, ...; several for the cache alone.")
+    ] = None,
+    windows: Annotated[str, typer.Option(metavar="A,B", help="Windows of the cache alone.")] = "6,12,21",
+    repeats: Annotated[int, typer.Option(min=1, help="Timed blocks a row of the cache alone.")] = 7,
     presets: Annotated[
-        str, typer.Option(metavar="A,B", help="Presets to compare.")
+        str, typer.Option(metavar="A,B", help="Presets of whole rollouts.")
     ] = "self-forcing,longlive,infinity-rope,memrope",
     model: Annotated[str | None, typer.Option(metavar="PATH", help="The backend's weights.")] = None,
     random: Annotated[bool, typer.Option("--random", help="Random weights of --size, wan only.")] = False,
@@ -25,62 +35,116 @@ def speed(
     height: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...")] = None,
     attention_backend: Annotated[str | None, typer.Option(help="One of diffusers' names, wan only.")] = None,
     compile_: Annotated[
         bool, typer.Option("--compile", help="torch.compile the transformer's blocks, wan only.")
     ] = False,
-    blocks: Annotated[int, typer.Option(min=1, help="Blocks timed once the window is full.")] = 3,
+    blocks: Annotated[int, typer.Option(min=1, help="Blocks timed once the window is full, whole rollouts.")] = 3,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     to: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the rows as JSON.")] = None,
     plugin: Plugin = None,
 ) -> None:
-    """Frames per second, and a block's time split into model, attention, cache and positions."""
+    """What handling the cache costs at Wan's geometry; with --backend, whole rollouts, a block split into its parts."""
     load_plugins(plugin)
-    from rollout.strategies.presets import preset
-
-    strategies = {name: preset(name) for name in (part.strip() for part in presets.split(","))}
     if random and backend != "wan":
-        raise BackendError(
-            f"--random builds Wan models; the backend {backend!r} has its own weights. Use --backend wan."
-        )
+        raise BackendError(f"--random builds Wan models; the backend is {backend!r}. Use --backend wan.")
     import torch
 
-    from rollout.backends import load_backend
-    from rollout.benchmarks.speed.rollouts import measure, table
+    from rollout.devices import find_device
     from rollout.files import write_text
 
     if threads:
         torch.set_num_threads(threads)
-    wanted = {
-        "dtype": dtype,
-        "height": height,
-        "width": width,
-        "attention_backend": attention_backend,
-        "compile": compile_ or None,
-    }
-    options: dict[str, Any] = {k: v for k, v in wanted.items() if v is not None}
+    place = find_device(device)
+    if backend is None:
+        found = _cache(place, dtype or "float32,bfloat16", windows, repeats)
+    else:
+        options = {
+            "dtype": dtype,
+            "height": height,
+            "width": width,
+            "attention_backend": attention_backend,
+            "compile": compile_ or None,
+            "model": model,
+        }
+        given = {k: v for k, v in options.items() if v is not None}
+        found = _rollouts(_load(backend, random, size, layers, device, given), presets, blocks)
+    if to is not None:
+        write_text(to, json.dumps(found, indent=1) + "\n")
+
+
+def _where(device: "torch.device") -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _cache(device: "torch.device", dtypes: str, windows: str, repeats: int) -> dict[str, Any]:
+    """The cache alone, against the copy floor and the plain handling."""
+    import torch
+
+    from rollout.benchmarks.speed.handling import PASSES, geometry
+    from rollout.benchmarks.speed.overhead import measure, pin_allocator, switching, tables
+    from rollout.devices import find_dtype
+
+    kinds = [find_dtype(name.strip(), device) for name in dtypes.split(",")]
+    try:
+        sizes = [int(window) for window in windows.split(",")]
+    except ValueError:
+        raise SpecError(f"--windows {windows!r} are no whole numbers. Write 6,12,21.") from None
+    if min(sizes) < 6:
+        raise SpecError(
+            f"--windows {windows!r}: a window of {min(sizes)} is too small for memory frames and a block. Use 6 or more."
+        )
+    if device.type == "cpu":
+        pin_allocator()
+    spec = geometry()
+    print(
+        f"one layer, {spec.tokens} tokens a frame, {spec.heads} heads of {spec.head_dim}, ms a pass (a block's cost over its "
+        f"{PASSES} passes), medians of {repeats}; {_where(device)}, torch {torch.__version__}, allocator pinned",
+        flush=True,
+    )
+    rows = []
+    for row in measure(kinds, sizes, repeats=repeats, device=device):
+        rows.append(row)
+        print(
+            f"  {row.dtype} window {row.window} {row.composition}: {row.ours_ms / row.floor_ms:.2f} x floor", flush=True
+        )
+    switches = list(switching(kinds, sizes, device=device))
+    print(tables(rows, switches))
+    return {"rows": [row.to_dict() for row in rows], "switches": [row.to_dict() for row in switches]}
+
+
+def _load(backend: str, random: bool, size: str, layers: int | None, device: str, options: dict[str, Any]) -> "Backend":
     if random:
         from rollout.backends.wan.random import random_wan
 
-        loaded: Backend = random_wan(size, layers=layers, device=device, **options)
-    else:
-        loaded = load_backend(backend, device=device, **options, **({} if model is None else {"model": model}))
-    spec = loaded.spec
-    prompt = "a red circle walks right" if backend == "sprites" else "a cat walks"
-    where = (
-        torch.cuda.get_device_name(loaded.device)
-        if loaded.device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
+        wan: Backend = random_wan(size, layers=layers, device=device, **options)
+        return wan
+    from rollout.backends import load_backend
+
+    return load_backend(backend, device=device, **options)
+
+
+def _rollouts(backend: "Backend", presets: str, blocks: int) -> dict[str, Any]:
+    """Whole rollouts of a model under several presets."""
+    import torch
+
+    from rollout.benchmarks.speed.rollouts import measure, table
+    from rollout.strategies.presets import preset
+
+    strategies = {name: preset(name) for name in (part.strip() for part in presets.split(","))}
+    spec = backend.spec
+    prompt = "a red circle walks right" if spec.name == "sprites" else "a cat walks"
     print(
         f"{spec.name}: {spec.layers} layers, {spec.heads} heads of {spec.head_dim}, {spec.tokens} tokens a frame, "
-        f"{str(loaded.dtype).removeprefix('torch.')}, {where}, torch {torch.__version__}"
+        f"{str(backend.dtype).removeprefix('torch.')}, {_where(backend.device)}, torch {torch.__version__}"
     )
     rows = []
     for name, strategy in strategies.items():
-        rows.append(measure(loaded, name, strategy, prompt, blocks=blocks))
+        rows.append(measure(backend, name, strategy, prompt, blocks=blocks))
         print(f"  {name}: {rows[-1].frames_per_second:.1f} fps", flush=True)
     print(table(rows))
-    if to is not None:
-        write_text(to, json.dumps({"rows": [row.to_dict() for row in rows]}, indent=1) + "\n")
+    return {"rows": [row.to_dict() for row in rows]}

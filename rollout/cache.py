@@ -1,11 +1,16 @@
-"""KVCache: the mechanism. It stores raw keys and values, executes edits and decides nothing.
+"""KVCache: the mechanism. It stores keys and values, executes edits and decides nothing.
 
-Slots are global Python values; tensors are per layer. Keys are kept unrotated and turned to their placement once a
-block, always from the raw copy, so that rounding never accumulates.
+Slots are global Python values; tensors are per layer, allocated once. A key is rotated once, when it is written, at its
+frame's own number; queries carry the current index. Rotary scores depend on differences alone, and attention does not
+care in which order keys lie in memory, so a new block overwrites evicted slots in place. Only slots whose distance to
+the others changes (sinks, memory, collapsed frames) are rotated again, once a block, always from a raw copy and never
+from their last rotation, so that rounding never accumulates.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,11 +18,10 @@ from torch.nn import functional as F
 
 from rollout.backend import Attend, Spec
 from rollout.errors import CacheError
-from rollout.rope import Table, rotate, table
-from rollout.slots import Edit, Placement, Role, Row, Slot, in_order
+from rollout.rope import rotate
+from rollout.rows import Entry, Pair, Rows, blend, runs
+from rollout.slots import Edit, Placement, Role, Slot, in_order
 
-Pair = tuple[Tensor, Tensor]
-"""Keys and values, (B, slots, h*w, heads, D)."""
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Plain attention over (B, heads, tokens, D)."""
 
@@ -27,12 +31,29 @@ def kv_bytes(spec: Spec, window: int, batch: int, dtype: torch.dtype) -> int:
     return 2 * spec.layers * batch * window * spec.tokens * spec.heads * spec.head_dim * dtype.itemsize
 
 
-class KVCache:
-    """Keys and values of at most `window` frames in every layer, of constant size.
+class _Lease:
+    """What a reader holds: `over` once the cache has changed."""
 
-    Memory slots keep a float32 copy beside the working one, in which they are averaged: a rate of 0.01
-    stalls in bf16.
-    """
+    over = False
+
+
+@dataclass
+class _Prepared:
+    """A placement made ready: the indices at which the block's frames are rotated, and the rows that they take."""
+
+    placement: Placement
+    turns: list[int]
+    own: Tensor
+    rows: list[int]
+    runs: list[tuple[slice, slice]]
+    """Stretches of rows, and of the block's tokens that go there."""
+    used: int
+    """Rows of slots and block."""
+    index: Tensor
+
+
+class KVCache:
+    """Keys and values of at most `window` frames in every layer, of constant size."""
 
     def __init__(
         self,
@@ -44,151 +65,203 @@ class KVCache:
         device: torch.device | str = "cpu",
         attention: Attention = F.scaled_dot_product_attention,
     ) -> None:
-        size = (batch, window, spec.tokens, spec.heads, spec.head_dim)
-        self.spec, self.window, self.device, self.attention = spec, window, device, attention
+        self.spec, self.window, self.device, self.dtype, self.attention = spec, window, device, dtype, attention
         self.slots: tuple[Slot, ...] = ()
-        self._store: list[Pair] = [
-            (torch.zeros(size, dtype=dtype, device=device), torch.zeros(size, dtype=dtype, device=device))
-            for _ in range(spec.layers)
-        ]
-        self._exact: dict[int, list[Pair]] = {}
-        self._staged: dict[int, Pair] = {}
-        self._placed: tuple[Placement, Table, Table, dict[int, Tensor]] | None = None
-        self._version = 0
+        self._entries: list[Entry] = []
+        self._rows = Rows(spec, window, batch, dtype, device)
+        self._prepared: _Prepared | None = None
+        self._lease = _Lease()
+        self._writing: _Prepared | None = None
+        self._staged: dict[int, Tensor] = {}
+        self._marks = torch.zeros(spec.layers, dtype=torch.bool)
+        """Layers that the clean pass has written: a tensor, since a compiled block can set it, and NumPy's view of it."""
+        self._marked = self._marks.numpy()
         self._broken = ""
-        self.rotated = 0
-        """Bytes of queries and keys that were rotated so far."""
 
     @property
     def bytes(self) -> int:
-        """Bytes of the keys and values that are held, whatever their number of slots."""
-        return sum(t.numel() * t.element_size() for pair in self._store for t in pair)
+        """Bytes of the window's keys and values, whatever their number of slots."""
+        return self._rows.bytes
+
+    @property
+    def rotated(self) -> int:
+        """Bytes of queries and keys that were rotated so far."""
+        return self._rows.rotated
+
+    @property
+    def extra_bytes(self) -> int:
+        """Bytes of the raw copies: keys of sinks and collapsed frames; keys and values of memory, in float32."""
+        raw = [t for e in self._entries for t in e.raw or ()]
+        exact = [t for e in self._entries for pair in e.exact or () for t in pair]
+        return sum(t.numel() * t.element_size() for t in (*raw, *exact))
+
+    def raw(self, slot: int, layer: int) -> Pair:
+        """A slot's keys, not rotated, and values (B, h*w, heads, D), in float32 or better."""
+        return self._rows.exact(layer, self._entries[slot])
 
     def apply(self, edit: Edit) -> None:
-        """Replace the slots by weighted sums of them; all layers or none. Raises CacheError."""
+        """Replace the slots by weighted sums of them; all layers or none. Raises CacheError.
+
+        A slot that stays is not touched: only blended ones are computed and written.
+        """
         self._usable()
         edit.check(len(self.slots))
         if len(edit.slots) > self.window:
             raise CacheError(f"an edit of {len(edit.slots)} slots does not fit a window of {self.window}.")
-        if edit.slots == self.slots and all(row == ((i, 1.0),) for i, row in enumerate(edit.rows)) and not edit.pooled:
+        entries = [self._stays(edit, i) for i in range(len(edit.slots))]
+        for i, entry in enumerate(entries):
+            if any(entry is earlier for earlier in entries[:i]):
+                entries[i] = None  # the same slot twice: the second is a copy
+        if edit.slots == self.slots and all(a is b for a, b in zip(entries, self._entries, strict=True)):
             return
-        blended = {
-            i
-            for i, row in enumerate(edit.rows)
-            if len(row) > 1 or i in edit.pooled or edit.slots[i].role is Role.MEMORY
-        }
-        exact = {
-            i: [self._blend(layer, edit.rows[i], i in edit.pooled) for layer in range(len(self._store))]
-            for i in blended
-        }
-        rows = [row[0][0] for row in edit.rows]
-        new: list[Pair] = []
-        for layer, pair in enumerate(self._store):
-            keys, values = (side[:, rows] for side in pair)
-            for i in blended:
-                keys[:, i], values[:, i] = exact[i][layer]
-            new.append((keys, values))
+        blends = {i: edit.rows[i] for i, entry in enumerate(entries) if entry is None}
+        free = iter(set(range(self.window)) - {entry.row for entry in entries if entry is not None})
         with self._all_or_none("an edit"):
-            for pair, fresh in zip(self._store, new, strict=True):
-                for stored, side in zip(pair, fresh, strict=True):
-                    stored[:, : len(rows)] = side
-        self._exact = {i: pairs for i, pairs in exact.items() if edit.slots[i].role is Role.MEMORY}
-        self._changed(edit.slots)
+            made: dict[int, Entry] = {}
+            for i, row in blends.items():
+                made[i] = self._target(edit.slots[i], self._entries[row[0][0]], free, made.values())
+            for layer in range(self.spec.layers):
+                read = {old: self._rows.exact(layer, self._entries[old]) for row in blends.values() for old, _ in row}
+                sums = {i: blend(row, read, i in edit.pooled) for i, row in blends.items()}
+                for i, pair in sums.items():
+                    self._rows.put(layer, made[i], pair)
+        self._changed(edit.slots, [entry or made[i] for i, entry in enumerate(entries)])
 
-    def _blend(self, layer: int, row: Row, pooled: bool) -> Pair:
-        """A weighted sum of slots in float32 or better, keys and values (B, h*w, heads, D)."""
-        exact = torch.promote_types(self._store[layer][0].dtype, torch.float32)
-        sums = []
-        for side in (0, 1):
-            terms = [
-                (self._exact[old][layer][side] if old in self._exact else self._store[layer][side][:, old].to(exact))
-                * weight
-                for old, weight in row
-            ]
-            total = torch.stack(terms).sum(0)
-            sums.append(total.mean(1, keepdim=True).expand_as(total) if pooled else total)
-        return sums[0], sums[1]
+    def _stays(self, edit: Edit, i: int) -> Entry | None:
+        """The entry that a new slot takes over as it is, None where it must be computed."""
+        row = edit.rows[i]
+        if len(row) > 1 or row[0][1] != 1.0 or i in edit.pooled:
+            return None
+        entry = self._entries[row[0][0]]
+        return entry if (entry.exact is not None) == (edit.slots[i].role is Role.MEMORY) else None
+
+    def _target(self, slot: Slot, before: Entry, free: Iterator[int], made: Iterable[Entry]) -> Entry:
+        """Where a blended slot goes: a memory is averaged in its own place."""
+        if slot.role is not Role.MEMORY:
+            return Entry(next(free), None, raw=[])
+        own = before.exact is not None and all(before.exact is not e.exact for e in made)
+        return Entry(next(free), None, exact=before.exact if own else [])
 
     def reader(self, placement: Placement) -> Attend:
-        """Attention over the cached slots and the block's own frames; writes nothing."""
-        return self._attend(placement, stage=False)
+        """Attention over the cached slots and the block's own frames; no slot is written."""
+        return self._attend(self._prepare(placement), write=False, stage=False)
 
-    def writer(self, placement: Placement) -> Attend:
-        """As the reader, and stages the block's raw keys and values for `commit`."""
-        self._staged = {}
-        return self._attend(placement, stage=True)
+    def writer(self, placement: Placement, slots: Sequence[Slot] | None = None) -> Attend:
+        """As the reader, for the clean pass whose keys and values `commit` stores.
 
-    def _attend(self, placement: Placement, *, stage: bool) -> Attend:
-        self._usable()
-        if len(placement.slots) != len(self.slots):
-            raise CacheError(f"a placement of {len(placement.slots)} slots does not fit the cache's {len(self.slots)}.")
-        version, count = self._version, len(self.slots)
-        own, past, held = self._tables(placement)
+        `slots`, those that will be committed, tell whether raw keys are held until then; they are where it is not said.
+        """
+        prepared = self._prepare(placement)
+        stage = slots is None or any(s.role is not Role.RECENT for s in slots)
+        stage = stage or prepared.turns != self._natural(prepared, slots or ())
+        self._staged, self._writing = {}, prepared
+        self._marked[:] = False
+        return self._attend(prepared, write=True, stage=stage)
+
+    def _attend(self, prepared: _Prepared, *, write: bool, stage: bool) -> Attend:
+        lease, own, used, runs, index = self._lease, prepared.own, prepared.used, prepared.runs, prepared.index
+        tokens, store = self.spec.tokens, self._rows
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if version != self._version:
+            if lease.over:
                 raise CacheError("the cache has changed since this reader was made. Make a new one for each block.")
-            if layer not in held and count:
-                held[layer] = self._rotate(self._store[layer][0][:, :count].flatten(1, 2), past)
-            keys, values = self._rotate(k, own), v
-            if count:
-                keys = torch.cat([held[layer], keys.to(held[layer].dtype)], 1)
-                values = torch.cat([self._store[layer][1][:, :count].flatten(1, 2).to(v.dtype), v], 1)
+            keys, values = store.keys[layer], store.values[layer]
+            if torch.compiler.is_compiling():  # rows change from block to block: as a tensor they recompile nothing
+                keys.index_copy_(1, index, rotate(k, own).to(keys.dtype).unflatten(1, (-1, tokens)))
+                values.index_copy_(1, index, v.to(values.dtype).unflatten(1, (-1, tokens)))
+            else:
+                for rows, part in runs:
+                    rotate(k[:, part], own[part], out=keys[:, rows].flatten(1, 2))
+                    values[:, rows].flatten(1, 2).copy_(v[:, part])
+                store.rotated += 2 * k.numel() * k.element_size()
+            self._marks[layer] = write
             if stage:
-                self._staged[layer] = (k.detach(), v.detach())
-            q, keys, values = (x.to(v.dtype).transpose(1, 2) for x in (self._rotate(q, own), keys, values))
+                self._staged[layer] = k.detach()
+            parts = rotate(q, own), keys[:, :used].flatten(1, 2), values[:, :used].flatten(1, 2)
+            q, keys, values = (x.to(v.dtype).transpose(1, 2) for x in parts)
             return self.attention(q, keys, values).transpose(1, 2)
 
         return attend
 
-    def _rotate(self, x: Tensor, turns: Table) -> Tensor:
-        self.rotated += x.numel() * x.element_size()
-        return rotate(x, turns)
-
-    def _tables(self, placement: Placement) -> tuple[Table, Table, dict[int, Tensor]]:
-        """The rotations of block and slots, and the rotated cached keys by layer, shared by all passes of a placement."""
-        if self._placed is None or self._placed[0] != placement:
-            spec = self.spec
-            dtype = torch.promote_types(self._store[0][0].dtype, torch.float32)
-            own, past = (
-                table(frames, spec.grid, spec.axes, theta=spec.theta, device=self.device, dtype=dtype)
-                for frames in (placement.block, placement.slots)
-            )
-            self._placed = (placement, own, past, {})
-        return self._placed[1:]
-
     def commit(self, slots: Sequence[Slot]) -> None:
-        """Store the staged frames under these slots; all layers or none. Raises CacheError."""
+        """Make slots of the frames that the clean pass wrote; all layers or none. Raises CacheError."""
         self._usable()
-        missing = [layer for layer in range(self.spec.layers) if layer not in self._staged]
-        if missing:
-            raise CacheError(f"the clean pass missed layer {missing[0]} of {self.spec.layers}; nothing was committed.")
-        frames = {pair[0].shape[1] // self.spec.tokens for pair in self._staged.values()}
-        if frames != {len(slots)}:
-            raise CacheError(f"{len(slots)} slots were admitted for a clean pass of {sorted(frames)} frames.")
-        if len(self.slots) + len(slots) > self.window:
-            raise CacheError(
-                f"{len(self.slots)} + {len(slots)} slots exceed the window of {self.window}. Make room first."
-            )
+        missing = [layer for layer, mark in enumerate(self._marked) if not mark]
+        if missing or self._writing is None:
+            first = missing[0] if missing else 0
+            raise CacheError(f"the clean pass missed layer {first} of {self.spec.layers}; nothing was committed.")
+        prepared, frames = self._writing, len(self._writing.rows)
+        if frames != len(slots):
+            raise CacheError(f"{len(slots)} slots were admitted for a clean pass of [{frames}] frames.")
         have = self.slots + tuple(slots)
         if in_order(have) != have:
             raise CacheError(
                 "the admitted slots belong before slots that are cached: sinks come first, recent frames last."
             )
-        fresh = [
-            tuple(side.reshape(len(side), len(slots), self.spec.tokens, *side.shape[2:]) for side in self._staged[i])
-            for i in range(self.spec.layers)
-        ]
+        natural = self._natural(prepared, slots)
         with self._all_or_none("a commit"):
-            for pair, sides in zip(self._store, fresh, strict=True):
-                for stored, side in zip(pair, sides, strict=True):
-                    stored[:, len(self.slots) : len(have)] = side
-        self._changed(have)
+            fresh = [self._admit(prepared, n, slot, natural[n]) for n, slot in enumerate(slots)]
+        self._changed(have, self._entries + fresh)
+
+    def _natural(self, prepared: _Prepared, slots: Sequence[Slot]) -> list[int]:
+        """The indices at which new frames are stored: as far from the newest recent frame as their numbers are.
+
+        After a cut they differ from those at which the block was seen.
+        """
+        recent = [(s.frame, e.turn) for s, e in zip(self.slots, self._entries, strict=True) if s.role is Role.RECENT]
+        frame, turn = recent[-1] if recent else (slots[-1].frame, prepared.turns[-1])
+        assert turn is not None
+        return [turn + slot.frame - frame for slot in slots]
+
+    def _admit(self, prepared: _Prepared, n: int, slot: Slot, turn: int) -> Entry:
+        """The entry of the block's nth frame, its keys at `turn`, with a raw copy where it is no recent frame."""
+        tokens = self.spec.tokens
+        entry = Entry(prepared.rows[n], prepared.turns[n])
+        if slot.role is Role.RECENT and turn == entry.turn:
+            return entry
+        part = slice(n * tokens, (n + 1) * tokens)
+        staged = [self._staged[layer][:, part] for layer in range(self.spec.layers)]
+        self._rows.admit(entry, staged, turn, pinned=slot.role is not Role.RECENT)
+        return entry
+
+    def _prepare(self, placement: Placement) -> _Prepared:
+        """Once a placement: bring the rows in use together, and rotate again what has moved against the others."""
+        self._usable()
+        if len(placement.slots) != len(self.slots):
+            raise CacheError(f"a placement of {len(placement.slots)} slots does not fit the cache's {len(self.slots)}.")
+        if self._prepared is not None and self._prepared.placement == placement:
+            return self._prepared
+        used = len(self.slots) + len(placement.block)
+        if used > self.window:
+            raise CacheError(f"{used} frames do not fit a window of {self.window}. Make room first.")
+        shift = self._shift(placement)
+        with self._all_or_none("a placement"):
+            self._rows.gather(self._entries, used)
+            for entry, index in zip(self._entries, placement.slots, strict=True):
+                self._rows.turn(entry, index + shift)
+        held = {entry.row for entry in self._entries}
+        rows = [row for row in range(used) if row not in held]
+        turns = [index + shift for index in placement.block]
+        index = torch.tensor(rows, device=self.device)
+        self._prepared = _Prepared(
+            placement, turns, self._rows.table(turns), rows, runs(rows, self.spec.tokens), used, index
+        )
+        return self._prepared
+
+    def _shift(self, placement: Placement) -> int:
+        """What to add to a placement so that most recent frames' keys stay as they are."""
+        recent = [
+            (entry.raw is None, entry.turn - index)
+            for slot, entry, index in zip(self.slots, self._entries, placement.slots, strict=True)
+            if slot.role is Role.RECENT and entry.turn is not None
+        ]
+        moves = [move for still, move in recent if still] or [move for _, move in recent]
+        return Counter(reversed(moves)).most_common(1)[0][0] if moves else 0
 
     def reset(self) -> None:
         """Forget everything; a cache that was marked unusable can be used again."""
-        self._broken, self._exact = "", {}
-        self._changed(())
+        self._broken = ""
+        self._changed((), [])
 
     def fail(self, why: str) -> None:
         """Mark the cache unusable until `reset`: something was interrupted half-way."""
@@ -207,6 +280,8 @@ class KVCache:
         if self._broken:
             raise CacheError(f"the cache is unusable: {self._broken}. Reset it and start again.")
 
-    def _changed(self, slots: tuple[Slot, ...]) -> None:
-        self.slots, self._placed, self._staged = slots, None, {}
-        self._version += 1
+    def _changed(self, slots: tuple[Slot, ...], entries: list[Entry]) -> None:
+        self.slots, self._entries = slots, entries
+        self._lease.over = True
+        self._lease, self._prepared, self._writing, self._staged = _Lease(), None, None, {}
+        self._marked[:] = False

@@ -135,14 +135,14 @@ class Rollout(Iterator[Result]):
         else:
             x0 = sample(self.backend, block, self._noise, prompt, cache.reader(step.placement), self.schedule)
             self.forwards += len(self.schedule.steps)
-        self._encode(x0, prompt, step.placement)
+        self._encode(x0, prompt, step.placement, step.admitted)
         cache.commit(step.admitted)
         self._remember(block, x0)
         return Result(block, x0, step.slots, step.placement, texts)
 
-    def _encode(self, x0: Tensor, prompt: Tensor, placement: Placement) -> None:
-        """The clean pass: stage the block's keys and values."""
-        self.backend.denoise(x0, self.schedule.context, prompt, self.cache.writer(placement))
+    def _encode(self, x0: Tensor, prompt: Tensor, placement: Placement, slots: Sequence[Slot]) -> None:
+        """The clean pass: write the block's keys and values."""
+        self.backend.denoise(x0, self.schedule.context, prompt, self.cache.writer(placement, slots))
         self.forwards += 1
 
     def _now(self) -> float:
@@ -166,8 +166,9 @@ class Rollout(Iterator[Result]):
         try:
             self.cache.apply(edit)
             for part, placement in passes:
-                self._encode(torch.cat([self._latents[f] for f in part], 1), prompt, placement)
-                self.cache.commit([next(slots) for _ in part])
+                admitted = [next(slots) for _ in part]
+                self._encode(torch.cat([self._latents[f] for f in part], 1), prompt, placement, admitted)
+                self.cache.commit(admitted)
         except BaseException:
             self.cache.fail("a replay stopped half-way")
             raise

@@ -2,7 +2,7 @@
 
 Convention of Wan 2.1: interleaved pairs, channels ordered time, height, width (RoFormer, arXiv 2104.09864, section
 3.2, applied per axis). Angles are float64 until cos and sin are taken, so that a million-frame index is as exact as a
-small one.
+small one. A pair is a complex number and a rotation one multiplication: a single pass over memory.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,6 @@ import torch
 from torch import Tensor
 
 from rollout.backend import Axes
-
-Table = tuple[Tensor, Tensor]
-"""cos and sin, each (tokens, pairs)."""
 
 
 def angles(indices: Sequence[int] | Tensor, pairs: int, theta: float = 10000.0) -> Tensor:
@@ -31,19 +28,29 @@ def table(
     theta: float = 10000.0,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-) -> Table:
-    """cos and sin (frames*h*w, sum(axes)) for whole frames at the given temporal indices, tokens row by row."""
+) -> Tensor:
+    """Turns cos + i sin (frames*h*w, sum(axes)), of whole frames at the given temporal indices, tokens row by row."""
     h, w = grid
     n = len(frames)
-    time = angles(frames, axes[0], theta)[:, None, None].expand(n, h, w, axes[0])
-    row = angles(range(h), axes[1], theta)[None, :, None].expand(n, h, w, axes[1])
-    column = angles(range(w), axes[2], theta)[None, None].expand(n, h, w, axes[2])
-    angle = torch.cat([time, row, column], -1).reshape(n * h * w, sum(axes))
-    return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
+    kind = torch.complex128 if dtype == torch.float64 else torch.complex64
+    time, row, column = (
+        torch.polar(torch.ones((), dtype=torch.float64), angles(index, pairs, theta)).to(device, kind)
+        for index, pairs in zip((frames, range(h), range(w)), axes, strict=True)
+    )
+    parts = (
+        time[:, None, None].expand(n, h, w, axes[0]),
+        row[None, :, None].expand(n, h, w, axes[1]),
+        column[None, None].expand(n, h, w, axes[2]),
+    )
+    return torch.cat(parts, -1).reshape(n * h * w, sum(axes))
 
 
-def rotate(x: Tensor, at: Table) -> Tensor:
-    """Rotate x (B, tokens, heads, D) by cos and sin (tokens, D/2); computed in the table's dtype, returned in x's."""
-    cos, sin = (part[:, None] for part in at)
-    even, odd = x.to(cos.dtype).view(*x.shape[:-1], -1, 2).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
+def rotate(x: Tensor, turns: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Rotate x (B, tokens, heads, D) by turns (tokens, D/2), in the turns' precision; into `out` where it is given."""
+    exact = torch.float64 if turns.dtype == torch.complex128 else torch.float32
+    pairs = torch.view_as_complex(x.to(exact).unflatten(-1, (-1, 2)))
+    if out is not None and out.dtype == exact:
+        torch.mul(pairs, turns[:, None], out=torch.view_as_complex(out.unflatten(-1, (-1, 2))))
+        return out
+    turned = torch.view_as_real(pairs * turns[:, None]).flatten(-2)
+    return turned.to(x.dtype) if out is None else out.copy_(turned)

@@ -18,6 +18,7 @@ from rollout.rope import rotate, table
 from rollout.slots import Block, Placement, Role, Slot
 from rollout.strategies import Absolute, Cut, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
 from rollout.strategy import Strategy
+from tests.simple_cache import SimpleCache
 
 A, B = "a red circle jumps", "a blue square spins on olive"
 LONG = f"{A}[3s]"
@@ -78,30 +79,16 @@ def test_the_head_matters_through_the_gap_to_the_sink_alone(micro: Sprites) -> N
         (differ if matters else same)(near, far)
 
 
-class RotatedStore(KVCache):
-    """Stores keys rotated at their own frame, as the released Self-Forcing code does."""
-
-    def _attend(self, placement: Placement, *, stage: bool):  # type: ignore[no-untyped-def]
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            own = table(placement.block, self.spec.grid, self.spec.axes, dtype=torch.float64)
-            k = rotate(k, own)
-            past_k, past_v = (side[:, : len(self.slots)].flatten(1, 2) for side in self._store[layer])
-            if stage:
-                self._staged[layer] = (k, v)
-            q, k, v = (
-                x.transpose(1, 2) for x in (rotate(q, own), torch.cat([past_k, k], 1), torch.cat([past_v, v], 1))
-            )
-            return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-
-        return attend
-
-
-@pytest.mark.parametrize("policy", [Fifo(9), Sink(9, 2)])
-def test_raw_storage_equals_rotated_storage(micro: Sprites, policy: Fifo | Sink) -> None:
-    strategy = Strategy(Absolute(), policy, Keep())
-    run = generate(micro, strategy, LONG)
-    run.cache = RotatedStore(micro.spec, policy.window, dtype=torch.float64)
-    same(roll(micro, strategy), torch.cat([r.latents for r in run], 1))
+@pytest.mark.parametrize(
+    "text", ["absolute fifo:window=9+keep", "relativistic sink:window=9,sink=2+flush", "online ema:window=12+recache"]
+)
+def test_rotated_storage_equals_raw_storage(micro: Sprites, text: str) -> None:
+    """The cache rotates a key once; the simple one holds raw keys and rotates them all for every block."""
+    strategy = Strategy.from_text(text)
+    script = f"{A}[4s] | {B}[3s] | {A}[2s#]"
+    run = generate(micro, strategy, script)
+    run.cache = SimpleCache(micro.spec, strategy.policy.window, dtype=torch.float64)
+    same(roll(micro, strategy, script), torch.cat([r.latents for r in run], 1))
 
 
 @pytest.mark.parametrize(("sink", "last"), [(1, 2), (2, 1), (0, 3)])
@@ -173,7 +160,7 @@ def test_a_cuts_block_is_stored_at_its_natural_index(micro: Sprites) -> None:
 
     with torch.no_grad():
         micro.denoise(result.latents, 0.0, micro.encode(B), attend)
-    torch.testing.assert_close(run.cache._store[0][0][:, 2:5].flatten(1, 2), kept[0])
+    torch.testing.assert_close(torch.cat([run.cache.raw(i, 0)[0] for i in (2, 3, 4)], 1), kept[0])
     assert next(run).placement == Placement((0, 1, 2), (3, 4, 5))
 
 

@@ -1,0 +1,133 @@
+"""The cache's tensors: in every layer rows of rotated keys and of values, and raw copies of what is rotated again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rollout.backend import Spec
+from rollout.rope import rotate, table
+from rollout.slots import Row
+
+Pair = tuple[Tensor, Tensor]
+"""Keys and values."""
+
+
+@dataclass
+class Entry:
+    """Where a slot lies: its row in the buffers, the index at which its keys are rotated there, and its raw copies.
+
+    `raw`: keys (B, h*w, heads, D) a layer, in the cache's dtype; `exact`: a memory's keys and values in float32, in which
+    it is averaged (a rate of 0.01 stalls in bf16). `turn` is None until the keys have been written.
+    """
+
+    row: int
+    turn: int | None
+    raw: list[Tensor] | None = None
+    exact: list[Pair] | None = None
+
+
+class Rows:
+    """`keys` and `values` (B, window, h*w, heads, D) a layer, allocated once; which row holds which slot is an Entry's."""
+
+    def __init__(self, spec: Spec, window: int, batch: int, dtype: torch.dtype, device: torch.device | str) -> None:
+        size = (batch, window, spec.tokens, spec.heads, spec.head_dim)
+        self.spec, self.dtype, self.device = spec, dtype, device
+        self.keys = [torch.zeros(size, dtype=dtype, device=device) for _ in range(spec.layers)]
+        self.values = [torch.zeros(size, dtype=dtype, device=device) for _ in range(spec.layers)]
+        self.rotated = 0
+        """Bytes that were rotated so far."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of keys and values."""
+        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+
+    def exact(self, layer: int, entry: Entry) -> Pair:
+        """A slot's raw keys and values in float32 or better; keys without a raw copy are turned back."""
+        if entry.exact is not None:
+            return entry.exact[layer]
+        exact = torch.promote_types(self.dtype, torch.float32)
+        values = self.values[layer][:, entry.row].to(exact)
+        if entry.raw is not None:
+            return entry.raw[layer].to(exact), values
+        assert entry.turn is not None
+        back = self.table([entry.turn]).conj()
+        return self.rotate(self.keys[layer][:, entry.row].to(exact), back), values
+
+    def put(self, layer: int, entry: Entry, pair: Pair) -> None:
+        """Write a blended slot's values and raw keys; its rotated keys wait for their next index."""
+        self.values[layer][:, entry.row] = pair[1]
+        if entry.raw is not None:
+            entry.raw.append(pair[0].to(self.dtype).contiguous())
+        elif entry.exact is not None and layer < len(entry.exact):
+            for kept, fresh in zip(entry.exact[layer], pair, strict=True):
+                kept.copy_(fresh)
+        elif entry.exact is not None:
+            entry.exact.append((pair[0].contiguous(), pair[1].contiguous()))
+
+    def admit(self, entry: Entry, staged: Sequence[Tensor], turn: int, *, pinned: bool) -> None:
+        """Keep raw keys (B, h*w, heads, D) a layer of a new frame that is pinned, or turn one that was seen elsewhere."""
+        if pinned:
+            entry.raw = [part.to(self.dtype, copy=True) for part in staged]
+            return
+        turns = self.table([turn])
+        for keys, part in zip(self.keys, staged, strict=True):
+            self.rotate(part.to(self.dtype), turns, out=keys[:, entry.row])
+        entry.turn = turn
+
+    def gather(self, entries: Sequence[Entry], used: int) -> None:
+        """Move slots that lie beyond the first `used` rows into holes before them."""
+        held = {entry.row for entry in entries}
+        holes = iter(row for row in range(used) if row not in held)
+        for entry in entries:
+            if entry.row >= used:
+                hole = next(holes)
+                for stored in (*self.keys, *self.values):
+                    stored[:, hole] = stored[:, entry.row]
+                entry.row = hole
+
+    def turn(self, entry: Entry, turn: int) -> None:
+        """Rotate a slot's keys to another index, from its raw copy; one that has none is turned back once to have it."""
+        if entry.turn == turn:
+            return
+        if entry.raw is None and entry.exact is None:
+            entry.raw = [self.exact(layer, entry)[0].to(self.dtype) for layer in range(self.spec.layers)]
+        turns = self.table([turn])
+        for layer, keys in enumerate(self.keys):
+            raw = entry.raw[layer] if entry.raw is not None else self.exact(layer, entry)[0]
+            self.rotate(raw, turns, out=keys[:, entry.row])
+        entry.turn = turn
+
+    def table(self, frames: Sequence[int]) -> Tensor:
+        exact = torch.promote_types(self.dtype, torch.float32)
+        spec = self.spec
+        return table(frames, spec.grid, spec.axes, theta=spec.theta, device=self.device, dtype=exact)
+
+    def rotate(self, x: Tensor, turns: Tensor, *, out: Tensor | None = None) -> Tensor:
+        self.rotated += x.numel() * x.element_size()
+        return rotate(x, turns, out=out)
+
+
+def blend(row: Row, read: Mapping[int, Pair], pooled: bool) -> Pair:
+    """A weighted sum of slots' raw keys and values (B, h*w, heads, D)."""
+    (first, share), *rest = row
+    sums = [x * share for x in read[first]]
+    for old, weight in rest:
+        for total, x in zip(sums, read[old], strict=True):
+            total.add_(x, alpha=weight)
+    keys, values = (x.mean(1, keepdim=True).expand_as(x) for x in sums) if pooled else sums
+    return keys, values
+
+
+def runs(rows: Sequence[int], tokens: int) -> list[tuple[slice, slice]]:
+    """Consecutive rows as slices, each with the slice of the block's tokens that belongs there."""
+    found: list[tuple[slice, slice]] = []
+    for n, row in enumerate(rows):
+        part = slice(n * tokens, (n + 1) * tokens)
+        if found and found[-1][0].stop == row:
+            found[-1] = slice(found[-1][0].start, row + 1), slice(found[-1][1].start, part.stop)
+        else:
+            found.append((slice(row, row + 1), part))
+    return found
