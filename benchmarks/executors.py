@@ -2,12 +2,15 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Literal, Protocol
@@ -16,7 +19,7 @@ from rollout.benchmarks.work import Setup, Task, Worker
 from rollout.errors import RolloutError
 
 TRIES = 3
-"""Workers that one cell may kill before it is given up."""
+"""Workers that one cell may kill before it is given up, and starts of one worker that may fail in a row."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,6 @@ class Serial:
             yield attempt(worker, task, "serial", 1)
 
 
-def attempt(worker: Worker, task: Task, name: str, number: int) -> Attempt:
-    """One try, with whatever it raises as its outcome."""
-    begun = time.monotonic()
-    try:
-        return Attempt(task, "done", name, number, worker.do(task))
-    except Exception as error:
-        return Attempt(task, "failed", name, number, time.monotonic() - begun, f"{type(error).__name__}: {error}")
-
-
 @dataclass(frozen=True)
 class Local:
     """One process a device, or `workers` processes on the CPU; each loads the model once, and is replaced when it dies."""
@@ -74,103 +68,170 @@ class Local:
 
     def run(self, setup: Setup, tasks: Sequence[Task]) -> Iterator[Attempt]:
         """In the order in which they end."""
-        waiting = deque((task, 1) for task in tasks)
-        places = self.devices or (setup.device,) * min(self.workers, len(tasks))
-        crew = [_Process(f"local-{n}", setup.on(device)) for n, device in enumerate(places)]
-        try:
-            while waiting or any(p.busy for p in crew):
-                for process in crew:
-                    if waiting and process.ready:
-                        process.give(*waiting.popleft())
-                yield from self._collect(crew, waiting)
-        finally:
-            for process in crew:
-                process.stop()
+        places = self.devices or (setup.device,) * max(1, self.workers)
+        crew = [_Process(f"local-{n}", setup.on(device)) for n, device in enumerate(places[: len(tasks)])]
 
-    def _collect(self, crew: "Sequence[_Process]", waiting: "deque[tuple[Task, int]]") -> Iterator[Attempt]:
-        """Wait for the next event: an attempt that ended, a worker that is ready, a worker that died."""
-        heard = wait([p.pipe for p in crew], timeout=60)
-        for process in crew:
-            if process.pipe not in heard:
-                continue
-            try:
-                said = process.pipe.recv()
-            except (EOFError, OSError):
-                lost = process.restart()
-                if lost is None:
-                    raise RolloutError(
-                        f"the worker {process.name} died before its first cell. Try --executor serial."
-                    ) from None
-                task, number, seconds = lost
-                last = number >= TRIES
-                why = f"killed its worker {number} times" if last else "the worker died"
-                yield Attempt(task, "died", process.name, number, seconds, why, last)
-                if not last:
-                    waiting.append((task, number + 1))
-                continue
-            if isinstance(said, str):
-                raise RolloutError(said)
-            process.heard(said)
-            if isinstance(said, Attempt):
-                yield said
+        def heard() -> list[Hand]:
+            ready = wait([process.pipe for process in crew if process.lives])
+            return [process for process in crew if process.pipe in ready]
+
+        yield from share(tasks, crew, heard)
 
 
-class _Process:
+def attempt(worker: Worker, task: Task, name: str, number: int) -> Attempt:
+    """One try, with whatever it raises as its outcome."""
+    begun = time.monotonic()
+    try:
+        return Attempt(task, "done", name, number, worker.do(task))
+    except Exception as error:
+        return Attempt(task, "failed", name, number, time.monotonic() - begun, f"{type(error).__name__}: {error}")
+
+
+def begin(setup: Setup) -> Worker | str:
+    """A worker that has loaded its model, or why there is none."""
+    try:
+        worker = Worker(setup)
+        _ = worker.backend
+    except Exception as error:
+        return str(error) if isinstance(error, RolloutError) else f"{type(error).__name__}: {error}"
+    return worker
+
+
+class Gone(Exception):
+    """A worker died; the text says how."""
+
+
+class Hand(ABC):
+    """A worker as the driver sees it: it starts, does one task at a time, may die, and is started again."""
+
+    name: str
+    lives = ready = False
+    starts = 0
+    task: tuple[Task, int, float] | None = None
+    """What it is at: the task, the number of the try and since when."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin to start a fresh worker."""
+
+    @abstractmethod
+    def send(self, task: Task, number: int) -> None:
+        """Hand it a task; a death is for `receive` to find."""
+
+    @abstractmethod
+    def receive(self) -> Attempt | str | None:
+        """What it said: an attempt, why it cannot start, or None for ready. Raises Gone."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """End the worker, whatever state it is in."""
+
+
+def share(tasks: Sequence[Task], crew: Sequence[Hand], heard: Callable[[], Iterable[Hand]]) -> Iterator[Attempt]:
+    """Hand tasks one at a time to whoever is idle; `heard` waits for workers that have something to say, or died."""
+    waiting = deque((task, 1) for task in tasks)
+    try:
+        while waiting or any(hand.task for hand in crew):
+            for hand in crew:
+                if waiting and not hand.lives:
+                    hand.lives, hand.ready, hand.starts = True, False, hand.starts + 1
+                    hand.start()
+                elif waiting and hand.ready and hand.task is None:
+                    task, number = waiting.popleft()
+                    hand.task = (task, number, time.monotonic())
+                    hand.send(task, number)
+            for hand in heard():
+                tried = _listen(hand)
+                if tried is not None:
+                    if not tried.last:
+                        waiting.append((tried.task, tried.number + 1))
+                    yield tried
+    finally:
+        for hand in crew:
+            hand.end()
+
+
+def _listen(hand: Hand) -> Attempt | None:
+    """An attempt that ended, by itself or with its worker. Raises RolloutError where the worker cannot start."""
+    try:
+        said = hand.receive()
+    except Gone as how:
+        return _bury(hand, str(how))
+    if isinstance(said, str):
+        raise RolloutError(said)
+    hand.ready, hand.starts, hand.task = True, 0, None
+    return said
+
+
+def _bury(hand: Hand, how: str) -> Attempt | None:
+    """The attempt that died with its worker. Raises RolloutError where one worker after another dies as it starts."""
+    lost, hand.task, hand.lives = hand.task, None, False
+    hand.end()
+    if not hand.ready and hand.starts >= TRIES:
+        raise RolloutError(f"the worker {hand.name} died {TRIES} times before it was ready: {how}. Use fewer workers.")
+    if lost is None:
+        return None
+    task, number, begun = lost
+    last = number >= TRIES
+    why = f"given up, it killed {number} workers; the last died: {how}" if last else f"the worker died: {how}"
+    return Attempt(task, "died", hand.name, number, time.monotonic() - begun, why, last)
+
+
+class _Process(Hand):
     """A worker process and the pipe to it."""
+
+    pipe: Connection
+    process: BaseProcess | None = None
 
     def __init__(self, name: str, setup: Setup) -> None:
         self.name, self.setup = name, setup
-        self.task: tuple[Task, int, float] | None = None
-        self._start()
 
-    def _start(self) -> None:
+    def start(self) -> None:
         # spawn: a fork of a process with torch's threads, or with a GPU, hangs
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(
-            target=_serve, args=(self.name, self.setup, theirs), name=self.name, daemon=True
-        )
-        self.process.start()
-        theirs.close()
-        self.ready = False
+        process = context.Process(target=_serve, args=(self.name, self.setup, theirs), name=self.name, daemon=True)
+        resource_tracker.ensure_running()  # here: its own start unblocks SIGINT
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is the driver's, who ends them all
+        try:
+            process.start()
+            self.process = process
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+            theirs.close()
 
-    @property
-    def busy(self) -> bool:
-        return self.task is not None
-
-    def give(self, task: Task, number: int) -> None:
-        self.task, self.ready = (task, number, time.monotonic()), False
-        with suppress(OSError):  # a worker that just died is noticed when it is listened to
+    def send(self, task: Task, number: int) -> None:
+        with suppress(OSError):
             self.pipe.send((task, number))
 
-    def heard(self, said: Attempt | None) -> None:
-        self.task, self.ready = None, True
+    def receive(self) -> Attempt | str | None:
+        try:
+            said: Attempt | str | None = self.pipe.recv()
+        except (EOFError, OSError) as error:
+            assert self.process is not None
+            self.process.join(5)
+            code = self.process.exitcode
+            how = "its pipe broke" if code is None else f"signal {-code}" if code < 0 else f"exit code {code}"
+            raise Gone(how) from error
+        return said
 
-    def restart(self) -> tuple[Task, int, float] | None:
-        """Replace a dead worker; the task, try and seconds that it took along."""
-        lost, self.task = self.task, None
-        self.process.join()
-        if lost is not None:
-            self._start()
-            return lost[0], lost[1], time.monotonic() - lost[2]
-        return None
-
-    def stop(self) -> None:
-        with suppress(OSError):
-            self.pipe.close()
+    def end(self) -> None:
+        if self.process is None:
+            return
+        self.pipe.close()
         self.process.terminate()
+        self.process.join(5)
+        self.process.kill()
         self.process.join()
 
 
 def _serve(name: str, setup: Setup, pipe: Connection) -> None:
     """A worker's life: say ready (None), then an Attempt a task; a text says why it cannot start."""
-    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
-    with suppress(KeyboardInterrupt, EOFError, OSError):
-        try:
-            worker = Worker(setup)
-            _ = worker.backend
-        except RolloutError as error:
-            pipe.send(str(error))
+    threading.Thread(target=_die_with_driver, daemon=True).start()
+    with suppress(EOFError, OSError):  # the driver has gone
+        worker = begin(setup)
+        if isinstance(worker, str):
+            pipe.send(worker)
             return
         pipe.send(None)
         while True:
@@ -178,8 +239,9 @@ def _serve(name: str, setup: Setup, pipe: Connection) -> None:
             pipe.send(attempt(worker, task, name, number))
 
 
-def _die_with(parent: int) -> None:
+def _die_with_driver() -> None:
     """End this process when the driver is gone: an orphan would finish a cell that the next run has begun."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    driver.join()
     os._exit(1)

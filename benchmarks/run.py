@@ -68,17 +68,20 @@ class Run:
                     self.store.forget(task.address)
             command = {"executor": type(self.executor).__name__.lower(), "threads": self.setup.threads}
             self.store.log(event="run", cells=len(tasks), **command)
-            for tried in self.executor.run(self.setup, tasks) if tasks else ():
-                self.store.log(
-                    event=tried.outcome,
-                    cell=tried.task.address,
-                    worker=tried.worker,
-                    attempt=tried.number,
-                    seconds=round(tried.seconds, 3),
-                    why=tried.why,
-                    last=tried.last,
-                )
-                yield tried
+            try:
+                for tried in self.executor.run(self.setup, tasks) if tasks else ():
+                    self.store.log(
+                        event=tried.outcome,
+                        cell=tried.task.address,
+                        worker=tried.worker,
+                        attempt=tried.number,
+                        seconds=round(tried.seconds, 3),
+                        why=tried.why,
+                        last=tried.last,
+                    )
+                    yield tried
+            finally:
+                self.store.clean()
 
     def _plan(self) -> None:
         """Write plan.json and suite.toml: all that a report needs besides the cells."""

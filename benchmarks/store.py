@@ -108,11 +108,12 @@ class Store:
         self.cells.mkdir(exist_ok=True)
         handle = os.open(self.root / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OutputError(
+                    f"another run is writing to {self.root}. Wait for it, or choose another --out."
+                ) from error
             yield
-        except BlockingIOError as error:
-            raise OutputError(
-                f"another run is writing to {self.root}. Wait for it, or choose another --out."
-            ) from error
         finally:
             os.close(handle)

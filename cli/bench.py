@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Compare strategies: suites, reports, speed.")
 app.command("speed")(speed)
 
+CLUSTER = 10_000
+"""Workers on a cluster where no number is given: as many as fit."""
 SuiteName = Annotated[
     str, typer.Argument(metavar="SUITE", help="A shipped suite ('rollout bench ls') or a .toml file.")
 ]
@@ -83,7 +85,7 @@ def run(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where cells are kept; default: runs/SUITE.")] = None,
     executor: Annotated[Where, typer.Option(help="This process, processes here, or a Ray cluster.")] = Where.LOCAL,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes or actors on CPUs; default: one a core, shared by --threads.")
+        int | None, typer.Option(min=1, help="Processes or actors on CPUs; default: all cores, --threads each.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda (every GPU, one process each), cuda:1, ...")] = "cpu",
@@ -105,11 +107,12 @@ def run(
     found = load_suite(suite, extra=_extra(add))
     if model is not None:
         found = replace(found, options={**found.options, "model": model})
-    find_device(device)
+    if executor is not Where.RAY:  # a cluster's GPUs are not this machine's
+        find_device(device)
     folder = out or Path("runs") / found.name
     plugins = tuple(str(path.resolve()) for path in plugin or ())
     setup = Setup(str(folder.resolve()), found.backend, found.options, device, threads, plugins)
-    count = workers or max(1, (os.cpu_count() or 1) // threads)
+    count = workers or (CLUSTER if address else max(1, (os.cpu_count() or 1) // threads))
     job = Run(found, folder, setup, _executor(executor, count, device, address), again=again)
     missing = job.total if again else len(job.missing())
     print(

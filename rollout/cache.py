@@ -160,15 +160,20 @@ class KVCache:
 
     def _attend(self, prepared: _Prepared, *, write: bool, stage: bool) -> Attend:
         lease, own, used, runs, index = self._lease, prepared.own, prepared.used, prepared.runs, prepared.index
-        tokens, store = self.spec.tokens, self._rows
+        store = self._rows
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if lease.over:
                 raise CacheError("the cache has changed since this reader was made. Make a new one for each block.")
             keys, values = store.keys[layer], store.values[layer]
-            if torch.compiler.is_compiling():  # rows change from block to block: as a tensor they recompile nothing
-                keys.index_copy_(1, index, rotate(k, own).to(keys.dtype).unflatten(1, (-1, tokens)))
-                values.index_copy_(1, index, v.to(values.dtype).unflatten(1, (-1, tokens)))
+            if torch.compiler.is_compiling():
+                shape = (
+                    len(k),
+                    -1,
+                    *keys.shape[2:],
+                )  # rows change from block to block: as a tensor they recompile nothing
+                keys.index_copy_(1, index, rotate(k, own).to(keys.dtype).view(shape))
+                values.index_copy_(1, index, v.to(values.dtype).reshape(shape))
             else:
                 for rows, part in runs:
                     rotate(k[:, part], own[part], out=keys[:, rows].flatten(1, 2))
@@ -242,10 +247,9 @@ class KVCache:
         held = {entry.row for entry in self._entries}
         rows = [row for row in range(used) if row not in held]
         turns = [index + shift for index in placement.block]
-        index = torch.tensor(rows, device=self.device)
-        self._prepared = _Prepared(
-            placement, turns, self._rows.table(turns), rows, runs(rows, self.spec.tokens), used, index
-        )
+        own, stretches = self._rows.table(turns), runs(rows, self.spec.tokens)
+        where = torch.tensor(rows, device=self.device)
+        self._prepared = _Prepared(placement, turns, own, rows, stretches, used, where)
         return self._prepared
 
     def _shift(self, placement: Placement) -> int:

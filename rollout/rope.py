@@ -48,9 +48,9 @@ def table(
 def rotate(x: Tensor, turns: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Rotate x (B, tokens, heads, D) by turns (tokens, D/2), in the turns' precision; into `out` where it is given."""
     exact = torch.float64 if turns.dtype == torch.complex128 else torch.float32
-    pairs = torch.view_as_complex(x.to(exact).unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(x.to(exact).view(*x.shape[:-1], -1, 2))
     if out is not None and out.dtype == exact:
-        torch.mul(pairs, turns[:, None], out=torch.view_as_complex(out.unflatten(-1, (-1, 2))))
+        torch.mul(pairs, turns[:, None], out=torch.view_as_complex(out.view(*out.shape[:-1], -1, 2)))
         return out
     turned = torch.view_as_real(pairs * turns[:, None]).flatten(-2)
     return turned.to(x.dtype) if out is None else out.copy_(turned)

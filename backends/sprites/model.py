@@ -6,6 +6,7 @@ cache; training passes an `attend` that masks [clean | noisy] frames.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,9 @@ from torch.nn import functional as F
 
 from rollout.backend import Attend
 from rollout.backends.sprites.grammar import TOKENS
+
+Pair = tuple[Tensor, Tensor]
+"""Keys and values."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +52,36 @@ class Layer(nn.Module):
         self.norm_text_q, self.norm_text_k = nn.RMSNorm(d, eps=1e-6), nn.RMSNorm(d, eps=1e-6)
         self.up, self.down = nn.Linear(d, shape.ffn), nn.Linear(shape.ffn, d)
 
-    def forward(self, x: Tensor, time: Tensor, text: Tensor, attend: Attend) -> Tensor:
-        """x (B, F, hw, d), time (B, F, 6, d), text (B, F or 1, tokens, d)."""
+        self.qkv: Pair | None = None
+
+    def fuse(self) -> None:
+        """One matrix for q, k and v: for inference, once the weights are where they stay. It is no part of the state."""
+        parts = self.q, self.k, self.v
+        self.qkv = torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])
+
+    def text(self, text: Tensor) -> Pair:
+        """Cross-attention's keys and values (B, F or 1, heads, tokens, D) of text (B, F or 1, tokens, d)."""
+        k, v = self.norm_text_k(self.text_k(text)), self.text_v(text)
+        k, v = (x.unflatten(-1, (self.heads, -1)).transpose(2, 3) for x in (k, v))
+        return k, v
+
+    def forward(self, x: Tensor, time: Tensor, text: Pair, attend: Attend) -> Tensor:
+        """x (B, F, hw, d), time (B, F, 6, d), text as `text` gives it."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (time + self.modulation)[:, :, :, None].unbind(2)
         y = _norm(x) * (1 + scale1) + shift1
         y = y.flatten(1, 2)
-        q, k, v = (
-            p.unflatten(-1, (self.heads, -1)) for p in (self.norm_q(self.q(y)), self.norm_k(self.k(y)), self.v(y))
-        )
+        q, k, v = (self.q(y), self.k(y), self.v(y)) if self.qkv is None else F.linear(y, *self.qkv).chunk(3, -1)
+        q, k, v = (p.unflatten(-1, (self.heads, -1)) for p in (self.norm_q(q), self.norm_k(k), v))
         x = x + self.o(attend(self.index, q, k, v).flatten(2)).view_as(x) * gate1
         x = x + self.cross(self.norm_text(x), text)
         y = _norm(x) * (1 + scale2) + shift2
         out: Tensor = x + self.down(F.gelu(self.up(y), approximate="tanh")) * gate2
         return out
 
-    def cross(self, x: Tensor, text: Tensor) -> Tensor:
+    def cross(self, x: Tensor, text: Pair) -> Tensor:
         """Attention of every frame's tokens to that frame's text."""
         q = self.norm_text_q(self.text_q(x)).unflatten(-1, (self.heads, -1)).transpose(2, 3)
-        k = self.norm_text_k(self.text_k(text)).unflatten(-1, (self.heads, -1)).transpose(2, 3)
-        v = self.text_v(text).unflatten(-1, (self.heads, -1)).transpose(2, 3)
+        k, v = text
         weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
         out: Tensor = self.text_o((weights @ v).transpose(2, 3).flatten(3))
         return out
@@ -103,12 +118,22 @@ class SpriteTransformer(nn.Module):
         out: Tensor = self.text_out(F.gelu(self.text_in(self.words(tokens)), approximate="tanh"))
         return out
 
-    def forward(self, x: Tensor, t: Tensor, text: Tensor, attend: Attend) -> Tensor:
-        """x (B, F, C, h, w), t (B or 1, F or 1) in 0..1000, text (B, F or 1, tokens, d); gives x0 in x's shape."""
+    def texts(self, text: Tensor) -> list[Pair]:
+        """Every layer's keys and values of text features (B, F or 1, tokens, d): once a prompt is enough."""
+        return [layer.text(text) for layer in self.blocks()]
+
+    def blocks(self) -> Iterator[Layer]:
+        """The layers, as what they are."""
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            yield layer
+
+    def forward(self, x: Tensor, t: Tensor, texts: Sequence[Pair], attend: Attend) -> Tensor:
+        """x (B, F, C, h, w), t (B or 1, F or 1) in 0..1000, texts as `texts` gives them; gives x0 in x's shape."""
         time = self.time_out(F.silu(self.time_in(_sinusoid(t, self.shape.frequencies).to(x.dtype))))
         modulation = self.time_modulation(F.silu(time)).unflatten(-1, (6, -1))
         y = self.embed(x.flatten(3).transpose(2, 3))
-        for layer in self.layers:
+        for layer, text in zip(self.layers, texts, strict=True):
             y = layer(y, modulation, text, attend)
         shift, scale = (time[:, :, None] + self.head_modulation)[:, :, :, None].unbind(2)
         out: Tensor = self.head(_norm(y) * (1 + scale) + shift)

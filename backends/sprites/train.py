@@ -72,7 +72,7 @@ def loss_of(
 
     with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
         text = model.encode(clip.tokens.to(device)).repeat(1, 2, 1, 1)
-        x0 = model(x, t, text, attend)[:, frames:]
+        x0 = model(x, t, model.texts(text), attend)[:, frames:]
     error = (x0.float() - clean).square().mean((2, 3, 4))
     weight = clip.learn.to(device) / sigma.to(device).clamp_min(0.25).square()
     return (error * weight).sum() / weight.sum(), error.detach().unflatten(1, (-1, BLOCK)).mean((0, 2))

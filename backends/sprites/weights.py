@@ -18,7 +18,7 @@ from rollout.backends.sprites import WEIGHTS, digest
 from rollout.backends.sprites import spec as shipped_spec
 from rollout.backends.sprites.codec import Codec
 from rollout.backends.sprites.grammar import parse
-from rollout.backends.sprites.model import Shape, SpriteTransformer
+from rollout.backends.sprites.model import Pair, Shape, SpriteTransformer
 from rollout.backends.sprites.world import SIZE, render, seeded_world
 from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
@@ -59,6 +59,9 @@ class Sprites:
         shape = model.shape
         self.device, self.dtype, self.digest = torch.device(device), dtype, digest
         self.model = model.to(self.device, dtype).eval().requires_grad_(False)
+        for layer in self.model.blocks():
+            layer.fuse()
+        self._texts: tuple[Tensor, list[Pair]] | None = None
         self.codec = codec.to(self.device)
         size = (shape.channels, *shape.grid)
         base = shipped_spec()
@@ -85,7 +88,9 @@ class Sprites:
     def denoise(self, x: Tensor, t: float, prompt: Tensor, attend: Attend) -> Tensor:
         """The flow at x (B, F, 64, 4, 4) and timestep t in 0..1000."""
         time = torch.full((1, 1), float(t), device=self.device)
-        x0: Tensor = self.model(x.to(self.dtype), time, prompt[:, None], attend)
+        if self._texts is None or self._texts[0] is not prompt:
+            self._texts = prompt, self.model.texts(prompt[:, None])
+        x0: Tensor = self.model(x.to(self.dtype), time, self._texts[1], attend)
         return (x - x0) / max(t / 1000, 1e-3)
 
     def truth(self, prompt: str, blocks: int, seed: int) -> Tensor:

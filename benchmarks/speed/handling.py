@@ -111,7 +111,7 @@ class Plain:
 
     @staticmethod
     def _rotate(x: Tensor, turns: Tensor) -> Tensor:
-        pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)))
+        pairs = torch.view_as_complex(x.double().view(*x.shape[:-1], -1, 2))
         return torch.view_as_real(pairs * turns[:, None]).flatten(-2).to(x.dtype)
 
 

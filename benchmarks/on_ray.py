@@ -1,0 +1,241 @@
+"""The `ray` executor: a worker on every GPU, or on CPU shares, of this machine or of a Ray cluster."""
+
+import logging
+import os
+import platform
+import re
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rollout.benchmarks.executors import Attempt, Gone, Hand, attempt, begin, share
+from rollout.benchmarks.work import Setup, Task, Worker
+from rollout.errors import RolloutError
+
+
+@dataclass(frozen=True)
+class Ray:
+    """One actor a GPU where the device is cuda, else `workers` actors of the setup's threads each.
+
+    `address`: None starts Ray on this machine for the run; "auto", HOST:PORT or ray://HOST:PORT joins a cluster, every node
+    of which has rollout installed, reads the same weights and plugins and sees the folder of results under the same path.
+    """
+
+    workers: int = 2
+    address: str | None = None
+    patience: float = 300
+    """Seconds to wait for a place on a cluster whose places others hold."""
+
+    def run(self, setup: Setup, tasks: Sequence[Task]) -> Iterator[Attempt]:
+        """In the order in which they end. Raises RolloutError."""
+        if not tasks:
+            return
+        ray, gpu = _ray(), setup.device.startswith("cuda")
+        here = replace(
+            setup,
+            root=str(Path(setup.root).resolve()),
+            plugins=tuple(str(Path(plugin).resolve()) for plugin in setup.plugins),
+            device="cuda" if gpu else setup.device,  # Ray shows an actor only the GPU that is its own
+        )
+        needs = {"num_gpus": 1, "num_cpus": 0} if gpu else {"num_cpus": setup.threads}
+        with _joined(ray, self.address, cpus=max(1, self.workers) * setup.threads):
+            places = _places(ray, "GPU" if gpu else "CPU", 1 if gpu else setup.threads)
+            count = min(places if gpu else max(1, min(places, self.workers)), len(tasks))
+            make = ray.remote(_Actor).options(scheduling_strategy="SPREAD", **needs)
+            crew = [_Ray(ray, make, f"ray-{n}", here) for n in range(count)]
+            seen = time.monotonic()
+
+            def heard() -> list[Hand]:
+                nonlocal seen
+                said = {hand.said: hand for hand in crew if hand.said is not None}
+                done, _ = ray.wait(list(said), timeout=5)
+                if done or any(hand.placed for hand in crew):
+                    seen = time.monotonic()
+                if time.monotonic() - seen > self.patience:
+                    raise RolloutError(
+                        f"the Ray cluster had no place for a worker in {self.patience:g} seconds: it needs {needs}, "
+                        "and others hold them. Wait for them, or use another cluster."
+                    )
+                return [said[ref] for ref in done]
+
+            yield from share(tasks, crew, heard)
+
+
+class _Actor:
+    """A worker's process."""
+
+    worker: Worker
+
+    def here(self) -> str:
+        """The node's name."""
+        return platform.node()
+
+    def begin(self, setup: Setup, folder: str) -> str | None:
+        """Load the model; None, or why it cannot start."""
+        with suppress(OSError):
+            os.chdir(folder)  # a model's path may be relative
+        if not Path(setup.root).is_dir():
+            return f"the node {platform.node()} does not see {setup.root}. Use an --out on a disk that all nodes share."
+        found = begin(setup)
+        if isinstance(found, str):
+            return found
+        self.worker = found
+        return None
+
+    def do(self, task: Task, name: str, number: int) -> Attempt:
+        """Do a task."""
+        return attempt(self.worker, task, name, number)
+
+
+class _Ray(Hand):
+    """An actor, and the reference to what it will say next."""
+
+    actor: Any = None
+    said: Any = None
+
+    def __init__(self, ray: Any, make: Any, name: str, setup: Setup) -> None:
+        self.ray, self.make, self.name, self.setup = ray, make, name, setup
+
+    def start(self) -> None:
+        self.actor = self.make.remote()
+        self._here = self.actor.here.remote()
+        self.said = self.actor.begin.remote(self.setup, str(Path.cwd()))
+
+    @property
+    def placed(self) -> bool:
+        """The actor runs, or is dead, and does not wait for a place."""
+        return bool(self.ray.wait([self._here], timeout=0)[0])
+
+    def send(self, task: Task, number: int) -> None:
+        self.said = self.actor.do.remote(task, self.name, number)
+
+    def receive(self) -> Attempt | str | None:
+        said, self.said = self.said, None
+        try:
+            found: Attempt | str | None = self.ray.get(said)
+        except self.ray.exceptions.RayError as error:
+            raise Gone(_line(error)) from None
+        return found
+
+    def end(self) -> None:
+        if self.actor is not None:
+            with suppress(Exception):  # the cluster itself may have gone
+                self.ray.kill(self.actor)
+
+
+def _ray() -> Any:
+    """The module. Raises RolloutError."""
+    try:
+        import ray
+    except ImportError as error:
+        raise RolloutError("Ray is not installed. pip install 'rollout-video[ray]'") from error
+    return ray
+
+
+def _places(ray: Any, kind: str, need: int) -> int:
+    """Workers that the cluster's nodes have room for. Raises RolloutError where there are none."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    places = sum(int(node["Resources"].get(kind, 0) // need) for node in nodes)
+    if not places:
+        most = max((node["Resources"].get(kind, 0) for node in nodes), default=0)
+        fix = "Use --device cpu." if kind == "GPU" else "Use fewer --threads."
+        raise RolloutError(f"no node of the Ray cluster has {need} {kind}; the most is {most:g} on one. {fix}")
+    return places
+
+
+@contextmanager
+def _joined(ray: Any, address: str | None, *, cpus: int) -> Iterator[None]:
+    """In a Ray of this process's own, or in a cluster; leaves the process as it was. Raises RolloutError."""
+    how: dict[str, Any] = {"address": address or "local", "log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        how |= {"include_dashboard": False, "num_cpus": cpus, "object_store_memory": 100 * 2**20}
+    else:
+        _knock(address)
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    with _as_it_was(ray, secret=address is None):
+        try:
+            try:
+                ray.init(**how)
+            except Exception as error:
+                where = "start on this machine" if address is None else f"be joined at {address}"
+                more = f" ({_line(error.__cause__)})" if error.__cause__ else ""
+                needs = " ray:// needs pip install 'ray[client]'." if (address or "").startswith("ray://") else ""
+                raise RolloutError(f"Ray cannot {where}: {_line(error)}{more}.{needs}") from error
+            if main:
+                signal.signal(signal.SIGTERM, _quit if handler == signal.SIG_DFL else handler)
+            yield
+        finally:
+            ray.shutdown()
+            if main:
+                signal.signal(signal.SIGTERM, handler)
+
+
+def _quit(*_: Any) -> None:
+    """End the process by way of its `finally`s; Ray's own handler prints a stack and aborts."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _knock(address: str) -> None:
+    """Raise RolloutError where nobody listens: Ray itself tries for minutes."""
+    named = os.environ.get("RAY_ADDRESS") or address if address == "auto" else address
+    if named == "auto":
+        folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
+        try:
+            named = Path(folder, "ray", "ray_current_cluster").read_text(encoding="utf-8").strip()
+        except OSError:
+            return  # Ray may find one another way, and says at once that there is none
+    host, _, port = named.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise RolloutError(f"{named!r} is no address of a Ray cluster. Give auto, HOST:PORT or ray://HOST:PORT.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise RolloutError(
+            f"no Ray cluster answers at {named}: {error}. Start one with 'ray start --head', or leave --address out."
+        ) from error
+
+
+@cache
+def _token() -> str:
+    """This process's secret; Ray keeps the first that it sees."""
+    return secrets.token_hex(32)
+
+
+@contextmanager
+def _as_it_was(ray: Any, *, secret: bool) -> Iterator[None]:
+    """Keep Ray from printing what its nodes report, and undo what this and Ray change in the environment."""
+    before, inside = dict(os.environ), ray._private.worker
+    loud = getattr(inside, "print_to_stdstream", None)
+    inside.print_to_stdstream = lambda *_, **__: None  # log_to_driver leaves it; a death is an attempt of ours anyway
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if secret and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & before.keys():
+        os.environ["RAY_AUTH_TOKEN"] = _token()  # else Ray writes one into the user's home
+    try:
+        yield
+    finally:
+        inside.print_to_stdstream = loud
+        for name in [n for n in os.environ if n.startswith("RAY_") or n == "PYTHONBREAKPOINT"]:
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                del os.environ[name]
+
+
+def _line(error: BaseException) -> str:
+    """Ray's message in one line: what was raised, or how a process ended and where, without the table and the guesses."""
+    text = re.sub(r"\x1b\[\d+m", "", str(error))
+    ended = re.search(r"Worker exit detail: (.+?)(?: Some common causes|\n|$)", text)
+    raised = re.findall(r"^([\w.]+(?:Error|Exception): .+)$", text, re.MULTILINE)
+    where = re.search(r"\bip[:=] ?([\w.:]+)", text)
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("\t")]
+    found = ended[1] if ended else raised[-1] if raised else " ".join(lines)
+    return found.partition(" Note: ")[0][:400].rstrip(". ") + (f" (node {where[1]})" if where else "")

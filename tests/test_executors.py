@@ -1,0 +1,365 @@
+"""Executors: the same results everywhere; what is killed costs an attempt, and never a whole cell."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from rollout import registry
+from rollout.benchmarks import executors, on_ray
+from rollout.benchmarks.executors import TRIES, Attempt, Executor, Gone, Hand, Local, Serial, share
+from rollout.benchmarks.on_ray import Ray
+from rollout.benchmarks.reader import load_suite
+from rollout.benchmarks.run import Run
+from rollout.benchmarks.work import Setup, Task
+from rollout.errors import RolloutError
+from rollout.registry import load_plugin
+
+LONG, SHORT = "a red circle walks right[0.75s]", "a blue square jumps[0.375s]"
+PLUGIN = """
+import fcntl
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from rollout.registry import register
+from rollout.strategies.policies import Sink
+
+
+class Deadly(Sink):
+    def make_room(self, slots, frames):
+        if slots and os.getpid() != int(os.environ["DRIVER"]):  # the second block, in a worker
+            self.strike()
+        return super().make_room(slots, frames)
+
+
+@register("policies", "once")
+@dataclass(frozen=True)
+class Once(Deadly):
+    kind: ClassVar[str] = "once"
+
+    def strike(self):
+        try:
+            Path(__file__).with_name("struck").touch(exist_ok=False)
+        except FileExistsError:
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@register("policies", "always")
+@dataclass(frozen=True)
+class Always(Deadly):
+    kind: ClassVar[str] = "always"
+
+    def strike(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@register("policies", "stuck")
+@dataclass(frozen=True)
+class Stuck(Deadly):
+    kind: ClassVar[str] = "stuck"
+
+    def strike(self):
+        with Path(__file__).with_name(f"{os.getpid()}.stuck").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until this process ends
+            while True:
+                time.sleep(60)
+"""
+DRIVER = """
+import os
+import signal
+import sys
+from pathlib import Path
+
+os.environ["DRIVER"] = str(os.getpid())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+from rollout.benchmarks.executors import Local
+from rollout.benchmarks.on_ray import Ray
+from rollout.benchmarks.reader import load_suite
+from rollout.benchmarks.run import Run
+from rollout.benchmarks.work import Setup
+from rollout.registry import load_plugin
+
+suite, plugin, out, executor, workers = sys.argv[1:]
+load_plugin(Path(plugin))
+executor = {"local": Local, "ray": Ray}[executor](workers=int(workers))
+run = Run(load_suite(suite), Path(out), Setup(out, "sprites", plugins=(plugin,)), executor)
+for _ in run.attempts():
+    pass
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Policies that kill or hold their process, for this test."""
+    monkeypatch.setenv("DRIVER", str(os.getpid()))
+    monkeypatch.setattr(registry, "_added", {group: {} for group in registry.GROUPS})
+    path = tmp_path / "deadly.py"
+    path.write_text(PLUGIN)
+    load_plugin(path)
+    return path
+
+
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.xdist_group("ray"))])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    if request.param == "ray":
+        pytest.importorskip("ray")
+        return Ray(workers=1)  # several workers are the next test's
+    return Local(workers=1)
+
+
+def write_suite(path: Path, *policies: str) -> Path:
+    strategies = "".join(f'{policy} = "relativistic {policy}:window=6,sink=1+flush"\n' for policy in policies)
+    path.write_text(
+        f'scripts = ["{LONG}", "{SHORT}"]\nmetrics = ["action", "identity"]\n[strategies]\n{strategies}',
+        encoding="utf-8",
+    )
+    return path
+
+
+def make_run(suite: Path, out: Path, plugin: Path, executor: Executor) -> Run:
+    return Run(load_suite(str(suite)), out, Setup(str(out), "sprites", plugins=(str(plugin),)), executor)
+
+
+def finished(out: Path) -> dict[str, int]:
+    """When each whole cell was finished."""
+    return {done.parent.name: done.stat().st_mtime_ns for done in (out / "cells").glob("[!.]*/DONE")}
+
+
+def until(holds: Callable[[], bool], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_dead_worker_costs_an_attempt(
+    tmp_path: Path,
+    plugin: Path,
+    executor: Executor,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    before, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
+    suite = write_suite(tmp_path / "suite.toml", "sink", "once", "always")
+    run = make_run(suite, tmp_path / "out", plugin, executor)
+    addresses = {(place.strategy, place.prompt): place.cell.address for place in run.places}
+    fatal = addresses["always", 0]
+
+    tried = list(run.attempts())
+    outcomes = {key: [t.outcome for t in tried if t.task.address == a] for key, a in addresses.items()}
+    assert outcomes == {key: ["done"] for key in addresses} | {
+        ("once", 0): ["died", "done"],
+        ("always", 0): ["died"] * TRIES,
+    }
+    assert all(t.last == (t.outcome == "done" or t.number == TRIES) for t in tried)
+    assert f"given up, it killed {TRIES} workers" in next(t.why for t in tried if t.number == TRIES)
+    log = [event for event in run.store.attempts() if event["event"] != "run"]
+    assert [(e["cell"], e["event"], e["attempt"]) for e in log] == [
+        (t.task.address, t.outcome, t.number) for t in tried
+    ]
+    assert capfd.readouterr() == ("", "")
+    assert dict(os.environ) == before
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert not list((tmp_path / "home").iterdir())
+
+    whole = finished(tmp_path / "out")
+    assert set(whole) == set(addresses.values()) - {fatal}
+    alone = make_run(suite, tmp_path / "serial", plugin, Serial())
+    assert [t.outcome for t in alone.attempts()] == ["done"] * len(addresses)
+    for address in whole:
+        assert run.store.scores(address) == alone.store.scores(address) != {}
+
+    again = make_run(write_suite(suite, "sink", "once"), tmp_path / "out", plugin, executor)
+    assert list(again.attempts()) == []
+    assert finished(tmp_path / "out") == whole
+    assert not list((tmp_path / "out" / "cells").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "workers", "stop", "done"),
+    [
+        ("local", 2, signal.SIGKILL, 3),
+        ("local", 1, signal.SIGINT, 1),
+        pytest.param("ray", 2, signal.SIGKILL, 3, marks=pytest.mark.xdist_group("ray")),
+    ],
+    ids=["local", "local-ctrl-c", "ray"],
+)
+def test_workers_end_with_their_driver(
+    tmp_path: Path, plugin: Path, name: str, workers: int, stop: signal.Signals, done: int
+) -> None:
+    if name == "ray":
+        pytest.importorskip("ray")
+    suite, out = write_suite(tmp_path / "suite.toml", "sink", "stuck"), tmp_path / "out"
+    command = [sys.executable, "-c", DRIVER, str(suite), str(plugin), str(out), name, str(workers)]
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        until(lambda: driver.poll() is not None or (len(finished(out)) == done and bool(stuck(tmp_path))))
+        assert driver.poll() is None
+        (os.killpg if stop == signal.SIGINT else os.kill)(driver.pid, stop)
+        driver.wait(60)
+        until(lambda: not stuck(tmp_path))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait(10)
+    assert (tmp_path / "log").read_text().count("Traceback") == (stop == signal.SIGINT)
+    whole = finished(out)
+    assert len(whole) == done
+    assert len(list((out / "cells").glob(".*"))) == 1
+
+    run = make_run(suite, out, plugin, Serial())
+    assert [(t.outcome, t.number) for t in run.attempts()] == [("done", 1)] * (4 - done)
+    addresses = {place.cell.address for place in run.places}
+    assert {cell.name for cell in (out / "cells").iterdir()} == set(finished(out)) == addresses
+    assert whole.items() <= finished(out).items()
+    assert [e["event"] for e in run.store.attempts()].count("done") == 4
+
+
+def stuck(folder: Path) -> list[Path]:
+    """The locks that a living process holds."""
+    held = []
+    for path in folder.glob("*.stuck"):
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(path)
+    return held
+
+
+TASKS = [Task(str(n), {}, ()) for n in range(3)]
+
+
+def test_a_model_that_does_not_load_ends_the_run(tmp_path: Path) -> None:
+    setup = Setup(str(tmp_path), "sprites", {"model": str(tmp_path / "missing.safetensors")})
+    for executor in (Serial(), Local()):
+        with pytest.raises(RolloutError, match=r"missing\.safetensors are not a file"):
+            list(executor.run(setup, TASKS))
+    said = on_ray._Actor().begin(setup, ".")
+    assert "missing.safetensors are not a file" in str(said)
+    elsewhere = on_ray._Actor().begin(Setup(str(tmp_path / "other"), "sprites"), ".")
+    assert "does not see" in str(elsewhere)
+
+
+class Fake(Hand):
+    """A worker that says what it is told to; None is ready, a Gone is how it dies."""
+
+    def __init__(self, *says: str | Gone | None) -> None:
+        self.name, self.says = "fake", deque(says)
+        self.started = self.ended = 0
+
+    def start(self) -> None:
+        self.started += 1
+
+    def send(self, task: Task, number: int) -> None:
+        self.says.appendleft("done")
+
+    def receive(self) -> Attempt | str | None:
+        said = self.says.popleft()
+        if said == "done":
+            assert self.task is not None
+            return Attempt(self.task[0], "done", self.name, self.task[1], 0.0)
+        if isinstance(said, Gone):
+            raise said
+        return said
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+def test_a_worker_that_never_becomes_ready_ends_the_run() -> None:
+    hand = Fake(*[Gone("signal 9")] * TRIES)
+    with pytest.raises(RolloutError, match=f"died {TRIES} times before it was ready: signal 9"):
+        list(share(TASKS, [hand], lambda: [hand]))
+    assert hand.started == TRIES
+    assert hand.ended >= TRIES
+
+
+def test_a_worker_that_cannot_start_ends_the_run() -> None:
+    busy, broken = Fake(None), Fake("no such model")
+    turns = iter([[busy], [broken]])
+    with pytest.raises(RolloutError, match=r"^no such model$"):
+        list(share(TASKS, [busy, broken], lambda: next(turns)))
+    assert busy.ended == broken.ended == 1
+
+
+def test_a_worker_that_becomes_ready_late_is_forgiven() -> None:
+    hand = Fake(*[Gone("signal 9")] * (TRIES - 1), None)
+    assert [a.outcome for a in share(TASKS, [hand], lambda: [hand])] == ["done"] * 3
+
+
+def test_an_idle_worker_that_dies_loses_nothing() -> None:
+    busy, idle = Fake(None), Fake(None, Gone("signal 9"))
+    turns = iter([[busy], [idle], [idle], [busy]])
+    assert [a.outcome for a in share(TASKS[:1], [busy, idle], lambda: next(turns))] == ["done"]
+    assert (idle.started, idle.ended) == (1, 2)
+
+
+def test_no_more_workers_than_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def fake(name: str, setup: Setup) -> Fake:
+        made.append(f"{name} {setup.device}")
+        return Fake()
+
+    def spent(tasks: object, crew: object, heard: object) -> Iterator[Attempt]:
+        return iter(())
+
+    monkeypatch.setattr(executors, "_Process", fake)
+    monkeypatch.setattr(executors, "share", spent)
+    for local, count in ((Local(workers=8), 3), (Local(workers=0), 3), (Local(devices=("a", "b")), 3), (Local(), 0)):
+        list(local.run(Setup(".", "sprites"), TASKS[:count]))
+    assert made == ["local-0 cpu", "local-1 cpu", "local-2 cpu", "local-0 cpu", "local-0 a", "local-1 b"]
+
+
+def test_no_tasks_start_nothing() -> None:
+    assert [list(kind().run(Setup("nowhere", "sprites"), [])) for kind in (Serial, Local, Ray)] == [[], [], []]
+
+
+def test_ray_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(RolloutError, match=r"Ray is not installed. pip install 'rollout-video\[ray\]'"):
+        list(Ray().run(Setup(".", "sprites"), TASKS))
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1: .*refused"),
+        ("ray://127.0.0.1:1", "no Ray cluster answers at ray://127.0.0.1:1"),
+        ("somewhere", "'somewhere' is no address of a Ray cluster"),
+    ],
+)
+def test_a_cluster_that_is_not_there(address: str, says: str) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(RolloutError, match=says):
+        list(Ray(address=address).run(Setup(".", "sprites"), TASKS))
+
+
+def test_a_cluster_without_room_is_refused_at_once() -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": 7.0, "GPU": 2.0}}, {"Alive": False, "Resources": {"CPU": 64.0}}]
+    ray = SimpleNamespace(nodes=lambda: nodes)
+    assert (on_ray._places(ray, "CPU", 2), on_ray._places(ray, "GPU", 1)) == (3, 2)
+    with pytest.raises(RolloutError, match="no node of the Ray cluster has 8 CPU; the most is 7"):
+        on_ray._places(ray, "CPU", 8)
+    del nodes[0]
+    with pytest.raises(RolloutError, match="has 1 GPU; the most is 0"):
+        on_ray._places(ray, "GPU", 1)
