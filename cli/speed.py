@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from rollout.backend import Backend
+    from rollout.strategy import Strategy
 
 
 def speed(
@@ -40,6 +41,10 @@ def speed(
         bool, typer.Option("--compile", help="torch.compile the transformer's blocks, wan only.")
     ] = False,
     blocks: Annotated[int, typer.Option(min=1, help="Blocks timed once the window is full, whole rollouts.")] = 3,
+    frames: Annotated[
+        int | None,
+        typer.Option(min=30, help="Roll out this many latent frames and show cost and memory along the way."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     to: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the rows as JSON.")] = None,
     plugin: Plugin = None,
@@ -68,7 +73,8 @@ def speed(
             "model": model,
         }
         given = {k: v for k, v in options.items() if v is not None}
-        found = _rollouts(_load(backend, random, size, layers, device, given), presets, blocks)
+        loaded = _load(backend, random, size, layers, device, given)
+        found = _rollouts(loaded, presets, blocks) if frames is None else _flat(loaded, presets, frames)
     if to is not None:
         write_text(to, json.dumps(found, indent=1) + "\n")
 
@@ -128,23 +134,43 @@ def _load(backend: str, random: bool, size: str, layers: int | None, device: str
     return load_backend(backend, device=device, **options)
 
 
-def _rollouts(backend: "Backend", presets: str, blocks: int) -> dict[str, Any]:
-    """Whole rollouts of a model under several presets."""
+def _begin(backend: "Backend", presets: str) -> tuple[dict[str, "Strategy"], str]:
+    """Say what is measured; the presets and a prompt that the model understands."""
     import torch
 
-    from rollout.benchmarks.speed.rollouts import measure, table
     from rollout.strategies.presets import preset
 
-    strategies = {name: preset(name) for name in (part.strip() for part in presets.split(","))}
     spec = backend.spec
-    prompt = "a red circle walks right" if spec.name == "sprites" else "a cat walks"
     print(
         f"{spec.name}: {spec.layers} layers, {spec.heads} heads of {spec.head_dim}, {spec.tokens} tokens a frame, "
         f"{str(backend.dtype).removeprefix('torch.')}, {_where(backend.device)}, torch {torch.__version__}"
     )
+    prompt = "a red circle walks right" if spec.name == "sprites" else "a cat walks"
+    return {name: preset(name) for name in (part.strip() for part in presets.split(","))}, prompt
+
+
+def _rollouts(backend: "Backend", presets: str, blocks: int) -> dict[str, Any]:
+    """Whole rollouts of a model under several presets."""
+    from rollout.benchmarks.speed.rollouts import measure, table
+
+    strategies, prompt = _begin(backend, presets)
     rows = []
     for name, strategy in strategies.items():
         rows.append(measure(backend, name, strategy, prompt, blocks=blocks))
         print(f"  {name}: {rows[-1].frames_per_second:.1f} fps", flush=True)
     print(table(rows))
     return {"rows": [row.to_dict() for row in rows]}
+
+
+def _flat(backend: "Backend", presets: str, frames: int) -> dict[str, Any]:
+    """One long rollout a preset."""
+    from rollout.benchmarks.speed.flat import flat, points_table
+
+    strategies, prompt = _begin(backend, presets)
+    points = {}
+    for name, strategy in strategies.items():
+        strategy.check(backend.spec, frames)
+        points[name] = list(flat(backend, strategy, prompt, frames))
+        print(f"  {name}: {points[name][-1].block_ms:.1f} ms a block at the end", flush=True)
+    print(points_table(points))
+    return {"rows": [{"strategy": name, **p.to_dict()} for name, row in points.items() for p in row]}

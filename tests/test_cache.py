@@ -1,5 +1,8 @@
 """KVCache: the mechanism against a naive list, and its safety rules."""
 
+import itertools
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,11 +13,12 @@ from torch import Tensor
 from rollout.backend import Spec
 from rollout.cache import KVCache
 from rollout.errors import CacheError
-from rollout.plan import decide, replayed
+from rollout.plan import chunks, decide, reach, replayed
 from rollout.rope import rotate, table
 from rollout.slots import Block, Edit, Placement, Replay, Role, Slot, keep
 from rollout.strategies import Absolute, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
 from rollout.strategy import Strategy
+from tests.simple_cache import SimpleCache
 
 SPEC = Spec("tiny", layers=2, heads=2, head_dim=12, latent=(1, 2, 1), grid=(2, 1), axes=(2, 2, 2))
 
@@ -348,6 +352,53 @@ def test_a_noisy_pass_between_the_clean_pass_and_the_commit_is_not_committed() -
     noisy(1, *qkv(3, 9))
     with pytest.raises(CacheError, match="missed layer 1"):
         cache.commit([Slot(Role.RECENT, 3 + i, 1) for i in range(3)])
+
+
+COMPOSITIONS = (
+    "absolute fifo:window=9+keep",
+    "absolute sink:window=12,sink=3+recache",
+    "relativistic sink:window=6,sink=1+flush:last=2",
+    "relativistic:head=15,cut=30/0 sink:window=12,sink=2+recache:attention=bidirectional,sink=rebuild",
+    "relativistic:head=9 sink:window=24,sink=1+flush",  # frames beyond the head collapse
+    "online sink:window=12,sink=2+flush:last=0",
+    "online ema:window=12,sink=1+recache",
+    "relativistic ema:window=11,sink=0,rates=0.3,pool=frame,displaced=drop+flush",
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(COMPOSITIONS), st.lists(st.sampled_from(["", "", "", "switch", "cut"]), min_size=3, max_size=22))
+def test_every_path_equals_the_simple_cache(text: str, events: list[str]) -> None:
+    """Blocks, switches, cuts and replays in any order: what a query sees is what raw keys, all rotated anew, would give."""
+    strategy = Strategy.from_text(text)
+    fast, simple = (make(SPEC, strategy.policy.window, 2, dtype=torch.float64) for make in (KVCache, SimpleCache))
+    seeds = itertools.count()
+
+    def agree(frames: int, *attends: Any) -> None:
+        for layer in range(2):
+            x = qkv(frames, next(seeds))
+            torch.testing.assert_close(*(attend(layer, *x) for attend in attends), rtol=0, atol=1e-9)
+
+    def encode(placement: Placement, slots: list[Slot] | tuple[Slot, ...]) -> None:
+        agree(len(slots), *(cache.writer(placement, slots) for cache in (fast, simple)))
+        for cache in (fast, simple):
+            cache.commit(slots)
+
+    for index, event in enumerate(events):
+        block = Block(index, index * 3, 3, switch=event == "switch", cut=event == "cut")
+        step = decide(strategy, fast.slots, block, SPEC)
+        for cache in (fast, simple):
+            if step.switch is not None:
+                cache.apply(step.switch)
+        if step.replay is not None:
+            slots = iter(replayed(step.replay, 3))
+            for part, placement in chunks(strategy, step.switch.slots, step.replay, 3, reach(strategy, SPEC)):
+                encode(placement, [next(slots) for _ in part])
+        for cache in (fast, simple):
+            cache.apply(step.room)
+        agree(3, *(cache.reader(step.placement) for cache in (fast, simple)))
+        encode(step.placement, step.admitted)
+        assert fast.slots == simple.slots
 
 
 def test_an_edit_beyond_the_window_is_refused() -> None:

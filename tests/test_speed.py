@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rollout import Script, generate
 from rollout.backend import Spec
-from rollout.backends.sprites.weights import Sprites
+from rollout.benchmarks.speed.flat import flat
 from rollout.benchmarks.speed.handling import PASSES, Floor, Ours, Plain
 from rollout.benchmarks.speed.overhead import measure, switching
 from rollout.cache import KVCache, kv_bytes
@@ -215,19 +214,13 @@ def test_rounding_does_not_add_up(text: str) -> None:
     assert error(400) < 1.6 * error(20) < 0.05
 
 
-@pytest.mark.slow
-def test_twenty_thousand_frames_cost_what_the_first_ones_did() -> None:
-    """KV bytes and python-side state stay as they are; times and memory are the benchmark's business."""
-    backend: Sprites = micro_backend(torch.float32)
-    run = generate(backend, Strategy.from_text("relativistic sink:window=12,sink=1+flush"), Script.parse(f"{A}[2500s]"))
-    next(run)
-    held = run.cache.bytes, None
-    for result in run:
-        if result.block.end == 600:
-            held = run.cache.bytes, run.cache.extra_bytes
-    assert result.block.end >= 20_000
-    assert (run.cache.bytes, run.cache.extra_bytes) == held
-    assert len(run._latents) <= 12
+def test_a_long_rollout_is_flat() -> None:
+    points = list(
+        flat(micro_backend(torch.float32), Strategy.from_text("online ema:window=9,sink=1+keep"), A, 600, points=4)
+    )
+    assert [p.frames for p in points] == [150, 300, 450, 600]
+    assert len({(p.kv_bytes, p.extra_bytes) for p in points}) == 1
+    assert max(p.resident_mib for p in points) - points[0].resident_mib < 20
 
 
 def test_the_benchmark_measures_all_it_names() -> None:
