@@ -1,1 +1,1 @@
-"""Benchmarks: what a strategy costs, measured with its baseline in the same run."""
+"""The benchmark suite: which strategy is better, by how much, and is that real; and what each costs."""

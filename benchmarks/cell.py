@@ -10,7 +10,7 @@ from typing import Any
 
 from rollout import __version__
 from rollout.backends import Entry
-from rollout.benchmarks.suite import SPACING, Suite
+from rollout.benchmarks.suites.suite import SPACING, Suite
 from rollout.registry import find
 from rollout.strategy import AXES, Strategy
 

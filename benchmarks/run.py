@@ -11,11 +11,11 @@ from typing import Any
 from rollout import __version__
 from rollout.backend import Spec
 from rollout.benchmarks.cell import Place, places
-from rollout.benchmarks.executors import Attempt, Executor
+from rollout.benchmarks.executors.base import Attempt, Executor
+from rollout.benchmarks.executors.work import Setup, Task
 from rollout.benchmarks.metrics import metric
 from rollout.benchmarks.store import Store
-from rollout.benchmarks.suite import Suite
-from rollout.benchmarks.work import Setup, Task
+from rollout.benchmarks.suites.suite import Suite
 from rollout.errors import OutputError
 from rollout.files import write_text
 from rollout.picture import told

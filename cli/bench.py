@@ -15,7 +15,7 @@ from rollout.cli.speed import speed
 from rollout.errors import SuiteError
 
 if TYPE_CHECKING:
-    from rollout.benchmarks.executors import Attempt, Executor
+    from rollout.benchmarks.executors.base import Attempt, Executor
     from rollout.benchmarks.run import Run
 
 app = typer.Typer(no_args_is_help=True, help="Compare strategies: suites, reports, speed.")
@@ -47,8 +47,8 @@ def ls() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from rollout.benchmarks.reader import load_suite
-    from rollout.benchmarks.suite import shipped
+    from rollout.benchmarks.suites.reader import load_suite
+    from rollout.benchmarks.suites.suite import shipped
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("suite", "rollouts", "strategies", "claims", "about"):
@@ -63,7 +63,7 @@ def ls() -> None:
 def validate(suite: SuiteName, add: Extra = None, plugin: Plugin = None) -> None:
     """Check a suite without running it: what it would compare, or the line that is wrong and the fix."""
     load_plugins(plugin)
-    from rollout.benchmarks.reader import load_suite
+    from rollout.benchmarks.suites.reader import load_suite
 
     found = load_suite(suite, extra=_extra(add))
     print(f"{found.name}: {found.about}" if found.about else found.name)
@@ -99,9 +99,9 @@ def run(
     load_plugins(plugin)
     from dataclasses import replace
 
-    from rollout.benchmarks.reader import load_suite
+    from rollout.benchmarks.executors.work import Setup
     from rollout.benchmarks.run import Run
-    from rollout.benchmarks.work import Setup
+    from rollout.benchmarks.suites.reader import load_suite
     from rollout.devices import find_device
 
     found = load_suite(suite, extra=_extra(add))
@@ -161,14 +161,14 @@ def _extra(add: list[str] | None) -> Mapping[str, str]:
 
 
 def _executor(where: Where, workers: int, device: str, address: str | None) -> "Executor":
-    from rollout.benchmarks.executors import Local, Serial
+    from rollout.benchmarks.executors.local import Local, Serial
 
     if address is not None and where is not Where.RAY:
         raise SuiteError("--address joins a Ray cluster. Add --executor ray.")
     if where is Where.SERIAL:
         return Serial()
     if where is Where.RAY:
-        from rollout.benchmarks.on_ray import Ray
+        from rollout.benchmarks.executors.on_ray import Ray
 
         return Ray(workers=workers, address=address)
     if device == "cuda":

@@ -15,12 +15,14 @@ from types import SimpleNamespace
 import pytest
 
 from rollout import registry
-from rollout.benchmarks import executors, on_ray
-from rollout.benchmarks.executors import TRIES, Attempt, Executor, Gone, Hand, Local, Serial, share
-from rollout.benchmarks.on_ray import Ray
-from rollout.benchmarks.reader import load_suite
+from rollout.benchmarks.executors import local as here
+from rollout.benchmarks.executors import on_ray
+from rollout.benchmarks.executors.base import TRIES, Attempt, Executor, Gone, Hand, share
+from rollout.benchmarks.executors.local import Local, Serial
+from rollout.benchmarks.executors.on_ray import Ray
+from rollout.benchmarks.executors.work import Setup, Task
 from rollout.benchmarks.run import Run
-from rollout.benchmarks.work import Setup, Task
+from rollout.benchmarks.suites.reader import load_suite
 from rollout.errors import RolloutError
 from rollout.registry import load_plugin
 
@@ -87,11 +89,11 @@ from pathlib import Path
 os.environ["DRIVER"] = str(os.getpid())
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from rollout.benchmarks.executors import Local
-from rollout.benchmarks.on_ray import Ray
-from rollout.benchmarks.reader import load_suite
+from rollout.benchmarks.executors.local import Local
+from rollout.benchmarks.executors.on_ray import Ray
+from rollout.benchmarks.suites.reader import load_suite
 from rollout.benchmarks.run import Run
-from rollout.benchmarks.work import Setup
+from rollout.benchmarks.executors.work import Setup
 from rollout.registry import load_plugin
 
 suite, plugin, out, executor, workers = sys.argv[1:]
@@ -223,7 +225,7 @@ def test_workers_end_with_their_driver(
     assert (tmp_path / "log").read_text().count("Traceback") == (stop == signal.SIGINT)
     whole = finished(out)
     assert len(whole) == done
-    assert len(list((out / "cells").glob(".*"))) == 1
+    assert len(list((out / "cells").glob(".*"))) == (stop != signal.SIGINT)  # what is interrupted cleans up
 
     run = make_run(suite, out, plugin, Serial())
     assert [(t.outcome, t.number) for t in run.attempts()] == [("done", 1)] * (4 - done)
@@ -323,8 +325,8 @@ def test_no_more_workers_than_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     def spent(tasks: object, crew: object, heard: object) -> Iterator[Attempt]:
         return iter(())
 
-    monkeypatch.setattr(executors, "_Process", fake)
-    monkeypatch.setattr(executors, "share", spent)
+    monkeypatch.setattr(here, "_Process", fake)
+    monkeypatch.setattr(here, "share", spent)
     for local, count in ((Local(workers=8), 3), (Local(workers=0), 3), (Local(devices=("a", "b")), 3), (Local(), 0)):
         list(local.run(Setup(".", "sprites"), TASKS[:count]))
     assert made == ["local-0 cpu", "local-1 cpu", "local-2 cpu", "local-0 cpu", "local-0 a", "local-1 b"]

@@ -13,15 +13,15 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 
-from rollout.benchmarks.executors import Serial
-from rollout.benchmarks.reader import load_suite
+from rollout.benchmarks.executors.local import Serial
+from rollout.benchmarks.executors.work import Setup
 from rollout.benchmarks.report import write_report
 from rollout.benchmarks.report.axes import spread
 from rollout.benchmarks.report.look import FOCUS, looks
 from rollout.benchmarks.report.numbers import figure, interval, places, show
 from rollout.benchmarks.report.tables import against, columns, groups
 from rollout.benchmarks.run import Run
-from rollout.benchmarks.work import Setup
+from rollout.benchmarks.suites.reader import load_suite
 from rollout.picture import Marks, draw, marks, runs, told
 from rollout.plan import simulate
 from rollout.registry import find

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout.benchmarks.cell import places
-from rollout.benchmarks.draws import draws
-from rollout.benchmarks.lines import line_of
-from rollout.benchmarks.reader import load_suite
-from rollout.benchmarks.suite import shipped
+from rollout.benchmarks.suites.draws import draws
+from rollout.benchmarks.suites.lines import line_of
+from rollout.benchmarks.suites.reader import load_suite
+from rollout.benchmarks.suites.suite import shipped
 from rollout.errors import SuiteError
 from rollout.registry import names
 

@@ -9,7 +9,7 @@ from typing import Any
 from rollout.benchmarks.metrics import SPAN
 from rollout.benchmarks.report.look import Look
 from rollout.benchmarks.report.numbers import interval, places, show
-from rollout.benchmarks.suite import shipped
+from rollout.benchmarks.suites.suite import shipped
 
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0", "neither": ""}
 READ = {

@@ -1,21 +1,13 @@
-"""Executors: where tasks run. One protocol; `serial` in this process, `local` in processes, `ray` on a cluster."""
+"""What all executors share: attempts, and how tasks are handed to workers that may die."""
 
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from typing import Literal, Protocol
 
-from rollout.benchmarks.work import Setup, Task, Worker
+from rollout.benchmarks.executors.work import Setup, Task, Worker
 from rollout.errors import RolloutError
 
 TRIES = 3
@@ -44,38 +36,6 @@ class Executor(Protocol):
     def run(self, setup: Setup, tasks: Sequence[Task]) -> Iterator[Attempt]:
         """Attempts as they end. Raises RolloutError where no worker can be started."""
         ...
-
-
-@dataclass(frozen=True)
-class Serial:
-    """One after another, in this process."""
-
-    def run(self, setup: Setup, tasks: Sequence[Task]) -> Iterator[Attempt]:
-        """In the order of the tasks."""
-        worker = Worker(setup)
-        if tasks:
-            _ = worker.backend  # a model that does not load fails the run, not every cell
-        for task in tasks:
-            yield attempt(worker, task, "serial", 1)
-
-
-@dataclass(frozen=True)
-class Local:
-    """One process a device, or `workers` processes on the CPU; each loads the model once, and is replaced when it dies."""
-
-    workers: int = 2
-    devices: tuple[str, ...] = ()
-
-    def run(self, setup: Setup, tasks: Sequence[Task]) -> Iterator[Attempt]:
-        """In the order in which they end."""
-        places = self.devices or (setup.device,) * max(1, self.workers)
-        crew = [_Process(f"local-{n}", setup.on(device)) for n, device in enumerate(places[: len(tasks)])]
-
-        def heard() -> list[Hand]:
-            ready = wait([process.pipe for process in crew if process.lives])
-            return [process for process in crew if process.pipe in ready]
-
-        yield from share(tasks, crew, heard)
 
 
 def attempt(worker: Worker, task: Task, name: str, number: int) -> Attempt:
@@ -175,73 +135,3 @@ def _bury(hand: Hand, how: str) -> Attempt | None:
     last = number >= TRIES
     why = f"given up, it killed {number} workers; the last died: {how}" if last else f"the worker died: {how}"
     return Attempt(task, "died", hand.name, number, time.monotonic() - begun, why, last)
-
-
-class _Process(Hand):
-    """A worker process and the pipe to it."""
-
-    pipe: Connection
-    process: BaseProcess | None = None
-
-    def __init__(self, name: str, setup: Setup) -> None:
-        self.name, self.setup = name, setup
-
-    def start(self) -> None:
-        # spawn: a fork of a process with torch's threads, or with a GPU, hangs
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(self.name, self.setup, theirs), name=self.name, daemon=True)
-        resource_tracker.ensure_running()  # here: its own start unblocks SIGINT
-        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is the driver's, who ends them all
-        try:
-            process.start()
-            self.process = process
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
-            theirs.close()
-
-    def send(self, task: Task, number: int) -> None:
-        with suppress(OSError):
-            self.pipe.send((task, number))
-
-    def receive(self) -> Attempt | str | None:
-        try:
-            said: Attempt | str | None = self.pipe.recv()
-        except (EOFError, OSError) as error:
-            assert self.process is not None
-            self.process.join(5)
-            code = self.process.exitcode
-            how = "its pipe broke" if code is None else f"signal {-code}" if code < 0 else f"exit code {code}"
-            raise Gone(how) from error
-        return said
-
-    def end(self) -> None:
-        if self.process is None:
-            return
-        self.pipe.close()
-        self.process.terminate()
-        self.process.join(5)
-        self.process.kill()
-        self.process.join()
-
-
-def _serve(name: str, setup: Setup, pipe: Connection) -> None:
-    """A worker's life: say ready (None), then an Attempt a task; a text says why it cannot start."""
-    threading.Thread(target=_die_with_driver, daemon=True).start()
-    with suppress(EOFError, OSError):  # the driver has gone
-        worker = begin(setup)
-        if isinstance(worker, str):
-            pipe.send(worker)
-            return
-        pipe.send(None)
-        while True:
-            task, number = pipe.recv()
-            pipe.send(attempt(worker, task, name, number))
-
-
-def _die_with_driver() -> None:
-    """End this process when the driver is gone: an orphan would finish a cell that the next run has begun."""
-    driver = multiprocessing.parent_process()
-    assert driver is not None
-    driver.join()
-    os._exit(1)

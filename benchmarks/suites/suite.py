@@ -10,7 +10,7 @@ from rollout.errors import SuiteError
 from rollout.strategies.presets import preset
 from rollout.strategy import Strategy
 
-SUITES = Path(__file__).parent / "suites"
+SUITES = Path(__file__).parent
 SPACING = 1000
 """Seed of a cell = seed + 1000 x the prompt's number: every prompt has noise, and a world, of its own."""
 

@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rollout.benchmarks.executors import Attempt, Gone, Hand, attempt, begin, share
-from rollout.benchmarks.work import Setup, Task, Worker
+from rollout.benchmarks.executors.base import Attempt, Gone, Hand, attempt, begin, share
+from rollout.benchmarks.executors.work import Setup, Task, Worker
 from rollout.errors import RolloutError
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rollout.backends import Entry
-from rollout.benchmarks.draws import draws
-from rollout.benchmarks.lines import line_of
-from rollout.benchmarks.suite import SPACING, Claim, Suite, find_suite, strategy_of
+from rollout.benchmarks.suites.draws import draws
+from rollout.benchmarks.suites.lines import line_of
+from rollout.benchmarks.suites.suite import SPACING, Claim, Suite, find_suite, strategy_of
 from rollout.errors import RolloutError, SpecError, SuiteError
 from rollout.registry import find
 from rollout.script import Script
