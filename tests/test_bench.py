@@ -138,6 +138,10 @@ def test_a_strategy_of_ones_own_joins_a_suite(copy: Path) -> None:
     found = summarise(copy / "run")
     assert found["metrics"]["action"]["means"]["mine"]["n"] == 3
     assert found["plan"]["strategies"]["mine"]["spec"]["policy"]["kind"] == "dilated"
+    assert rollout("bench", "report", copy / "run").exit_code == 0
+    page = (copy / "run" / "report" / "index.html").read_text()
+    assert "folded" in page
+    assert "dilated" in page
     edited = copy / "own.py"
     edited.write_text(OWN.read_text().replace("thin = [i", "thin: list[int] = [i"))
     again = bench(copy, "--plugin", edited, "--add", "mine=folded dilated:window=9+flush")

@@ -348,3 +348,23 @@ def test_an_installed_plugin_adds_its_rules(tmp_path: Path) -> None:
 
 def test_the_version() -> None:
     assert run("--version").output.startswith("rollout 0.")
+
+
+def test_a_rule_of_ones_own_is_everywhere(tmp_path: Path) -> None:
+    """The example's policy and positional scheme, in every command that takes a plugin, in processes of their own."""
+    own = ["--plugin", str(Path(__file__).parent.parent / "docs" / "own.py")]
+    mine = ["--pos", "folded:near=4", "--cache", "dilated:window=9+flush"]
+    commands = {
+        "dilated": ["ls", "policies", *own],
+        "folded": ["ls", "positions", *own],
+        "folded:near=4 dilated:window=9+flush": ["explain", f"{A}[2s] | {B}[1s]", *own, *mine],
+        "9 frames": ["gen", f"{A}[1.125s]", "--out", str(tmp_path / "run"), *own, *mine],
+        "mine: folded": ["bench", "validate", "smoke", "--add", "mine=folded dilated+keep", *own],
+    }
+    env = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    for wanted, command in commands.items():
+        done = subprocess.run([sys.executable, "-m", "rollout", *command], capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+        assert wanted in done.stdout
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["strategy"]["positions"] == {"kind": "folded", "near": 4}

@@ -13,6 +13,8 @@ from rollout.benchmarks.speed.flat import flat
 from rollout.benchmarks.speed.handling import PASSES, Floor, Ours, Plain
 from rollout.benchmarks.speed.overhead import measure, switching
 from rollout.cache import KVCache, kv_bytes
+from rollout.cli import app
+from rollout.errors import RolloutError
 from rollout.slots import Role
 from rollout.strategy import Strategy
 from tests.conftest import micro_backend
@@ -245,3 +247,48 @@ def test_the_baseline_attends_to_what_ours_does() -> None:
     floor.block()
     assert torch.equal(floor.values[:, -size:], floor.qkv[2])
     assert isinstance(KVCache(spec, 9).bytes, int)
+
+
+def test_bench_speed_prints_a_table_and_writes_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("handling", "overhead"):
+        monkeypatch.setattr(f"rollout.benchmarks.speed.{module}.geometry", lambda: SPEC)
+    monkeypatch.setattr("rollout.benchmarks.speed.overhead.pin_allocator", lambda: None)
+    out = tmp_path / "speed.json"
+    args = ["bench", "speed", "--dtype", "float32,bfloat16", "--windows", "6,9", "--repeats", "1", "--json", str(out)]
+    done = CliRunner().invoke(app, args)
+    assert done.exit_code == 0, done.output
+    found = json.loads(out.read_text())
+    assert {(r["dtype"], r["window"]) for r in found["rows"]} == set(itertools.product(("float32", "bfloat16"), (6, 9)))
+    assert {s["switch"] for s in found["switches"]} == {"flush", "cut", "recache"}
+    assert "ours / floor" in done.output
+    for bad, why in (
+        (["--windows", "six"], "whole numbers"),
+        (["--windows", "3"], "6 or more"),
+        (["--dtype", "int3"], "no dtype"),
+    ):
+        refused = CliRunner().invoke(app, ["bench", "speed", *bad]).exception
+        assert isinstance(refused, RolloutError)
+        assert why in str(refused)
+
+
+def test_bench_speed_follows_a_long_rollout(tmp_path: Path) -> None:
+    out = tmp_path / "flat.json"
+    args = [
+        "bench",
+        "speed",
+        "--backend",
+        "sprites",
+        "--presets",
+        "infinity-rope",
+        "--frames",
+        "60",
+        "--json",
+        str(out),
+    ]
+    done = CliRunner().invoke(app, args)
+    assert done.exit_code == 0, done.output
+    rows = json.loads(out.read_text())["rows"]
+    assert rows[-1]["frames"] == 60
+    assert len({row["kv_bytes"] for row in rows}) == 1
+    far = CliRunner().invoke(app, [*args[:4], "--presets", "self-forcing", "--frames", "2000"]).exception
+    assert "position table" in str(far)
