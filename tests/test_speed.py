@@ -1,5 +1,8 @@
 """What makes the cache fast, as facts rather than times: bytes held, temporaries, synchronisations, compilations, rounding."""
 
+import itertools
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from typer.testing import CliRunner
 
 from rollout.backend import Spec
 from rollout.benchmarks.speed.flat import flat
