@@ -72,7 +72,7 @@ class KVCache:
         self._prepared: _Prepared | None = None
         self._lease = _Lease()
         self._writing: _Prepared | None = None
-        self._staged: dict[int, Tensor] = {}
+        self._staged: dict[int, Tensor | None] = {}
         self._marks = torch.zeros(spec.layers, dtype=torch.bool)
         """Layers that the clean pass has written: a tensor, since a compiled block can set it, and NumPy's view of it."""
         self._marked = self._marks.numpy()
@@ -154,7 +154,7 @@ class KVCache:
         prepared = self._prepare(placement)
         stage = slots is None or any(s.role is not Role.RECENT for s in slots)
         stage = stage or prepared.turns != self._natural(prepared, slots or ())
-        self._staged, self._writing = {}, prepared
+        self._staged, self._writing = dict.fromkeys(range(self.spec.layers)), prepared
         self._marked[:] = False
         return self._attend(prepared, write=True, stage=stage)
 
@@ -225,7 +225,7 @@ class KVCache:
         if slot.role is Role.RECENT and turn == entry.turn:
             return entry
         part = slice(n * tokens, (n + 1) * tokens)
-        staged = [self._staged[layer][:, part] for layer in range(self.spec.layers)]
+        staged = [k[:, part] for k in self._staged.values() if k is not None]
         self._rows.admit(entry, staged, turn, pinned=slot.role is not Role.RECENT)
         return entry
 

@@ -215,6 +215,7 @@ def test_one_run_at_a_time_writes(copy: Path) -> None:
         (("bench", "run", "nowhere"), "There are action-control"),
         (("bench", "run", "smoke", "--add", "mine"), "NAME=STRATEGY"),
         (("bench", "run", "smoke", "--add", "mine=relativistic"), "infinity-rope"),
+        (("bench", "run", "smoke", "--add", "memrope=absolute fifo+keep"), "Choose another"),
         (("bench", "run", "smoke", "--address", "auto"), "--executor ray"),
         (("bench", "run", "smoke", "--device", "cuda:99"), "Use cpu"),
         (("bench", "report", "nowhere"), "no plan.json"),

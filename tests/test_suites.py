@@ -103,6 +103,7 @@ BAD = {
     "claim of nobody": ('than = "tall"', 'than = "short"', 21, "none of the strategies"),
     "unknown backend": ('backend = "spites"\nmetrics', "metrics", 5, "sprites"),
     "seeds twice": ("seeds = [1, 1]\nmetrics", "metrics", 5, "different numbers"),
+    "a name that leaves the folder": ('name = "../../mine"', 'name = "little"', 1, "no folder's"),
     "no seeds": ("seeds = 0\nmetrics", "metrics", 5, "how many"),
 }
 

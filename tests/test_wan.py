@@ -570,6 +570,36 @@ def test_bench_speed_on_random_weights(tmp_path: Path) -> None:
         assert row["host_syncs"] == 0
 
 
+@pytest.mark.parametrize("text", ["absolute sink:window=9,sink=1+keep", "online ema:window=9,sink=1+flush"])
+def test_blocks_compile_whole_and_only_until_the_window_is_full(text: str) -> None:
+    """More layers than dynamo's limit of graphs; the same video as without."""
+    from rollout.backends.wan.hooks import compile_blocks
+    from rollout.backends.wan.random import random_wan
+    from rollout.strategy import Strategy
+
+    torch._dynamo.reset()
+    graphs: list[Any] = []
+
+    def counts(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    strategy = Strategy.from_text(text)
+    plain, wan = (random_wan("tiny", layers=10, height=32, width=48) for _ in range(2))
+    compile_blocks(wan.transformer, fullgraph=True, backend=counts)
+    counted, found = [], []
+    for result in generate(wan, strategy, "a cat[4s] | a dog[3s]"):
+        found.append(result.latents)
+        counted.append(len(graphs))
+    assert counted[0] >= 10
+    assert counted[3] == counted[4], counted  # the window is full
+    if "flush" in text:  # which empties it once
+        assert counted[-2] == counted[-1], counted
+    else:
+        assert counted[3] == counted[-1], counted
+    torch.testing.assert_close(torch.cat(found, 1), latents(generate(plain, strategy, "a cat[4s] | a dog[3s]")))
+
+
 @pytest.mark.parametrize("name", ["self-forcing", "longlive", "infinity-rope", "memrope"])
 def test_precision_against_float64(name: str) -> None:
     """The relative error of float32 and bfloat16 over 12 blocks and a switch; run with -s to see it."""

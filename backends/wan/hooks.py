@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 
 from rollout.backend import Attend
@@ -59,18 +60,21 @@ class CrossAttention(Processor):
     ) -> Tensor:
         """hidden_states (B, F*h*w, dim), encoder_hidden_states (B, text tokens, dim)."""
         assert encoder_hidden_states is not None
-        if self.layer not in self.calls.text:
-            if getattr(attn, "fused_projections", False):
-                k, v = attn.to_kv(encoder_hidden_states).chunk(2, dim=-1)
-            else:
-                k, v = attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
-            self.calls.text[self.layer] = tuple(
-                x.unflatten(2, (attn.heads, -1)).transpose(1, 2) for x in (attn.norm_k(k), v)
-            )
+        if self.layer not in self.calls.text:  # weights that are offloaded come with their block
+            self.calls.text[self.layer] = project_text(attn, encoder_hidden_states)
         k, v = self.calls.text[self.layer]
         q = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
         out = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).type_as(hidden_states)
         return attn.to_out[1](attn.to_out[0](out))  # type: ignore[no-any-return]
+
+
+def project_text(attn: Any, text: Tensor) -> tuple[Tensor, ...]:
+    """A cross-attention's keys and values (B, heads, tokens, D) of the embedded text (B, tokens, dim)."""
+    if getattr(attn, "fused_projections", False):
+        k, v = attn.to_kv(text).chunk(2, dim=-1)
+    else:
+        k, v = attn.to_k(text), attn.to_v(text)
+    return tuple(x.unflatten(2, (attn.heads, -1)).transpose(1, 2) for x in (attn.norm_k(k), v))
 
 
 class Calls:
@@ -102,19 +106,40 @@ class ExactTimesteps(nn.Module):
         return torch.cat([angle.cos(), angle.sin()], -1)
 
 
+def compile_blocks(model: Any, **options: Any) -> None:
+    """torch.compile the transformer's blocks; each layer is a graph of its own, and dynamo stops at 8 by default."""
+    limits = torch._dynamo.config
+    graphs = 16 * len(
+        model.blocks
+    )  # noisy and clean passes at every length until the window is full, and after a flush
+    limits.recompile_limit = max(limits.recompile_limit, graphs)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 4 * graphs)
+    model.compile_repeated_blocks(**options)
+
+
 @contextmanager
 def hooked(model: Any) -> Iterator[Calls]:
     """Hook a WanTransformer3DModel; whatever happens inside, it leaves as it came."""
     calls = Calls()
     embedder = model.condition_embedder
     before = model.attn_processors
-    rope, steps = model.rope, embedder.timesteps_proj
+    rope, steps, embedded = model.rope, embedder.timesteps_proj, None
     try:
         model.rope, embedder.timesteps_proj = NoRope(), ExactTimesteps(model.config.freq_dim)
         for layer, block in enumerate(model.blocks):
             block.attn1.set_processor(SelfAttention(layer, calls))
             block.attn2.set_processor(CrossAttention(layer, calls))
+
+        def project(module: Any, args: Any, out: tuple[Tensor, ...]) -> None:
+            """All layers' text before the first block, so that compiled blocks find it there and never compile without."""
+            text = out[2]
+            if not calls.text and all(b.attn2.norm_k.weight.device == text.device for b in model.blocks):
+                calls.text.update({n: project_text(b.attn2, text) for n, b in enumerate(model.blocks)})
+
+        embedded = embedder.register_forward_hook(project)
         yield calls
     finally:
+        if embedded is not None:
+            embedded.remove()
         model.rope, embedder.timesteps_proj = rope, steps
         model.set_attn_processor(before)

@@ -14,7 +14,7 @@ from torch import Tensor
 from rollout.backend import Attend, Spec
 from rollout.backends.wan import SPATIAL, digest
 from rollout.backends.wan import spec as geometry
-from rollout.backends.wan.hooks import hooked
+from rollout.backends.wan.hooks import compile_blocks, hooked
 from rollout.backends.wan.text import TextEncoder
 from rollout.backends.wan.vae import WanDecoder, encode_frames
 from rollout.backends.wan.weights import read_config
@@ -196,5 +196,5 @@ def load_wan(
     )
     wan.device = place
     if compile:
-        transformer.compile_repeated_blocks()
+        compile_blocks(transformer)
     return wan

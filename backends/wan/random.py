@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from rollout.backends.wan import HEIGHT, SIZES, WIDTH
+from rollout.backends.wan.hooks import compile_blocks
 from rollout.backends.wan.model import Wan
 from rollout.backends.wan.text import TOKENS
 from rollout.devices import find_device, find_dtype
@@ -46,5 +47,5 @@ def random_wan(
         model = WanTransformer3DModel(**config).to(find_dtype(dtype, place)).eval().requires_grad_(False)
     wan = RandomWan(model, height=height, width=width, attention_backend=attention_backend)
     if compile:
-        model.compile_repeated_blocks()
+        compile_blocks(model)
     return wan

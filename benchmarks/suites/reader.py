@@ -78,10 +78,13 @@ class _Reader:
                     {str: "a text", int: "a whole number", list: "a list", dict: "a table"}[t] for t in KEYS[key]
                 )
                 self.refuse(f"{key!r} is {wanted}, not {value!r}.", key)
+        name = self.data.get("name", self.path.stem)
+        if not re.fullmatch(r"\w[\w.-]*", name):  # it names the folder that the run goes to
+            self.refuse(f"the name {name!r} is no folder's. Use letters, digits, '-', '_' and '.'.", "name")
         strategies, skipped = self.strategies(extra)
         entry = self.backend()
         found = Suite(
-            name=self.data.get("name", self.path.stem),
+            name=name,
             about=self.data.get("about", ""),
             scripts=self.scripts(entry),
             strategies=strategies,
@@ -156,7 +159,10 @@ class _Reader:
                 self.refuse(f"strategy {name!r}: {error}", "strategies", name)
         made, skipped = self.grid() if "grid" in self.data else ({}, {})
         found |= {str(strategy): strategy for strategy in made.values() if strategy not in found.values()}
-        found |= {name: strategy_of(text) for name, text in extra.items()}
+        for name, text in extra.items():
+            if name in found:
+                raise SuiteError(f"--add {name!r}: the suite has a strategy of that name. Choose another.")
+            found[name] = strategy_of(text)
         if not found:
             self.refuse("there is nothing to compare. Add a table [strategies] or a [grid].")
         return found, skipped
