@@ -12,6 +12,8 @@ from rollout.slots import Row
 
 Pair = tuple[Tensor, Tensor]
 """Keys and values."""
+TABLES = 8
+"""Tables of turns that are held: those of a block's frames, sinks, memory and evicted frames."""
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Rows:
         self.spec, self.dtype, self.device = spec, dtype, device
         self.keys = [torch.zeros(size, dtype=dtype, device=device) for _ in range(spec.layers)]
         self.values = [torch.zeros(size, dtype=dtype, device=device) for _ in range(spec.layers)]
+        self._tables: dict[tuple[int, ...], Tensor] = {}
         self.rotated = 0
         """Bytes that were rotated so far."""
 
@@ -101,9 +104,14 @@ class Rows:
         entry.turn = turn
 
     def table(self, frames: Sequence[int]) -> Tensor:
-        exact = torch.promote_types(self.dtype, torch.float32)
-        spec = self.spec
-        return table(frames, spec.grid, spec.axes, theta=spec.theta, device=self.device, dtype=exact)
+        """The turns of whole frames; the last few are held, since every layer asks for the same."""
+        key = tuple(frames)
+        if key not in self._tables:
+            exact, spec = torch.promote_types(self.dtype, torch.float32), self.spec
+            while len(self._tables) >= TABLES:
+                del self._tables[next(iter(self._tables))]
+            self._tables[key] = table(frames, spec.grid, spec.axes, theta=spec.theta, device=self.device, dtype=exact)
+        return self._tables[key]
 
     def rotate(self, x: Tensor, turns: Tensor, *, out: Tensor | None = None) -> Tensor:
         self.rotated += x.numel() * x.element_size()
