@@ -93,7 +93,14 @@ class Run:
             "about": suite.about,
             "backend": dict(self.places[0].cell.backend) | {"fps": spec.fps, "trained": spec.trained},
             "metrics": [
-                {"name": m.name, "unit": m.unit, "better": m.better, "about": m.about, "source": m.source}
+                {
+                    "name": m.name,
+                    "unit": m.unit,
+                    "better": m.better,
+                    "about": m.about,
+                    "source": m.source,
+                    "matters": m.matters,
+                }
                 for m in map(metric, suite.metrics)
             ],
             "baseline": suite.baseline,

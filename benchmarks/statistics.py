@@ -72,18 +72,20 @@ def loss(values: Grid, better: Better) -> Grid:
     return np.abs(values - 1) if better == "one" else np.abs(values) if better == "zero" else values
 
 
-def compare(bootstrap: Bootstrap, a: Grid, b: Grid, better: Better) -> dict[str, Any] | None:
+def compare(bootstrap: Bootstrap, a: Grid, b: Grid, better: Better, matters: float = 0.0) -> dict[str, Any] | None:
     """How `a` differs from `b` on the same prompts and seeds; None where no pair has both."""
     found = bootstrap.interval(loss(a, better) - loss(b, better))
-    return None if found is None else found.to_dict() | {"verdict": verdict(found, better)}
+    return None if found is None else found.to_dict() | {"verdict": verdict(found, better, matters)}
 
 
-def verdict(difference: Interval, better: Better) -> str:
-    """better, worse, differs (where neither is better), tie, or few (pairs)."""
+def verdict(difference: Interval, better: Better, matters: float = 0.0) -> str:
+    """better, worse, differs (where neither is better), slight (certain, but below what matters), tie, or few (pairs)."""
     if difference.n < LEAST:
         return "few"
     if difference.low <= 0 <= difference.high:
         return "tie"
+    if abs(difference.mean) < matters:
+        return "slight"
     if better == "neither":
         return "differs"
     return "better" if (difference.mean > 0) == (better == "higher") else "worse"

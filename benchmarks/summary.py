@@ -12,7 +12,13 @@ from rollout.benchmarks.statistics import Bootstrap, compare
 from rollout.benchmarks.store import Found, Store
 from rollout.errors import OutputError
 
-SHOWS = {"better": "shows", "worse": "the opposite shows", "tie": "does not show", "few": "too few pairs"}
+SHOWS = {
+    "better": "shows",
+    "worse": "the opposite shows",
+    "tie": "does not show",
+    "few": "too few pairs",
+    "slight": "too slight to matter",
+}
 
 
 def summarise(out: Path) -> dict[str, Any]:
@@ -38,7 +44,7 @@ def summarise(out: Path) -> dict[str, Any]:
             "pairs": [
                 {"a": a, "b": b, **found}
                 for a, b in pairs
-                if (found := compare(bootstrap, grid[a], grid[b], m["better"])) is not None
+                if (found := compare(bootstrap, grid[a], grid[b], m["better"], m["matters"])) is not None
             ],
             "curves": _curves(plan, scores, names, m["name"], shape, bootstrap),
         }
@@ -125,7 +131,7 @@ def _plain(values: NDArray[np.float64]) -> list[float | None]:
 def _claim(
     claim: dict[str, Any], metric: dict[str, Any], grid: dict[str, NDArray[np.float64]], bootstrap: Bootstrap
 ) -> dict[str, Any]:
-    found = compare(bootstrap, grid[claim["better"]], grid[claim["than"]], metric["better"])
+    found = compare(bootstrap, grid[claim["better"]], grid[claim["than"]], metric["better"], metric["matters"])
     if found is None:
         return {**claim, "shows": "not measured"}
     means = {side: metric["means"].get(claim[side], {}).get("mean") for side in ("better", "than")}

@@ -52,6 +52,13 @@ def test_equal_is_a_tie_and_few_pairs_are_no_verdict() -> None:
     assert compare(boot, np.full((12, 1), np.nan), values, "higher") is None
 
 
+def test_what_is_certain_may_still_be_slight() -> None:
+    boot = Bootstrap(12, 1)
+    a, b = np.full((12, 1), 0.501), np.full((12, 1), 0.5)
+    assert compare(boot, a, b, "higher")["verdict"] == "better"
+    assert compare(boot, a, b, "higher", 0.005)["verdict"] == "slight"
+
+
 def test_the_best_may_lie_in_the_middle() -> None:
     boot = Bootstrap(10, 1)
     near, far = np.full((10, 1), 1.1), np.full((10, 1), 0.5)

@@ -27,6 +27,10 @@ EXTRACTING: dict[str, Callable[[str], Callable[["Sample"], Score | None]]] = {
 """Metrics that compare features, made for an extractor."""
 
 
+MATTERS = {"share": 0.005, "px": 0.02, "frames": 0.1, "ratio": 0.01, "cosine": 0.002, "cosine a minute": 0.01}
+"""Differences that are worth a word, by unit: half a frame in a hundred, a fiftieth of a pixel, ..."""
+
+
 def _about(function: object) -> str:
     return " ".join((inspect.getdoc(function) or "").split())
 
@@ -39,7 +43,8 @@ def _of(
     source: str = "",
     name: str = "",
 ) -> Metric:
-    return Metric(name or function.__name__, function, unit, better, _about(function), source, needs)  # type: ignore[arg-type]
+    about, matters = _about(function), MATTERS.get(unit, 0.0)
+    return Metric(name or function.__name__, function, unit, better, about, source, needs, matters)  # type: ignore[arg-type]
 
 
 VBENCH = "VBench, arXiv 2311.17982"

@@ -49,3 +49,5 @@ class Metric:
     about: str
     source: str = ""
     needs: Literal["video", "plan", "world", "record"] = "video"
+    matters: float = 0.0
+    """The smallest difference of means that is worth a word; a certain one below it is called slight."""

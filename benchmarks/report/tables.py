@@ -20,7 +20,13 @@ READ = {
     "neither": "neither direction is better",
 }
 TURNED = {"better": "worse", "worse": "better"}
-VERDICTS = {"shows": "yes", "does not show": "tie", "the opposite shows": "no", "too few pairs": "few"}
+VERDICTS = {
+    "shows": "yes",
+    "does not show": "tie",
+    "too slight to matter": "tie",
+    "the opposite shows": "no",
+    "too few pairs": "few",
+}
 
 
 def facts(found: Mapping[str, Any]) -> dict[str, str]:
