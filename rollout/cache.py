@@ -1,10 +1,10 @@
 """KVCache: the mechanism. It stores keys and values, executes edits and decides nothing.
 
-Slots are global Python values; tensors are per layer, allocated once. A key is rotated once, when it is written, at its
-frame's own number; queries carry the current index. Rotary scores depend on differences alone, and attention does not
-care in which order keys lie in memory, so a new block overwrites evicted slots in place. Only slots whose distance to
-the others changes (sinks, memory, collapsed frames) are rotated again, once a block, always from a raw copy and never
-from their last rotation, so that rounding never accumulates.
+Slots are global Python values; tensors are per layer, allocated once. A key is rotated once, when it is written, as far
+from the other recent ones as their frame numbers are; queries carry the matching index. Rotary scores depend on
+differences alone, and attention does not care in which order keys lie in memory, so a new block overwrites evicted
+slots in place. Only slots whose distance to the others changes (sinks, memory, collapsed frames) are rotated again,
+once a block, always from a raw copy and never from their last rotation, so that rounding never accumulates.
 """
 
 from collections import Counter

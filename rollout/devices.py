@@ -1,5 +1,6 @@
 """Devices, dtypes and memory, with errors that a user understands."""
 
+import time
 from pathlib import Path
 
 import torch
@@ -26,6 +27,13 @@ def find_dtype(name: str | None, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise BackendError(f"there is no dtype {name!r}. Use one of {', '.join(DTYPES)}.")
     return DTYPES[name]
+
+
+def now(device: torch.device) -> float:
+    """Seconds of a clock that only runs forward, once the device is idle."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -1,6 +1,5 @@
 """The loop: a strategy, a backend and a script to latent blocks, one result a block."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -11,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from rollout.backend import Backend
 from rollout.cache import KVCache, kv_bytes
-from rollout.devices import free_bytes
+from rollout.devices import free_bytes, now
 from rollout.errors import BackendError, RolloutError, ScriptError
 from rollout.plan import Step, chunks, decide, reach, replayed
 from rollout.sampler import Noise, Schedule, sample, seeded
@@ -122,9 +121,9 @@ class Rollout(Iterator[Result]):
         prompt = self._prompt[1]
         if self._prepared == 0:  # a block that is tried again is not prepared again
             if step.switch is not None:
-                begun = self._now()
+                begun = now(self.backend.device)
                 self._switch(step.switch, step.replay, prompt, block.frames)
-                self.switch_seconds.append(self._now() - begun)
+                self.switch_seconds.append(now(self.backend.device) - begun)
             self._prepared = 1
         if self._prepared == 1:
             cache.apply(step.room)
@@ -144,12 +143,6 @@ class Rollout(Iterator[Result]):
         """The clean pass: write the block's keys and values."""
         self.backend.denoise(x0, self.schedule.context, prompt, self.cache.writer(placement, slots))
         self.forwards += 1
-
-    def _now(self) -> float:
-        """Seconds, once the device is idle."""
-        if self.backend.device.type == "cuda":
-            torch.cuda.synchronize(self.backend.device)
-        return time.monotonic()
 
     def _switch(self, edit: Edit, replay: Replay | None, prompt: Tensor, frames: int) -> None:
         """Apply the edit and encode the replayed frames again; a cache left half-way is marked unusable."""

@@ -109,9 +109,8 @@ class ExactTimesteps(nn.Module):
 def compile_blocks(model: Any, **options: Any) -> None:
     """torch.compile the transformer's blocks; each layer is a graph of its own, and dynamo stops at 8 by default."""
     limits = torch._dynamo.config
-    graphs = 16 * len(
-        model.blocks
-    )  # noisy and clean passes at every length until the window is full, and after a flush
+    # noisy and clean passes at every length until the window is full, and again after a flush
+    graphs = 16 * len(model.blocks)
     limits.recompile_limit = max(limits.recompile_limit, graphs)
     limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 4 * graphs)
     model.compile_repeated_blocks(**options)

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Setup:
 
     def on(self, device: str) -> "Setup":
         """The same on another device."""
-        return Setup(self.root, self.backend, self.options, device, self.threads, self.plugins)
+        return replace(self, device=device)
 
 
 class Worker:

@@ -55,21 +55,15 @@ def letting_go(sample: Sample) -> Score | None:
     return Score(mean(found)) if found else None
 
 
-def _after_cuts(sample: Sample, name: str) -> Score | None:
-    """A share over the frames from the end of each cut's block to the next event."""
-    found, shares = facts(sample), []
-    for block in found.cuts:
-        rows = slice(block.end, found.until(block))
-        seen = getattr(found.seen, name)[0]
-        before = seen[block.start - 1]
-        if len(seen[rows]):
-            shares.append((seen[rows] != before).float().mean().item())
-    return Score(mean(shares)) if shares else None
-
-
 def scene_changed(sample: Sample) -> Score | None:
     """Frames after a cut's block whose background is not the one before the cut."""
-    return _after_cuts(sample, "background")
+    found, shares = facts(sample), []
+    seen = found.seen.background[0]
+    for block in found.cuts:
+        after = seen[block.end : found.until(block)]
+        if len(after):
+            shares.append((after != seen[block.start - 1]).float().mean().item())
+    return Score(mean(shares)) if shares else None
 
 
 def _under_cuts(sample: Sample, *names: str, edge: int = 0) -> Score | None:

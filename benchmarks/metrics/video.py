@@ -88,7 +88,7 @@ def seam(sample: Sample) -> Score | None:
     at = [p - 1 for p in sample.seams if 0 < p <= len(change)]
     events = {sample.pixel(b.start) - 1 for b in sample.events}
     begin = sample.pixel(sample.blocks[sample.given].start) if at else 0
-    rest = [i for i in range(begin, len(change)) if i not in events and i not in set(at)]
+    rest = sorted(set(range(begin, len(change))) - events - set(at))
     if not at or not rest or not change[rest].mean():
         return None
     return Score(float(change[at].mean() / change[rest].mean()))

@@ -102,11 +102,11 @@ def seam_motion(sample: Sample) -> Score | None:
     x, y = found.seen.x[0], found.seen.y[0]
     dx, dy = torus(x[1:] - x[:-1]), y[1:] - y[:-1]
     bend = torch.hypot(dx[1:] - dx[:-1], dy[1:] - dy[:-1])  # bend[i] is centred on frame i + 1
-    events = {b.start for b in sample.events}
+    starts, events = ({b.start for b in blocks} for blocks in (sample.blocks, sample.events))
     seams: list[float] = []
     rest: list[float] = []
     for centre in range(max(1, found.begin), found.frames - 1):
-        opens = {centre, centre + 1} & {b.start for b in sample.blocks}
+        opens = {centre, centre + 1} & starts
         if not opens & events:
             (seams if opens else rest).append(bend[centre - 1].item())
     return Score(sum(seams) / len(seams) - sum(rest) / len(rest)) if seams and rest else None

@@ -2,7 +2,6 @@
 
 import ctypes
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from rollout.backend import Spec
 from rollout.benchmarks.speed.handling import PASSES, Floor, Ours, Plain, geometry
+from rollout.devices import now
 from rollout.strategy import Strategy
 
 HEADS = 2
@@ -71,15 +71,9 @@ def pin_allocator() -> None:
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:
     """Milliseconds, the device idle before and after."""
-    begun = _now(device)
+    begun = now(device)
     work()
-    return 1000 * (_now(device) - begun)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return 1000 * (now(device) - begun)
 
 
 def attention_ms(window: int, spec: Spec, dtype: torch.dtype, device: torch.device) -> float:
@@ -152,9 +146,9 @@ def switching(
                 for _ in range(repeats):
                     ours.fill()
                     step = ours.step(switch=name != "cut", cut=name == "cut")
-                    begun = _now(device)
+                    begun = now(device)
                     forwards = ours.switch(step)
-                    once.append(1000 * (_now(device) - begun))
+                    once.append(1000 * (now(device) - begun))
                     after.append(_timed(partial(ours.block, step), device) / PASSES)
                 yield Switching(_name(dtype), window, name, statistics.median(once), forwards, statistics.median(after))
 

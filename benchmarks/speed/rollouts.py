@@ -5,7 +5,6 @@ a rollout without them.
 """
 
 import resource
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rollout.backend import Attend, Backend
+from rollout.devices import now
 from rollout.loop import Rollout, generate
 from rollout.script import Script, Shot
 from rollout.strategy import Strategy
@@ -56,18 +56,12 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self.device, self.seconds = device, dict[str, float]()
 
-    def now(self) -> float:
-        """The time once the device is idle."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
         """Add what happens inside to `name`."""
-        begun = self.now()
+        begun = now(self.device)
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + self.now() - begun
+        self.seconds[name] = self.seconds.get(name, 0.0) + now(self.device) - begun
 
 
 class Timed:
