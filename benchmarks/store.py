@@ -1,8 +1,6 @@
 """The store: a folder a cell, named by its content, whole or not there; nothing that was computed is computed again."""
 
-import fcntl
 import json
-import os
 import shutil
 import time
 import uuid
@@ -13,7 +11,7 @@ from typing import Any
 
 from rollout.benchmarks.metrics.score import Score
 from rollout.errors import OutputError
-from rollout.files import new_folder, write_text
+from rollout.files import alone, new_folder, write_text
 
 Found = dict[str, dict[str, Any]]
 """A cell's scores by metric: {"value": ..., "curve": {"unit", "x", "y"} or absent}."""
@@ -106,14 +104,5 @@ class Store:
         """One run at a time writes here; the lock dies with its process. Raises OutputError."""
         new_folder(self.root, force=True)
         self.cells.mkdir(exist_ok=True)
-        handle = os.open(self.root / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputError(
-                    f"another run is writing to {self.root}. Wait for it, or choose another --out."
-                ) from error
+        with alone(self.root):
             yield
-        finally:
-            os.close(handle)

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from rollout import __version__
-from rollout.cli import bench, explain, export, gen, ls, score, weights
-from rollout.errors import RolloutError, ScriptError
+from rollout.cli import bench, explain, export, fork, gen, ls, rerun, resume, score, weights
+from rollout.errors import RolloutError, ScriptError, Stopped
 
 app = typer.Typer(
     name="rollout",
@@ -34,6 +34,9 @@ def options(
 
 
 app.command("gen")(gen.gen)
+app.command("resume")(resume.resume)
+app.command("fork")(fork.fork)
+app.command("rerun")(rerun.rerun)
 app.command("explain")(explain.explain)
 app.command("ls")(ls.ls)
 app.command("score")(score.score)
@@ -43,11 +46,11 @@ app.add_typer(weights.app, name="weights")
 
 
 def main() -> None:
-    """The `rollout` command: bad input gives one line on stderr and exit code 2."""
+    """The `rollout` command: bad input gives one line on stderr and exit code 2, a stop 130 or 143."""
     try:
         app()
     except RolloutError as error:
         print(f"rollout: {error}", file=sys.stderr)
         if isinstance(error, ScriptError) and error.pointer() and sys.stderr.isatty():
             print(error.pointer(), file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(error.code if isinstance(error, Stopped) else 2) from None

@@ -1,13 +1,12 @@
 """rollout gen: a prompt script to a video."""
 
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rollout.cli.options import BackendName, Cache, Plugin, Pos, Preset, compose, load_plugins, told
+from rollout.cli.watch import watch
 from rollout.script import Script, planned
 
 if TYPE_CHECKING:
@@ -33,7 +32,12 @@ def gen(
         Path | None, typer.Option(metavar="DIR", help="A new folder; default: the first free of out/001, out/002, ...")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
-    latents: Annotated[bool, typer.Option("--latents", help="Also write latents.safetensors.")] = False,
+    latents: Annotated[
+        bool, typer.Option("--latents", help="Also write latents.safetensors, from which a run can be forked.")
+    ] = False,
+    snapshot_every: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Write a snapshot every N blocks: see 'rollout resume'.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Denoising steps a block; the models are made for 4.")] = 4,
     shift: Annotated[float, typer.Option(help="Shift of the noise schedule.")] = 5.0,
     context_noise: Annotated[
@@ -69,6 +73,7 @@ def gen(
     from rollout.backends import load_backend
     from rollout.files import free_folder, new_folder
     from rollout.job import Job
+    from rollout.recipe import Recipe
     from rollout.sampler import Schedule
 
     if threads:
@@ -83,44 +88,21 @@ def gen(
         "compile": compile_ or None,
         "low_vram": low_vram or None,
     }
-    loaded = load_backend(backend, device=device, **{k: v for k, v in wanted.items() if v is not None})
+    given = {k: v for k, v in wanted.items() if v is not None}
+    loaded = load_backend(backend, device=device, **given)
     folder = free_folder(Path("out")) if out is None else out
-    job = Job(loaded, strategy, text, folder, seed=seed, schedule=schedule, prefix=prefix, latents=latents)
+    recipe = Recipe(strategy, text, seed, schedule, prefix, backend, device, given)
+    job = Job(loaded, recipe, folder, latents=latents, every=snapshot_every)
     new_folder(folder, force=force)
-    print(f"strategy: {strategy}; {job.rollout.cache.bytes / 2**20:,.1f} MiB of keys and values")
-    for line in told(planned(job.script, loaded.spec, first=job.rollout.first)):
+    roll(job)
+
+
+def roll(job: "Job") -> None:
+    """Tell what will be made, make it, and tell where it is."""
+    run = job.rollout
+    print(f"strategy: {run.strategy}; {run.cache.bytes / 2**20:,.1f} MiB of keys and values")
+    for line in told(planned(job.script, job.backend.spec, first=run.first)):
         print(line)
-    seconds, frames = _watch(job)
-    print(f"{folder / 'video.mp4'}: {frames} frames in {seconds:.1f}s, {frames / seconds:.1f} a second")
-    print(f"{folder / 'contact.png'}: all of it at a glance")
-
-
-def _watch(job: "Job") -> tuple[float, int]:
-    """Run a job under a progress bar, or with plain lines where no terminal looks on; seconds and pixel frames."""
-    spec, blocks, begun = job.backend.spec, job.rollout.blocks, time.monotonic()
-    done = 0
-    if sys.stdout.isatty():
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("blocks"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[fps]:.1f} fps"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns) as bar:
-            task = bar.add_task("", total=blocks, fps=0.0)
-            for result in job.run():
-                done = spec.pixel_frames(result.block.end)
-                bar.update(task, advance=1, fps=done / (time.monotonic() - begun))
-    else:
-        told = begun
-        for result in job.run():
-            done = spec.pixel_frames(result.block.end)
-            if time.monotonic() - told > 5:
-                told = time.monotonic()
-                rate = done / (told - begun)
-                left = (spec.pixel_frames(blocks * spec.block) - done) / rate
-                print(f"block {result.block.index + 1} of {blocks}, {rate:.1f} fps, {left:.0f}s left", flush=True)
-    return time.monotonic() - begun, done
+    seconds, frames = watch(job)
+    print(f"{job.folder / 'video.mp4'}: {frames} frames in {seconds:.1f}s, {frames / seconds:.1f} a second")
+    print(f"{job.folder / 'contact.png'}: all of it at a glance")

@@ -1,13 +1,17 @@
 """Options that several commands share, and what they mean."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rollout.script import Planned
 from rollout.strategy import Strategy
+
+if TYPE_CHECKING:
+    from rollout.backend import Backend
+    from rollout.recipe import Recipe
 
 DEFAULT = "infinity-rope"
 """The preset in force where neither --preset, --pos nor --cache says otherwise."""
@@ -33,16 +37,19 @@ Plugin = Annotated[
 ]
 
 
-def compose(pos: str | None, cache: str | None, preset: str | None) -> Strategy:
-    """The strategy that the options name: --pos and --cache override their part of the preset. Raises SpecError."""
+def compose(pos: str | None, cache: str | None, preset: str | None, *, base: Strategy | None = None) -> Strategy:
+    """The strategy that the options name: --pos and --cache override their part of the preset, or of `base`.
+
+    Raises SpecError.
+    """
     from rollout.specs import part_from_text, policy_and_switch
     from rollout.strategies.presets import preset as find_preset
 
-    base = find_preset(preset or DEFAULT)
-    positions, policy, switch = base.positions, base.policy, base.switch
+    start = base if base is not None and preset is None else find_preset(preset or DEFAULT)
+    positions, policy, switch = start.positions, start.policy, start.switch
     if pos is not None:
         positions = part_from_text("positions", pos)
-    elif cache is not None and preset is None:
+    elif cache is not None and preset is None and base is None:
         positions = part_from_text("positions", "relativistic")
     if cache is not None:
         policy, switch = policy_and_switch(cache)
@@ -64,3 +71,30 @@ def told(plan: Sequence[Planned]) -> Iterator[str]:
         asked = shot.asked_seconds
         rounded = f" (asked {asked:g}s; whole blocks)" if asked is not None and abs(asked - length) > 0.005 else ""
         yield f"  {shot.begin:7.2f}s  {length:.2f}s{rounded}  {'cut to ' if shot.cut else ''}{shot.prompt}"
+
+
+def reload_backend(
+    recipe: "Recipe",
+    weights: object,
+    versions: object,
+    *,
+    device: str | None = None,
+    model: str | None = None,
+    threads: int | None = None,
+) -> "Backend":
+    """The backend of a recorded run, on as many threads. Raises BackendError where its weights are others."""
+    import torch
+
+    from rollout.backends import load_backend
+    from rollout.errors import BackendError
+
+    before = versions.get("threads") if isinstance(versions, Mapping) else None
+    wanted = threads or (before if isinstance(before, int) and before > 0 else None)
+    if wanted:
+        torch.set_num_threads(wanted)
+    options = dict(recipe.options) | ({"model": model} if model is not None else {})
+    backend = load_backend(recipe.backend, device=device or recipe.device, **options)
+    digest = getattr(backend, "digest", None)
+    if weights is not None and digest != weights:
+        raise BackendError(f"the weights here are {digest}, and {weights} in the record. Give those with --model.")
+    return backend

@@ -8,9 +8,10 @@ once a block, always from a raw copy and never from their last rotation, so that
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,6 +99,37 @@ class KVCache:
     def raw(self, slot: int, layer: int) -> Pair:
         """A slot's keys, not rotated, and values (B, h*w, heads, D), in float32 or better."""
         return self._rows.exact(layer, self._entries[slot])
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Everything that later blocks depend on, as JSON and as tensors on the CPU. Raises CacheError."""
+        self._usable()
+        slots = [
+            {"role": slot.role.value, "frame": slot.frame, "block": slot.block} | entry.to_dict()
+            for slot, entry in zip(self.slots, self._entries, strict=True)
+        ]
+        return {"slots": slots, "rotated": self._rows.rotated}, self._rows.pack(self._entries)
+
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go back to a state, bit for bit. Raises ValueError, KeyError or TypeError where it is not whole."""
+        told = state["slots"]
+        slots = tuple(Slot(Role(s["role"]), int(s["frame"]), int(s["block"])) for s in told)
+        if in_order(slots) != slots:
+            raise ValueError("its slots are out of order")
+        entries = [Entry.from_dict(s) for s in told]
+        self.reset()
+        self._rows.unpack(entries, tensors)
+        self._rows.rotated = int(state["rotated"])
+        self._changed(slots, entries)
+
+    def resize(self, window: int) -> None:
+        """Give the cache another window; its slots stay. Raises CacheError where they do not fit."""
+        self._usable()
+        if len(self.slots) > window:
+            raise CacheError(f"{len(self.slots)} slots do not fit a window of {window}. Make room first.")
+        with self._all_or_none("a change of the window"):
+            self._rows = self._rows.resized(window, self._entries)
+        self.window = window
+        self._changed(self.slots, self._entries)
 
     def apply(self, edit: Edit) -> None:
         """Replace the slots by weighted sums of them; all layers or none. Raises CacheError.

@@ -47,3 +47,9 @@ class SuiteError(RolloutError):
 
 class OutputError(RolloutError):
     """An output that cannot be written, or an input file that cannot be read."""
+
+
+class Stopped(RolloutError):
+    """A run that was asked to stop; its last snapshot says where it goes on. `code` is the exit code."""
+
+    code = 130

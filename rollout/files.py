@@ -1,6 +1,8 @@
 """Files that appear whole under their names or not at all."""
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,12 +16,41 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         write(partial)
+        sync(partial)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise OutputError(f"{path} cannot be written: {why}. Choose another place or free some space.") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Bring a file to the disk: a rename alone may survive a power cut without its content."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process at a time writes into a folder; the lock dies with its process. Raises OutputError."""
+    if os.name != "posix":  # no flock there
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"another run is writing to {folder}. Wait for it, or choose another --out.") from error
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,32 +1,31 @@
-"""A rollout into a folder: video.mp4, subtitles.vtt, contact.png, run.json; on request latents.safetensors, frames.mkv."""
+"""A rollout into a folder: video.mp4, subtitles.vtt, contact.png, run.json; on request latents.safetensors, frames.mkv.
+
+While it runs its files say partial. A run that was stopped goes on from its last snapshot, bit for bit.
+"""
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from hashlib import sha256
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from rollout.backend import Backend
-from rollout.errors import OutputError
-from rollout.files import write_text, write_whole
+from rollout.errors import RolloutError, Stopped
+from rollout.files import alone, write_text
 from rollout.loop import Result, Rollout, generate
-from rollout.record import record, subtitles
-from rollout.sampler import Schedule
+from rollout.output import Output
+from rollout.prefix import read_prefix
+from rollout.recipe import Recipe
+from rollout.record import machine, record, subtitles
 from rollout.script import Script
-from rollout.strategy import Strategy
-from rollout.video import Frames, Tile, VideoWriter, contact_sheet, read_video, webvtt
+from rollout.snapshot import Snapshot, damaged, part, snapshots, under
 
 FILES = ("video.mp4", "subtitles.vtt", "contact.png", "run.json", "latents.safetensors", "frames.mkv")
-SHEET = 40
-"""Tiles of a contact sheet at most."""
+UNFINISHED = ("video.partial.mp4", "video.earlier.mp4", "latents.partial.safetensors", "frames.partial.mkv")
 
 
 @dataclass
@@ -34,128 +33,180 @@ class Job:
     """What to roll out and where; `run` yields each block's result as it is written."""
 
     backend: Backend
-    strategy: Strategy
-    text: str
+    recipe: Recipe
     folder: Path
-    seed: int = 0
-    schedule: Schedule = field(default_factory=Schedule)
-    prefix: str | None = None
     latents: bool = False
     exact: bool = False
-    """Also keep the frames without loss, in frames.mkv."""
+    """Also keep the frames without loss, in frames.mkv; such a run has no snapshots."""
+    every: int | None = None
+    """Blocks between two snapshots."""
+    history: Tensor | None = None
+    """Clean latents (F, C, H, W) of the first blocks, of another run: they are encoded and not sampled."""
+    earlier: Snapshot | None = None
+    """Where to go on."""
 
     def __post_init__(self) -> None:
-        self.script = Script.parse(self.text)
-        start, self.prefix_record = read_prefix(self.backend, self.prefix, self.script.prompts[0], self.seed)
+        recipe, spec = self.recipe, self.backend.spec
+        self.script, self.stopping = Script.parse(recipe.text), False
+        told = {} if self.earlier is None else self.earlier.told["job"]
+        if self.earlier is None:
+            prefix, self.prefix_record = read_prefix(self.backend, recipe.prefix, self.script.prompts[0], recipe.seed)
+        else:  # the given blocks are behind it
+            prefix, self.history = (_behind(spec.latent, spec.block * int(told[name])) for name in ("first", "history"))
+            self.prefix_record = told["prefix"]
+        self.seconds, self.writing = (float(told.get(name, 0.0)) for name in ("seconds", "writing"))
         self.rollout: Rollout = generate(
-            self.backend, self.strategy, self.script, seeds=self.seed, schedule=self.schedule, prefix=start
+            self.backend,
+            recipe.strategy,
+            self.script,
+            seeds=recipe.seed,
+            schedule=recipe.schedule,
+            prefix=prefix,
+            history=self.history,
+            events=recipe.events,
         )
 
-    def run(self) -> Iterator[Result]:
-        """Generate, decode and write block by block; finished files appear whole. Raises OutputError."""
-        spec, run = self.backend.spec, self.rollout
-        lines = subtitles(self.script, spec, first=run.first)
-        decoder, sheet, kept = self.backend.decoder(), Sheet(run.blocks), []
-        begun, decoding = time.monotonic(), 0.0
-        for name in FILES:  # of an earlier run, with --force
-            (self.folder / name).unlink(missing_ok=True)
-        with ExitStack() as stack:
-            video = stack.enter_context(VideoWriter(self.folder / "video.mp4", spec.fps, subtitles=bool(lines)))
-            writers = [video]
-            if self.exact:
-                writers.append(stack.enter_context(VideoWriter(self.folder / "frames.mkv", spec.fps, exact=True)))
-            for line in lines:
-                video.subtitle(line)
-            for result in run:
-                before = time.monotonic()
-                frames: Frames = decoder.push(result.latents[0]).numpy()
-                sheet.add(result, frames, spec.seconds(result.block.start))
-                for writer in writers:
-                    writer.write(frames)
-                if self.latents:
-                    kept.append(result.latents[0].float().cpu())
-                decoding += time.monotonic() - before
-                yield result
-            count = video.frames
-        seconds = time.monotonic() - begun
-        if lines:
-            write_text(self.folder / "subtitles.vtt", webvtt(lines))
-        picture = sheet.draw()
-        write_whole(self.folder / "contact.png", lambda path: picture.save(path, "PNG"))
-        if self.latents:
-            whole = {"latents": torch.cat(kept)}
-            write_whole(self.folder / "latents.safetensors", lambda path: save_file(whole, path))
-        timings = {
-            "seconds": seconds,
-            "decode_and_write_seconds": decoding,
-            "generate_seconds": seconds - decoding,
-            "frames": count,
-            "frames_per_second": count / seconds,
-        }
-        found = record(run, self.script, text=self.text, seed=self.seed, prefix=self.prefix_record, timings=timings)
-        write_text(self.folder / "run.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-
-
-class Sheet:
-    """Collects a contact sheet: the blocks at which something happens, and others evenly between."""
-
-    def __init__(self, blocks: int) -> None:
-        self._every = max(1, -(-blocks // SHEET))
-        self._tiles: list[tuple[bool, Tile]] = []
-
-    def add(self, result: Result, frames: Frames, seconds: float) -> None:
-        """Offer a block's middle frame."""
-        block = result.block
-        mark = "cut" if block.cut else "switch" if block.switch else ""
-        if mark or block.index % self._every == 0:
-            self._tiles.append(
-                (bool(mark), Tile(frames[len(frames) // 2].copy(), f"{seconds:.1f}s · {result.prompts[0]}", mark))
-            )
-            while len(self._tiles) > SHEET:  # a script of thousands of switches
-                plain = [i for i, (marked, _) in enumerate(self._tiles) if not marked]
-                del self._tiles[plain[len(plain) // 2] if plain else len(self._tiles) // 2]
-
-    def draw(self) -> Image.Image:
-        """The sheet as a picture."""
-        return contact_sheet([tile for _, tile in self._tiles])
-
-
-def read_prefix(
-    backend: Backend, given: str | None, prompt: str, seed: int
-) -> tuple[torch.Tensor | None, dict[str, Any] | None]:
-    """The latents that a rollout starts from: N true blocks of the backend's world, a latents file or a video."""
-    if given is None:
-        return None, None
-    if given.isdecimal():
-        make: Callable[[str, int, int], torch.Tensor] | None = getattr(backend, "truth", None)
-        if make is None:
-            raise OutputError(
-                f"the backend '{backend.spec.name}' has no true blocks to start from. Give a video or a latents file."
-            )
-        if not 0 < int(given) <= 1000:
-            raise OutputError(f"--prefix {given[:20]} is no number of true blocks. Use 1 to 1000.")
-        return make(prompt, int(given), seed), {"blocks": int(given)}
-    path = Path(given)
-    if not path.is_file():
-        raise OutputError(f"the prefix {path} is not a file. Give a number of true blocks, a video or a latents file.")
-    if path.suffix == ".safetensors":
+    @classmethod
+    def resumed(cls, backend: Backend, snapshot: Snapshot, folder: Path) -> "Job":
+        """The run that a snapshot was taken of, from there on. Raises OutputError, RolloutError."""
+        path = folder / f"snapshot-{snapshot.block:06d}.safetensors"
         try:
-            tensors = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise OutputError(
-                f"{path} cannot be read as safetensors: {error}. Give a file with the key 'latents'."
-            ) from error
-        if "latents" not in tensors:
-            raise OutputError(
-                f"{path} holds {', '.join(sorted(tensors)[:5])} but no 'latents'. Give a file that --latents wrote."
+            told = snapshot.told["job"]
+            every = None if told["every"] is None else int(told["every"])
+            recipe = Recipe.from_dict(snapshot.told["recipe"])
+            job = cls(backend, recipe, folder, latents=bool(told["latents"]), every=every, earlier=snapshot)
+            job.rollout.restore(snapshot.told["rollout"], part(snapshot.tensors, "rollout"))
+            return job
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise damaged(path, error) from error
+
+    def stop(self) -> None:
+        """Finish the block that is running, write a snapshot, and end with Stopped."""
+        self.stopping = True
+
+    def run(self) -> Iterator[Result]:
+        """Generate, decode and write block by block. Raises OutputError, Stopped, RolloutError.
+
+        Whatever it raises after a snapshot, or after a block from which one can be written, the run can be resumed.
+        """
+        with alone(self.folder):
+            output = self._open()
+            try:
+                yield from self._blocks(output)
+                output.close(keep=bool(snapshots(self.folder)))
+            except BaseException as error:
+                output.leave(error, keep=bool(snapshots(self.folder)))
+                raise
+            self._finish(output)
+
+    def _open(self) -> Output:
+        spec = self.backend.spec
+        lines = subtitles(self.script, spec, first=self.rollout.first)
+        if self.earlier is None:
+            for name in (*FILES, *UNFINISHED, *(path.name for path in snapshots(self.folder))):  # with --force
+                (self.folder / name).unlink(missing_ok=True)
+            earlier = None
+        else:
+            earlier = self.earlier.told["output"], part(self.earlier.tensors, "output")
+        try:
+            return Output(
+                self.folder,
+                self.backend,
+                blocks=self.rollout.blocks,
+                lines=lines,
+                latents=self.latents,
+                exact=self.exact,
+                earlier=earlier,
             )
-        return tensors["latents"].float(), _file_record(path)
-    encode = getattr(backend, "encode_video", None)
-    if encode is None:
-        raise OutputError(f"the backend '{backend.spec.name}' cannot encode a video. Give a latents file.")
-    return encode(read_video(path, most=10_000)), _file_record(path)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if self.earlier is None:
+                raise
+            raise damaged(self.folder / f"snapshot-{self.earlier.block:06d}.safetensors", error) from error
+
+    def _blocks(self, output: Output) -> Iterator[Result]:
+        begun, before = time.monotonic(), self.seconds
+        while True:
+            try:
+                result = next(self.rollout, None)
+            except Exception:
+                with suppress(RolloutError):  # the error that came first says more
+                    self.snapshot(output)
+                raise
+            if result is None:
+                return
+            written = time.monotonic()
+            output.add(result)
+            now = time.monotonic()
+            self.writing += now - written
+            self.seconds = before + now - begun
+            if (
+                self.every
+                and (result.block.index + 1) % self.every == 0
+                and result.block.index + 1 < self.rollout.blocks
+            ):
+                self.snapshot(output)
+            yield result
+            if self.stopping and result.block.index + 1 < self.rollout.blocks:
+                self.snapshot(output)
+                raise Stopped(self._stopped(result.block.index + 1))
+
+    def _stopped(self, done: int) -> str:
+        where = f"stopped after block {done} of {self.rollout.blocks}"
+        if snapshots(self.folder):
+            return f"{where}. Go on with: rollout resume {self.folder}"
+        return f"{where}, before anything that a snapshot could go on from. Start again."
+
+    def snapshot(self, output: Output) -> None:
+        """Write what the run can go on from, unless its next block is a given one. Raises OutputError, CacheError."""
+        run = self.rollout
+        last = run.progress.last
+        if self.exact or last is None or last.index + 1 < run.given:
+            return
+        state, tensors = run.state()
+        files, pictures = output.state()
+        told = {
+            "recipe": self.recipe.to_dict(),
+            "weights": getattr(self.backend, "digest", None),
+            "versions": machine(self.backend.device),
+            "rollout": state,
+            "output": files,
+            "job": {
+                "latents": self.latents,
+                "every": self.every,
+                "first": run.first,
+                "history": 0 if self.history is None else run.given,
+                "prefix": self.prefix_record,
+                "seconds": self.seconds,
+                "writing": self.writing,
+            },
+        }
+        Snapshot(last.index + 1, told, dict(under(tensors, "rollout")) | dict(under(pictures, "output"))).write(
+            self.folder
+        )
+
+    def _finish(self, output: Output) -> None:
+        """Write the record; snapshots are of no more use."""
+        timings = {
+            "seconds": self.seconds,
+            "decode_and_write_seconds": self.writing,
+            "generate_seconds": self.seconds - self.writing,
+            "frames": output.frames,
+            "frames_per_second": output.frames / self.seconds,
+        }
+        found = record(
+            self.rollout,
+            self.recipe,
+            self.script,
+            prefix=self.prefix_record,
+            history=0 if self.history is None else self.rollout.given,
+            timings=timings,
+            digests=output.digests,
+        )
+        write_text(self.folder / "run.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        for path in snapshots(self.folder):
+            path.unlink(missing_ok=True)
 
 
-def _file_record(path: Path) -> dict[str, str]:
-    """A file by its content: a run from it can be repeated wherever it lies."""
-    return {"file": path.name, "sha256": sha256(path.read_bytes()).hexdigest()}
+def _behind(latent: tuple[int, int, int], frames: int) -> Tensor | None:
+    """Latents of a size that nobody will read."""
+    return torch.zeros(()).expand(frames, *latent) if frames else None

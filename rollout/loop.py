@@ -1,18 +1,19 @@
 """The loop: a strategy, a backend and a script to latent blocks, one result a block."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from rollout.backend import Backend
-from rollout.cache import KVCache, kv_bytes
-from rollout.devices import free_bytes, now
-from rollout.errors import BackendError, RolloutError, ScriptError
-from rollout.plan import Step, chunks, decide, reach, replayed
+from rollout.devices import now
+from rollout.errors import BackendError, RolloutError
+from rollout.inputs import given_latents, new_cache, rows, same_plan
+from rollout.plan import Step, chunks, decide, reach, replayed, taken_over
+from rollout.progress import Event, Progress
 from rollout.sampler import Noise, Schedule, sample, seeded
 from rollout.script import Script
 from rollout.slots import Block, Edit, Placement, Replay, Slot
@@ -30,21 +31,11 @@ class Result:
     prompts: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Event:
-    """What came from outside while the rollout ran, and the block at which it took effect."""
-
-    block: int
-    kind: str
-    value: tuple[str, ...] = ()
-
-
 class Rollout(Iterator[Result]):
-    """A running rollout: iterate for its blocks; `prompt` and `cut` act from the next block on.
+    """A running rollout: iterate for its blocks; `prompt`, `cut` and `use` act from the next block on.
 
-    `events` logs what came from outside, so that the run can be repeated exactly; `cache` is its KVCache; `blocks` counts
-    the planned blocks and `first` those given as a prefix; `forwards` counts the model's passes so far, and
-    `switch_seconds` holds what each prompt change or cut took, replays included.
+    `progress` says where it stands and logs what came from outside, so that the run can be repeated exactly; `cache` is
+    its KVCache; `blocks` counts the planned blocks, `first` those of a prefix, `given` those that are not sampled.
     """
 
     def __init__(
@@ -57,92 +48,120 @@ class Rollout(Iterator[Result]):
         seeds: Sequence[int] = (0,),
         schedule: Schedule | None = None,
         prefix: Tensor | None = None,
+        history: Tensor | None = None,
+        events: Sequence[Event] = (),
+        hold: int = 0,
         endless: bool = False,
     ) -> None:
         spec = backend.spec
         self.backend, self.strategy, self.schedule = backend, strategy, schedule or Schedule()
-        batch = max(len(scripts), len(seeds))
-        self.batch = batch
-        rows = _rows(scripts, batch, "scripts")
-        _same_plan(rows)
-        self._noise = noise or seeded(_rows(seeds, batch, "seeds"), spec.latent, device=backend.device)
-        self._prefix = _prefix(prefix, backend, batch)
-        self.first = first = 0 if self._prefix is None else self._prefix.shape[1] // spec.block
-        self.blocks = rows[0].count(spec) + first
-        strategy.check(spec, self.blocks * spec.block)
-        self._plan = rows[0].blocks(spec, first=first)
+        self.batch = batch = max(len(scripts), len(seeds))
+        plans = rows(scripts, batch, "scripts")
+        same_plan(plans)
+        self._noise = noise or seeded(rows(seeds, batch, "seeds"), spec.latent, device=backend.device)
+        start = given_latents(prefix, backend, batch, "prefix")
+        self.first = 0 if start is None else start.shape[1] // spec.block
+        self._history = given_latents(history, backend, batch, "history") if history is not None else start
+        self.given = 0 if self._history is None else self._history.shape[1] // spec.block
+        self.blocks = plans[0].count(spec) + self.first
+        self._script = plans[0]
+        self._plan = self._blocks_from(0)
+        self._planned: Block | None = None
         self._endless = endless
-        self._texts = [tuple(script.prompts[n] for script in rows) for n in range(len(rows[0].shots))]
-        self._encoded: dict[str, Tensor] = {text: backend.encode(text) for texts in self._texts for text in texts}
+        self._events = tuple(events)
+        others = [Strategy.from_text(event.value[0]) for event in events if event.kind == "strategy"]
+        for each in (strategy, *others):
+            each.check(spec, self.blocks * spec.block)
+        self._hold = max(hold, *(each.policy.window for each in (strategy, *others)))
+        self.progress = Progress([tuple(script.prompts[n] for script in plans) for n in range(len(plans[0].shots))])
+        self._encoded: dict[str, Tensor] = {}
+        self._encode_texts(*self.progress.texts, *(event.value for event in events if event.kind == "prompt"))
         ready: Callable[[], None] | None = getattr(backend, "ready", None)
         if ready is not None:
             ready()  # a backend may free its text encoder now
-        self.cache = _cache(backend, strategy.policy.window, batch)
+        self.cache = new_cache(backend, strategy.policy.window, batch)
         self._prompt: tuple[tuple[str, ...], Tensor] | None = None
         self._latents: dict[int, Tensor] = {}
-        self._shot = self._current = 0
+        self._step: Step | None = None
         self._wanted: tuple[str, ...] | None = None
         self._cut = False
-        self._last: Block | None = None
-        self._block: Block | None = None
-        self._step: Step | None = None
-        self._prepared = 0
-        self.events: list[Event] = []
-        self.forwards = 0
-        self.switch_seconds: list[float] = []
+        self._next_strategy: Strategy | None = None
 
     def prompt(self, *texts: str) -> None:
         """From the next block on, roll out this prompt (one for all, or one a batch row). Raises PromptError."""
-        wanted = tuple(_rows(texts, self.batch, "prompts"))
-        for text in wanted:
-            self._encoded[text] = self.backend.encode(text)
+        wanted = tuple(rows(texts, self.batch, "prompts"))
+        self._encode_texts(wanted)
         self._wanted = wanted
 
     def cut(self) -> None:
         """Make the next block a hard cut."""
         self._cut = True
 
+    def use(self, strategy: Strategy) -> None:
+        """From the next block on, go on under another strategy; the cache is carried over and dated anew.
+
+        Raises CompositionError where it does not fit the backend, or where the cache lacks what it needs.
+        """
+        spec = self.backend.spec
+        start = self.progress.next * spec.block
+        strategy.check(spec, max(self.blocks * spec.block, start + spec.block))
+        taken_over(strategy, self.cache.slots, start, spec)
+        self._next_strategy = strategy
+
     def __next__(self) -> Result:
         """The next block; one that failed is tried again. Raises StopIteration, CacheError, RolloutError."""
-        self._block = self._block or self._next_block()
+        block = self.progress.block or self._begin()
         if self._step is None:
-            self._step = decide(self.strategy, self.cache.slots, self._block, self.backend.spec)
-            self._prepared = 0
+            self._step = decide(self.strategy, self.cache.slots, block, self.backend.spec)
+            self.progress.prepared = 0
         result = self._run(self._step)
-        self._block, self._step, self._last = None, None, result.block
+        self._step = None
+        self.progress.finish()
         return result
 
     @torch.no_grad()
     def _run(self, step: Step) -> Result:
-        cache, block = self.cache, step.block
-        texts = self._texts[block.prompt]
+        cache, block, progress = self.cache, step.block, self.progress
+        texts = progress.texts[block.prompt]
         if self._prompt is None or self._prompt[0] != texts:  # one tensor a prompt: backends keep its keys and values
             self._prompt = texts, torch.cat([self._encoded[text] for text in texts])
         prompt = self._prompt[1]
-        if self._prepared == 0:  # a block that is tried again is not prepared again
+        if progress.prepared == 0:  # a block that is tried again is not prepared again
             if step.switch is not None:
                 begun = now(self.backend.device)
                 self._switch(step.switch, step.replay, prompt, block.frames)
-                self.switch_seconds.append(now(self.backend.device) - begun)
-            self._prepared = 1
-        if self._prepared == 1:
+                progress.switch_seconds.append(now(self.backend.device) - begun)
+            progress.prepared = 1
+        if progress.prepared == 1:
             cache.apply(step.room)
-            self._prepared = 2
-        given = None if self._prefix is None else self._prefix[:, block.start : block.end]
-        if given is not None and given.shape[1]:
-            x0 = given
+            if cache.window > self.strategy.policy.window:
+                cache.resize(self.strategy.policy.window)
+            progress.prepared = 2
+        if block.index < self.given:
+            assert self._history is not None
+            x0 = self._history[:, block.start : block.end].to(self.backend.device)
         else:
             x0 = sample(self.backend, block, self._noise, prompt, cache.reader(step.placement), self.schedule)
-            self.forwards += len(self.schedule.steps)
+            progress.forwards += len(self.schedule.steps)
         self._encode(x0, prompt, step.placement, step.admitted)
+        self._sound(x0, block)
         cache.commit(step.admitted)
         self._remember(block, x0)
         return Result(block, x0, step.slots, step.placement, texts)
 
+    def _sound(self, x0: Tensor, block: Block) -> None:
+        """Raise BackendError for a block that is not finite, before it is committed: no later block would be."""
+        if not bool(x0.isfinite().all()):
+            spec = self.backend.spec
+            raise BackendError(
+                f"the backend '{spec.name}' gave NaN or infinite latents in block {block.index} (frames {block.start}.."
+                f"{block.end - 1}, {spec.seconds(block.start):.1f}s). Try another dtype or fewer changes to the schedule."
+            )
+
     def _encode(self, x0: Tensor, prompt: Tensor, placement: Placement, slots: Sequence[Slot]) -> None:
         """The clean pass: write the block's keys and values."""
         self.backend.denoise(x0, self.schedule.context, prompt, self.cache.writer(placement, slots))
-        self.forwards += 1
+        self.progress.forwards += 1
 
     def _switch(self, edit: Edit, replay: Replay | None, prompt: Tensor, frames: int) -> None:
         """Apply the edit and encode the replayed frames again; a cache left half-way is marked unusable."""
@@ -151,9 +170,7 @@ class Rollout(Iterator[Result]):
             return
         missing = [f for f in replay.frames if f not in self._latents]
         if missing:
-            raise RolloutError(
-                f"frame {missing[0]} is to be encoded again, but only the last {self.cache.window} frames are held."
-            )
+            raise RolloutError(f"frame {missing[0]} is to be encoded again, but only the last {self._hold} are held.")
         passes = chunks(self.strategy, edit.slots, replay, frames, reach(self.strategy, self.backend.spec))
         slots = iter(replayed(replay, frames))
         try:
@@ -167,32 +184,104 @@ class Rollout(Iterator[Result]):
             raise
 
     def _remember(self, block: Block, x0: Tensor) -> None:
-        """Hold the clean latents of the last `window` frames and of whatever is cached."""
+        """Hold the clean latents of the last frames, as many as a replay may ask for, and of whatever is cached."""
         for i in range(block.frames):
             self._latents[block.start + i] = x0[:, i : i + 1]
         held = {slot.frame for slot in self.cache.slots}
-        for frame in [f for f in self._latents if f < block.end - self.cache.window and f not in held]:
+        for frame in [f for f in self._latents if f < block.end - self._hold and f not in held]:
             del self._latents[frame]
 
-    def _next_block(self) -> Block:
-        last, planned = self._last, next(self._plan, None)
+    def _begin(self) -> Block:
+        """The next block, with what came from outside."""
+        last = self.progress.last
+        self._planned = planned = self._planned or next(self._plan, None)
         if planned is None:
             if not self._endless or last is None:
                 raise StopIteration
-            planned = Block(last.index + 1, last.end, last.frames, self._shot)
+            planned = Block(last.index + 1, last.end, last.frames, self.progress.shot)
             self.strategy.check(self.backend.spec, planned.end)
-        if planned.prompt != self._shot:  # the script's own next shot ends a prompt from outside
-            self._shot = self._current = planned.prompt
-        if self._wanted is not None:
-            self._texts.append(self._wanted)
-            self._current = len(self._texts) - 1
-            self.events.append(Event(planned.index, "prompt", self._wanted))
-            self._wanted = None
-        if self._cut:
-            self.events.append(Event(planned.index, "cut"))
-        cut, self._cut = planned.cut or (self._cut and planned.index > 0), False
-        switch = last is not None and self._texts[self._current] != self._texts[last.prompt]
-        return replace(planned, prompt=self._current, switch=switch, cut=cut)
+        for event in self._events:
+            if event.block == planned.index:
+                self._repeat(event)
+        strategy, self._next_strategy = self._next_strategy, None
+        if strategy is not None:
+            self._take_over(strategy, planned)
+        block = self.progress.begin(planned, self._wanted, self._cut)
+        self._planned, self._wanted, self._cut = None, None, False
+        return block
+
+    def _repeat(self, event: Event) -> None:
+        """Do again what came from outside in an earlier run."""
+        if event.kind == "prompt":
+            self._wanted = tuple(rows(event.value, self.batch, "prompts"))
+        elif event.kind == "cut":
+            self._cut = True
+        else:
+            self._next_strategy = Strategy.from_text(event.value[0])
+
+    def _take_over(self, strategy: Strategy, block: Block) -> None:
+        """Carry the cache over to another strategy."""
+        edit = taken_over(strategy, self.cache.slots, block.start, self.backend.spec)
+        window = strategy.policy.window
+        if window > self.cache.window:
+            self.cache.resize(window)
+        self.cache.apply(edit)
+        self.strategy, self._hold = strategy, max(self._hold, window)
+        self.progress.events.append(Event(block.index, "strategy", (str(strategy),)))
+
+    def _encode_texts(self, *prompts: tuple[str, ...]) -> None:
+        for text in {text: None for texts in prompts for text in texts}:
+            if text not in self._encoded:
+                self._encoded[text] = self.backend.encode(text)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Everything that later blocks depend on, as JSON and as tensors on the CPU. Raises CacheError.
+
+        Noise from a source of the caller's own is not in it, nor the history.
+        """
+        told, tensors = self.cache.state()
+        frames = sorted(self._latents)
+        state = {
+            "strategy": self.strategy.to_dict(),
+            "window": self.cache.window,
+            "progress": self.progress.to_dict(),
+            "cache": told,
+            "held": frames,
+            "wanted": self._wanted,
+            "cut": self._cut,
+            "use": None if self._next_strategy is None else self._next_strategy.to_dict(),
+        }
+        held = {"held": torch.cat([self._latents[f].cpu() for f in frames], 1)} if frames else {}
+        return state, {f"cache.{name}": tensor for name, tensor in tensors.items()} | held
+
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go back to a state of a rollout that was made alike. Raises ValueError, KeyError, TypeError, RolloutError."""
+        spec, device = self.backend.spec, self.backend.device
+        strategy, progress = Strategy.from_dict(state["strategy"]), Progress.from_dict(state["progress"])
+        strategy.check(spec, self.blocks * spec.block)
+        wanted = None if state["wanted"] is None else tuple(str(text) for text in state["wanted"])
+        following = None if state["use"] is None else Strategy.from_dict(state["use"])
+        frames, window = list(state["held"]), int(state["window"])
+        held = tensors["held"] if frames else torch.zeros(self.batch, 0, *spec.latent)
+        if held.shape != (self.batch, len(frames), *spec.latent):
+            raise ValueError(f"the held latents are {tuple(held.shape)}")
+        if not progress.next <= self.blocks and not self._endless:
+            raise ValueError(f"it stands at block {progress.next} of {self.blocks}")
+        self._encode_texts(*progress.texts, *(() if wanted is None else (wanted,)))
+        cache = new_cache(self.backend, window, self.batch)
+        packed = {name.removeprefix("cache."): t for name, t in tensors.items() if name.startswith("cache.")}
+        cache.restore(state["cache"], packed)
+        step = None
+        if progress.block is not None and progress.prepared:
+            step = decide(strategy, cache.slots, progress.block, spec, prepared=progress.prepared)
+        self.strategy, self.progress, self.cache, self._step, self._planned = strategy, progress, cache, step, None
+        self._latents = {int(f): held[:, i : i + 1].to(device) for i, f in enumerate(frames)}
+        self._wanted, self._cut, self._next_strategy = wanted, bool(state["cut"]), following
+        self._hold = max(self._hold, window)
+        self._plan = self._blocks_from(progress.next)
+
+    def _blocks_from(self, block: int) -> Iterator[Block]:
+        return islice(self._script.blocks(self.backend.spec, first=self.first), block, None)
 
 
 def generate(
@@ -204,12 +293,17 @@ def generate(
     noise: Noise | None = None,
     schedule: Schedule | None = None,
     prefix: Tensor | None = None,
+    history: Tensor | None = None,
+    events: Sequence[Event] = (),
+    hold: int = 0,
     endless: bool = False,
 ) -> Rollout:
     """Roll out a script block by block: an iterator of results whose prompt can be changed while it runs.
 
-    Several scripts (of one timing) or seeds make a batch. `prefix` (F or B, F, C, H, W) gives the first blocks instead of
-    noise. `endless` goes on under the last prompt. Raises ScriptError, PromptError, CompositionError.
+    Several scripts (of one timing) or seeds make a batch. `prefix` (F or B, F, C, H, W) comes before the script's first
+    shot; `history`, of the same shape, stands for the plan's own first blocks, which are encoded and not sampled. `events`
+    happen again; `hold` clean frames at least stay for a replay under a later strategy. `endless` goes on under the last
+    prompt. Raises ScriptError, PromptError, CompositionError.
     """
     given = [script] if isinstance(script, str | Script) else list(script)
     scripts = [Script.parse(s) if isinstance(s, str) else s for s in given]
@@ -221,47 +315,8 @@ def generate(
         noise=noise,
         schedule=schedule,
         prefix=prefix,
+        history=history,
+        events=events,
+        hold=hold,
         endless=endless,
     )
-
-
-T = TypeVar("T")
-
-
-def _rows(values: Sequence[T], batch: int, what: str) -> list[T]:
-    """One value a batch row: all of them, or one for all."""
-    if len(values) not in (1, batch):
-        raise RolloutError(f"{len(values)} {what} do not fit a batch of {batch}. Give one, or one a row.")
-    return list(values) * (batch if len(values) == 1 else 1)
-
-
-def _cache(backend: Backend, window: int, batch: int) -> KVCache:
-    """A cache for a backend. Raises BackendError where its memory is not there."""
-    need, free = kv_bytes(backend.spec, window, batch, backend.dtype), free_bytes(backend.device)
-    if free is not None and need > free:
-        raise BackendError(
-            f"{window} cached frames take {need / 2**20:,.0f} MiB of keys and values; {backend.device} has {free / 2**20:,.0f} "
-            "free. Use a smaller window, batch or size."
-        )
-    attention = getattr(backend, "attention", scaled_dot_product_attention)
-    return KVCache(backend.spec, window, batch, dtype=backend.dtype, device=backend.device, attention=attention)
-
-
-def _same_plan(scripts: Sequence[Script]) -> None:
-    plans = {tuple((shot.seconds, shot.cut) for shot in script.shots) for script in scripts}
-    if len(plans) > 1:
-        raise ScriptError("the scripts of a batch differ in timing. Give all the same durations and cuts.")
-
-
-def _prefix(prefix: Tensor | None, backend: Backend, batch: int) -> Tensor | None:
-    if prefix is None:
-        return None
-    spec = backend.spec
-    rows = prefix if prefix.ndim == 5 else prefix[None]
-    if rows.ndim != 5 or tuple(rows.shape[2:]) != spec.latent or rows.shape[0] not in (1, batch) or rows.shape[1] == 0:
-        raise RolloutError(
-            f"the prefix has the shape {tuple(prefix.shape)}; {spec.name} takes (frames, {', '.join(map(str, spec.latent))})."
-        )
-    if rows.shape[1] % spec.block:
-        raise RolloutError(f"the prefix has {rows.shape[1]} frames; give whole blocks of {spec.block}.")
-    return rows.expand(batch, -1, -1, -1, -1).to(backend.device, backend.dtype)

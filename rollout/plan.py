@@ -1,12 +1,13 @@
 """What a strategy does to the cache at each block, as values: the loop executes it, `rollout explain` prints it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 from rollout.backend import Spec
-from rollout.errors import CacheError
-from rollout.slots import Block, Edit, Placement, Replay, Role, Slot, in_order
+from rollout.errors import CacheError, CompositionError
+from rollout.slots import Block, Edit, Placement, Replay, Role, Slot, in_order, keep, of_role
 from rollout.strategy import Strategy
 
 
@@ -41,19 +42,20 @@ class Step:
         return in_order(self.slots + self.admitted)
 
 
-def decide(strategy: Strategy, slots: Sequence[Slot], block: Block, spec: Spec) -> Step:
+def decide(strategy: Strategy, slots: Sequence[Slot], block: Block, spec: Spec, *, prepared: int = 0) -> Step:
     """Ask the strategy's parts what happens to a cache of `slots` at `block`.
 
-    Raises CacheError where a part breaks the rules: slots beyond the window, rows that do not sum to 1.
+    `prepared` says what has happened to it already: 1 the switch, 2 making room too. Raises CacheError where a part
+    breaks the rules: slots beyond the window, rows that do not sum to 1.
     """
     edit, again, now = None, None, tuple(slots)
-    if (block.switch or block.cut) and block.index > 0:
+    if (block.switch or block.cut) and block.index > 0 and prepared < 1:
         edit, again = strategy.on_switch(now, block)
         edit.check(len(now))
         now = edit.slots
         if again is not None:
             now = in_order(now + replayed(again, block.frames))
-    room = strategy.policy.make_room(now, block.frames)
+    room = strategy.policy.make_room(now, block.frames) if prepared < 2 else keep(now, range(len(now)))
     room.check(len(now))
     now = room.slots
     if len(now) + block.frames > strategy.policy.window:
@@ -71,6 +73,42 @@ def decide(strategy: Strategy, slots: Sequence[Slot], block: Block, spec: Spec) 
             f"frames where there are {len(now)} and {block.frames}."
         )
     return Step(block, edit, again, room, now, placement, strategy.policy.admit(block))
+
+
+def taken_over(strategy: Strategy, slots: Sequence[Slot], start: int, spec: Spec) -> Edit:
+    """The edit that makes a cache which another strategy filled, up to frame `start`, this one's.
+
+    Frames get the roles that this policy gives them; old sinks become recent frames where they border on those, else they
+    go; memory stays where this policy has as many streams, and goes where it has none. Raises CompositionError for what
+    cannot be carried over.
+    """
+
+    def role(frame: int) -> Role:
+        index = frame // spec.block
+        return strategy.policy.admit(Block(index, index * spec.block, spec.block))[frame % spec.block].role
+
+    kind, cure = strategy.policy.kind, "Encode the history again under the new strategy, or keep the old policy."
+    places = {slot.frame: i for i, slot in enumerate(slots) if slot.role is not Role.MEMORY}
+    sinks: list[int] = []
+    for frame in takewhile(lambda f: role(f) is Role.SINK, range(start)):
+        if frame not in places:
+            raise CompositionError(
+                f"frame {frame} would be a sink of policy '{kind}', and the cache no longer holds it. {cure}"
+            )
+        sinks.append(frame)
+    memory, streams = of_role(slots, Role.MEMORY), int(getattr(strategy.policy, "memory", 0))
+    if memory and streams not in (0, len(memory)):
+        raise CompositionError(
+            f"the cache holds {len(memory)} streams of memory, and policy '{kind}' has {streams}. {cure}"
+        )
+    recent = [f for f in sorted(places) if f not in sinks and slots[places[f]].role is Role.RECENT]
+    for frame in sorted((f for f in places if f not in sinks and f not in recent), reverse=True):
+        if not recent or recent[0] == frame + 1:
+            recent.insert(0, frame)
+    held = [(Role.SINK, places[f]) for f in sinks] + [(Role.MEMORY, i) for i in memory if streams]
+    held += [(Role.RECENT, places[f]) for f in recent]
+    edit = keep(slots, [i for _, i in held])
+    return replace(edit, slots=tuple(replace(slots[i], role=role) for role, i in held))
 
 
 def reach(strategy: Strategy, spec: Spec) -> int:
@@ -122,10 +160,15 @@ def _by_block(frames: Sequence[int], block: int) -> list[tuple[int, ...]]:
     return parts
 
 
-def simulate(strategy: Strategy, blocks: Iterable[Block], spec: Spec) -> Iterator[Step]:
-    """The steps of a whole rollout, without a model and without tensors."""
+def simulate(
+    strategy: Strategy, blocks: Iterable[Block], spec: Spec, changes: Mapping[int, Strategy] | None = None
+) -> Iterator[Step]:
+    """The steps of a whole rollout, without a model and without tensors; `changes` take over at the blocks they name."""
     slots: tuple[Slot, ...] = ()
     for block in blocks:
+        if changes and block.index in changes:
+            strategy = changes[block.index]
+            slots = taken_over(strategy, slots, block.start, spec).slots
         step = decide(strategy, slots, block, spec)
         yield step
         slots = step.after

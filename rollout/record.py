@@ -1,8 +1,10 @@
 """The run record: everything that a rollout's result depends on, as JSON."""
 
+import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +14,9 @@ import torch
 
 from rollout import __version__
 from rollout.backend import Spec
+from rollout.errors import OutputError
 from rollout.loop import Rollout
+from rollout.recipe import Recipe
 from rollout.script import Script, planned
 from rollout.video import Subtitle
 
@@ -26,37 +30,43 @@ def subtitles(script: Script, spec: Spec, *, first: int = 0) -> list[Subtitle]:
 
 
 def record(
-    run: Rollout, script: Script, *, text: str, seed: int, prefix: dict[str, Any] | None, timings: dict[str, float]
+    run: Rollout,
+    recipe: Recipe,
+    script: Script,
+    *,
+    prefix: dict[str, Any] | None,
+    history: int,
+    timings: dict[str, float],
+    digests: dict[str, str],
 ) -> dict[str, Any]:
-    """The record of a finished rollout."""
-    spec, backend = run.backend.spec, run.backend
+    """The record of a finished rollout; `history` blocks came from another run."""
+    spec, backend, progress = run.backend.spec, run.backend, run.progress
+    found = recipe.to_dict()
+    found["backend"] |= {
+        "weights": getattr(backend, "digest", None),
+        "device": str(backend.device),
+        "dtype": str(backend.dtype).removeprefix("torch."),
+    }
+    found["script"] |= {
+        "shots": [asdict(shot) for shot in planned(script, spec, first=run.first)],
+        "fps": spec.fps,
+        "stride": spec.stride,
+    }
     return {
         "rollout": __version__,
-        "strategy": run.strategy.to_dict(),
-        "backend": {
-            "name": spec.name,
-            "weights": getattr(backend, "digest", None),
-            "device": str(backend.device),
-            "dtype": str(backend.dtype).removeprefix("torch."),
-        },
-        "script": {
-            "text": text,
-            "shots": [asdict(shot) for shot in planned(script, spec, first=run.first)],
-            "fps": spec.fps,
-            "stride": spec.stride,
-        },
-        "schedule": {"steps": list(run.schedule.steps), "shift": run.schedule.shift, "context": run.schedule.context},
-        "seed": seed,
+        **found,
         "prefix": prefix,
-        "events": [{"block": e.block, "kind": e.kind, "value": list(e.value)} for e in run.events],
+        "history": history,
+        "events": [event.to_dict() for event in progress.events],
+        "digests": digests,
         "timings": timings,
         "costs": {
-            "forwards": run.forwards,
+            "forwards": progress.forwards,
             "blocks": run.blocks,
             "given": run.first,
             "kv_bytes": run.cache.bytes,
             "rotated_bytes": run.cache.rotated,
-            "switch_seconds": run.switch_seconds,
+            "switch_seconds": progress.switch_seconds,
         },
         "versions": machine(backend.device),
     }
@@ -81,9 +91,31 @@ def machine(device: torch.device | None = None) -> dict[str, Any]:
     return found
 
 
+def changed(then: object, device: torch.device) -> list[str]:
+    """What of interpreter, machine and packages is not as a record says: results may differ there in their last bits."""
+    if not isinstance(then, Mapping):
+        return ["the record does not say on what it ran"]
+    now = machine(device)
+    names = [name for name in dict.fromkeys([*then, *now]) if then.get(name) != now.get(name)]
+    return [f"{name} was {then.get(name)} and is {now.get(name)}" for name in names]
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a finished run. Raises OutputError."""
+    path = folder / "run.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        why = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        raise OutputError(f"{folder} is not the folder of a run: run.json {why}. Give a run's folder.") from error
+    if not isinstance(found, Mapping):
+        raise OutputError(f"{path} holds no object. Give a run's folder.")
+    return dict(found)

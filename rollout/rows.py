@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +30,16 @@ class Entry:
     turn: int | None
     raw: list[Tensor] | None = None
     exact: list[Pair] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON: the tensors only as whether they are there."""
+        return {"row": self.row, "turn": self.turn, "raw": self.raw is not None, "exact": self.exact is not None}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Entry":
+        """From JSON, its tensors still empty. Raises KeyError, TypeError."""
+        turn = None if data["turn"] is None else index(data["turn"])
+        return cls(index(data["row"]), turn, [] if data["raw"] else None, [] if data["exact"] else None)
 
 
 class Rows:
@@ -79,6 +91,55 @@ class Rows:
         for keys, part in zip(self.keys, staged, strict=True):
             self.rotate(part.to(self.dtype), turns, out=keys[:, entry.row])
         entry.turn = turn
+
+    def pack(self, entries: Sequence[Entry]) -> dict[str, Tensor]:
+        """All that `entries` need, by name: keys and values (layers, B, slots, h*w, heads, D), raw and exact copies."""
+        rows = [entry.row for entry in entries]
+        packed = {
+            name: torch.stack([layer[:, rows].cpu() for layer in stored])
+            for name, stored in (("keys", self.keys), ("values", self.values))
+        }
+        for i, entry in enumerate(entries):
+            if entry.raw is not None:
+                packed[f"raw.{i}"] = torch.stack([keys.cpu() for keys in entry.raw])
+            if entry.exact is not None:
+                packed[f"exact.{i}"] = torch.stack([torch.stack(pair).cpu() for pair in entry.exact])
+        return packed
+
+    def unpack(self, entries: Sequence[Entry], packed: Mapping[str, Tensor]) -> None:
+        """The way back: `entries` name their rows and whether they have copies. Raises ValueError or KeyError."""
+        batch, window, *rest = self.keys[0].shape
+        rows = [entry.row for entry in entries]
+        if len(set(rows)) < len(rows) or any(not 0 <= row < window for row in rows):
+            raise ValueError("its rows do not fit the window")
+
+        def read(name: str, size: Sequence[int], dtype: torch.dtype) -> Tensor:
+            tensor = packed[name]
+            if list(tensor.shape) != list(size) or tensor.dtype != dtype:
+                raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {dtype} {tuple(size)}")
+            return tensor.to(self.device)
+
+        for name, stored in (("keys", self.keys), ("values", self.values)):
+            for layer, tensor in zip(
+                stored, read(name, [len(stored), batch, len(rows), *rest], self.dtype), strict=True
+            ):
+                layer[:, rows] = tensor
+        exact = torch.promote_types(self.dtype, torch.float32)
+        for i, entry in enumerate(entries):
+            if entry.raw is not None:
+                entry.raw = list(read(f"raw.{i}", [len(self.keys), batch, *rest], self.dtype))
+            if entry.exact is not None:
+                pairs = read(f"exact.{i}", [len(self.keys), 2, batch, *rest], exact)
+                entry.exact = [(pair[0], pair[1]) for pair in pairs]
+
+    def resized(self, window: int, entries: Sequence[Entry]) -> "Rows":
+        """Rows for another window, with those of `entries`, which move where they must."""
+        self.gather(entries, len(entries))
+        new = Rows(self.spec, window, len(self.keys[0]), self.dtype, self.device)
+        new.rotated = self.rotated
+        for old, fresh in zip((*self.keys, *self.values), (*new.keys, *new.values), strict=True):
+            fresh[:, : len(entries)] = old[:, : len(entries)]
+        return new
 
     def gather(self, entries: Sequence[Entry], used: int) -> None:
         """Move slots that lie beyond the first `used` rows into holes before them."""

@@ -37,6 +37,13 @@ class Shot:
         if self.seconds is not None and not 0 < self.seconds <= MOST_SECONDS:
             raise ScriptError(f"a segment of {self.seconds:g} seconds is not within 0 and {MOST_SECONDS:g}.")
 
+    @property
+    def segment(self) -> str:
+        """Its part of a script's text form, without the subtitle."""
+        length = "" if self.seconds is None else f"{self.seconds:.6f}".rstrip("0").rstrip(".") + "s"
+        mark = "#" if self.cut else ""
+        return f"{self.prompt}[{length}{mark}]" if length or mark else self.prompt
+
     def blocks(self, spec: Spec) -> int:
         """The nearest whole number of blocks, half up, at least one."""
         seconds = DEFAULT_SECONDS if self.seconds is None else self.seconds
@@ -53,6 +60,11 @@ class Script:
     def parse(cls, text: str) -> "Script":
         """Read the text form. Raises ScriptError that points at the character."""
         return cls(tuple(_shots(text)))
+
+    def __str__(self) -> str:
+        """The text form; parsing it gives the same script."""
+        body = " | ".join(shot.segment for shot in self.shots)
+        return f"{body} ; {' | '.join(s.subtitle for s in self.shots)}" if any(s.subtitle for s in self.shots) else body
 
     @property
     def prompts(self) -> tuple[str, ...]:

@@ -10,11 +10,12 @@ from typing import Any
 
 import av
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 from av.subtitles.subtitle import SubtitleSet
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from rollout.errors import OutputError
+from rollout.files import write_whole
 
 Frames = NDArray[np.uint8]
 """Pixel frames (N, height, width, 3)."""
@@ -33,6 +34,10 @@ Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
 """The least ASS header that FFmpeg's text subtitle encoders start from."""
 
 
+GROWING = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
+"""An mp4 that plays while it grows: all frames but the last are on the disk."""
+
+
 @dataclass(frozen=True)
 class Subtitle:
     """One line of text, shown from `begin` to `end` seconds."""
@@ -43,38 +48,73 @@ class Subtitle:
 
 
 class VideoWriter:
-    """Writes an H.264 mp4 as frames come, fragmented so that it plays while it grows; or FFV1, which loses nothing.
+    """Writes an H.264 mp4 as frames come, which plays while it grows; or FFV1, which loses nothing.
 
     Frames smaller than 256 pixels are enlarged by a whole factor, nearest neighbour. `exact`, for an .mkv, keeps every
-    pixel as it is. The file is NAME.partial.mp4 until `close`, and is removed when the block ends in an error.
+    pixel as it is. The file is NAME.partial.mp4 until `close`, which adds the soft subtitle track; when the block ends in
+    an error it is removed, unless `kept` is set. `keep` frames of an earlier NAME.partial.mp4 stay, as they were encoded.
     """
 
     def __init__(
-        self, path: Path, fps: float, *, least: int = 256, subtitles: bool = False, exact: bool = False
+        self,
+        path: Path,
+        fps: float,
+        *,
+        least: int = 256,
+        subtitles: Sequence[Subtitle] = (),
+        exact: bool = False,
+        keep: int = 0,
     ) -> None:
         self.path, self.partial = path, path.with_suffix(f".partial{path.suffix}")
-        self.frames, self._least = 0, 1 if exact else least
+        self.earlier = path.with_suffix(f".earlier{path.suffix}")
+        self.frames, self.kept, self.subtitles = 0, False, tuple(line for line in subtitles if line.text)
+        self._least, self._exact = 1 if exact else least, exact
         self._rate = Fraction(fps).limit_denominator(1001)
         try:
+            if keep and not self.earlier.exists():  # else an earlier resumption was killed: nothing newer counts
+                (self.partial if self.partial.exists() else path).replace(self.earlier)
             self.partial.touch()  # av itself opens the file at its first packet
-            growing = {} if exact else {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
-            self._file = av.open(str(self.partial), "w", options=growing)
+            self._file = av.open(str(self.partial), "w", options={} if exact else GROWING)
         except (OSError, av.FFmpegError) as error:
-            raise OutputError(f"the video {self.partial} cannot be written: {error}. Choose another --out.") from error
+            raise OutputError(
+                f"the video {self.partial} cannot be written: {_why(error)}. Choose another --out."
+            ) from error
         if exact:
             self._stream = self._file.add_stream("ffv1", rate=self._rate)
             self._stream.pix_fmt = "bgr0"
         else:
-            self._stream = self._file.add_stream(
-                "libx264", rate=self._rate, options={"crf": "16", "preset": "veryfast", "bf": "0"}
-            )
+            # one thread and no lookahead: every frame is on the disk at once, and the bytes depend on no core count
+            options = {"crf": "16", "preset": "veryfast", "tune": "zerolatency", "threads": "1"}
+            self._stream = self._file.add_stream("libx264", rate=self._rate, options=options)
             self._stream.pix_fmt = "yuv420p"
             self._stream.codec_context.gop_size = max(1, round(fps))
-        self._waiting: list[Subtitle] = []
-        self._text = self._file.add_stream("mov_text") if subtitles else None
-        if self._text is not None:
-            self._text.time_base = Fraction(1, 1_000_000)
-            self._text.codec_context.subtitle_header = ASS_HEADER
+        if keep:
+            self._take(keep)
+
+    def _take(self, keep: int) -> None:
+        """Take over the first frames of the earlier file without decoding them. Raises OutputError."""
+        try:
+            with av.open(str(self.earlier)) as file:
+                video = file.streams.video[0]
+                self._stream.height, self._stream.width = video.height, video.width
+                to_annex_b = BitStreamFilterContext("h264_mp4toannexb", video)  # as the encoder gives its packets
+                for packet in islice((p for p in file.demux(video) if p.size), keep):
+                    for each in to_annex_b.filter(packet):
+                        each.stream = self._stream
+                        self._mux([self._dated(each, self.frames)])
+                    self.frames += 1
+        except (OSError, av.FFmpegError, IndexError) as error:
+            raise OutputError(f"{self.earlier} cannot be read as a video: {_why(error)}. Start again.") from error
+        if self.frames < keep:
+            raise OutputError(
+                f"{self.earlier} holds {self.frames} of the {keep} frames before the snapshot. Start again."
+            )
+        self.earlier.unlink()
+
+    def _dated(self, packet: Any, frame: int) -> Any:
+        """A packet with its time, which that of a file that was cut off may not know: there are no B-frames."""
+        packet.time_base, packet.pts, packet.dts, packet.duration = 1 / self._rate, frame, frame, 1
+        return packet
 
     def write(self, frames: Frames) -> None:
         """Append frames (N, height, width, 3). Raises OutputError."""
@@ -86,31 +126,13 @@ class VideoWriter:
             picture.pts, picture.time_base = self.frames, 1 / self._rate
             self._mux(self._stream.encode(picture))
             self.frames += 1
-        waiting, self._waiting = self._waiting, []
-        for line in waiting:
-            self.subtitle(line)
-
-    def subtitle(self, line: Subtitle) -> None:
-        """Add a line to the soft subtitle track."""
-        if self._text is None or not line.text:
-            return
-        if not self.frames:  # the first packet fixes the picture's size
-            self._waiting.append(line)
-            return
-        begin, length = (round(s * 1_000_000) for s in (line.begin, line.end - line.begin))
-        safe = line.text.replace("\n", " ").replace("{", "(").replace("}", ")")
-        made = SubtitleSet.create(f"0,0,Default,,0,0,0,,{safe}".encode(), 0, length // 1000, begin)
-        packet = self._text.codec_context.encode_subtitle(made)
-        packet.stream, packet.pts, packet.dts, packet.duration = self._text, begin, begin, length
-        packet.time_base = Fraction(1, 1_000_000)
-        self._mux([packet])
 
     def _mux(self, packets: Sequence[Any]) -> None:
         try:
             self._file.mux(packets)
         except (OSError, av.FFmpegError) as error:
             raise OutputError(
-                f"the video {self.partial} cannot be written any further: {error}. Free some space."
+                f"the video {self.partial} cannot be written any further: {_why(error)}. Free some space."
             ) from error
 
     def close(self) -> None:
@@ -119,17 +141,40 @@ class VideoWriter:
             if self.frames:
                 self._mux(self._stream.encode())
             self._file.close()
-            self._verify()
-            self.partial.replace(self.path)
+            if self._exact:
+                self._whole(self.partial)
+                self.partial.replace(self.path)
+            else:
+                write_whole(self.path, self._final)
         except (OSError, av.FFmpegError) as error:
-            raise OutputError(f"the video {self.path} could not be finished: {error}. Free some space.") from error
-        finally:
+            raise OutputError(
+                f"the video {self.path} could not be finished: {_why(error)}. Free some space."
+            ) from error
+        if not self._exact:
             self.partial.unlink(missing_ok=True)
 
-    def _verify(self) -> None:
+    def _final(self, path: Path) -> None:
+        """The same packets with the subtitles, the index at its head: what every player and browser can seek in."""
+        with (
+            av.open(str(self.partial)) as file,
+            av.open(str(path), "w", "mp4", options={"movflags": "faststart"}) as made,
+        ):
+            source = file.streams.video[0]
+            video = made.add_stream_from_template(source)
+            text = made.add_stream("mov_text") if self.subtitles else None
+            if text is not None:
+                text.time_base, text.codec_context.subtitle_header = Fraction(1, 1_000_000), ASS_HEADER
+            lines = list(self.subtitles)
+            for frame, packet in enumerate(p for p in file.demux(source) if p.size):
+                packet.stream = video
+                made.mux(self._dated(packet, frame))
+                while text is not None and lines and lines[0].begin <= frame / self._rate:
+                    made.mux(_packet(lines.pop(0), text))
+        self._whole(path)
+
+    def _whole(self, path: Path) -> None:
         """av closes a file without a word when the disk is full: count what is there."""
-        with av.open(str(self.partial)) as file:
-            found = sum(packet.size > 0 for packet in file.demux(video=0)) if file.streams.video else 0
+        found = frames_in(path)
         if found != self.frames:
             raise OutputError(f"the video {self.path} holds {found} of {self.frames} frames. Free some space.")
 
@@ -139,13 +184,41 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.close()
-            return
         try:
-            self._file.close()
+            if kind is None:
+                self.close()
+            else:
+                self._file.close()
+        except (OSError, av.FFmpegError):
+            pass  # the error that ended the block says more
         finally:
-            self.partial.unlink(missing_ok=True)
+            if not self.kept:
+                self.partial.unlink(missing_ok=True)
+
+
+def _packet(line: Subtitle, stream: Any) -> Any:
+    """A subtitle as a packet of a mov_text stream in microseconds."""
+    begin, length = (round(s * 1_000_000) for s in (line.begin, line.end - line.begin))
+    safe = line.text.replace("\n", " ").replace("{", "(").replace("}", ")")
+    made = SubtitleSet.create(f"0,0,Default,,0,0,0,,{safe}".encode(), 0, length // 1000, begin)
+    packet = stream.codec_context.encode_subtitle(made)
+    packet.stream, packet.pts, packet.dts, packet.duration = stream, begin, begin, length
+    packet.time_base = Fraction(1, 1_000_000)
+    return packet
+
+
+def _why(error: Exception) -> str:
+    """What the system says, without av's log."""
+    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+
+
+def frames_in(path: Path) -> int:
+    """The frames of a video file, 0 where it cannot be read."""
+    try:
+        with av.open(str(path)) as file:
+            return sum(packet.size > 0 for packet in file.demux(video=0))
+    except (OSError, av.FFmpegError, IndexError):
+        return 0
 
 
 def read_video(path: Path, *, most: int | None = None) -> Frames:
@@ -192,46 +265,3 @@ def webvtt(lines: Sequence[Subtitle]) -> str:
 
     cues = [f"{clock(line.begin)} --> {clock(line.end)}\n{plain(line.text)}\n" for line in lines if line.text]
     return "\n".join(["WEBVTT\n", *cues])
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One picture of a contact sheet: a frame, its caption, and whether a switch or a cut opens here."""
-
-    frame: Frames
-    caption: str
-    mark: str = ""
-
-
-MARKS = {"switch": (240, 170, 40), "cut": (230, 60, 60)}
-
-
-def contact_sheet(tiles: Sequence[Tile], *, columns: int = 8, size: int = 128) -> Image.Image:
-    """A sheet of captioned frames; a coloured bar over a tile marks a prompt switch (amber) or a cut (red)."""
-    gap, label = 8, 16
-    rows = -(-len(tiles) // columns)
-    sheet = Image.new("RGB", (gap + columns * (size + gap), gap + rows * (size + label + gap)), (250, 250, 250))
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(11)
-    for n, tile in enumerate(tiles):
-        x, y = gap + n % columns * (size + gap), gap + n // columns * (size + label + gap)
-        picture = Image.fromarray(tile.frame)
-        if max(picture.size) > size:
-            picture.thumbnail((size, size))
-        else:
-            scale = size // max(picture.size)
-            picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-        sheet.paste(picture, (x + (size - picture.width) // 2, y + (size - picture.height) // 2))
-        if tile.mark:
-            draw.rectangle((x, y - 5, x + size - 1, y - 2), fill=MARKS[tile.mark])
-        draw.text((x, y + size + 2), _fit(draw, font, tile.caption, size), fill=(40, 40, 40), font=font)
-    return sheet
-
-
-def _fit(draw: ImageDraw.ImageDraw, font: Any, text: str, width: int) -> str:
-    """The text, cut with an ellipsis to `width` pixels."""
-    if draw.textlength(text, font=font) <= width:
-        return text
-    while text and draw.textlength(text + "…", font=font) > width:
-        text = text[:-1]
-    return text.rstrip() + "…"

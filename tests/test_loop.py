@@ -9,8 +9,8 @@ from torch import Tensor
 from rollout import Schedule, Script, generate, preset
 from rollout.backends.sprites.weights import Sprites
 from rollout.errors import CacheError, CompositionError, PromptError, RolloutError, ScriptError
-from rollout.loop import Event
 from rollout.plan import simulate
+from rollout.progress import Event
 from rollout.sampler import sample, seeded
 from rollout.slots import Block, Role, Slot
 from rollout.strategies import Absolute, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
@@ -116,7 +116,7 @@ def test_a_live_prompt_equals_a_scripted_one(micro: Sprites) -> None:
         if result.block.index == 5:
             run.cut()
     scripted = list(generate(micro, strategy, f"{A}[1.5s] | {B}[0.75s] | {B}[0.75s#]"))
-    assert run.events == [Event(4, "prompt", (B,)), Event(6, "cut")]
+    assert run.progress.events == [Event(4, "prompt", (B,)), Event(6, "cut")]
     torch.testing.assert_close(latents(live), latents(scripted), rtol=0, atol=0)
     assert [r.prompts for r in live] == [r.prompts for r in scripted]
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from rollout.errors import OutputError
-from rollout.video import Subtitle, Tile, VideoWriter, contact_sheet, read_video, webvtt
+from rollout.sheet import Tile, contact_sheet
+from rollout.video import Subtitle, VideoWriter, read_video, webvtt
 
 
 def noise(n: int, seed: int = 0, size: int = 32) -> np.ndarray:
@@ -74,9 +75,8 @@ def test_a_full_disk_leaves_no_broken_video(tmp_path: Path) -> None:
 
 def test_the_soft_track_carries_the_subtitles(tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"
-    with VideoWriter(path, 8.0, subtitles=True) as video:
-        video.subtitle(Subtitle(0, 0.5, "one {and} a half"))
-        video.subtitle(Subtitle(0.5, 1.0, "zwei – 二"))
+    lines = [Subtitle(0, 0.5, "one {and} a half"), Subtitle(0.5, 1.0, "zwei – 二")]
+    with VideoWriter(path, 8.0, subtitles=lines) as video:
         video.write(noise(8))
     with av.open(str(path)) as file:
         texts = [(p.pts / 1e6, bytes(p)[2:].decode()) for p in file.demux(file.streams.subtitles[0]) if p.size > 2]

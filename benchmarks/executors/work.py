@@ -18,6 +18,7 @@ from rollout.benchmarks.store import Store
 from rollout.errors import RolloutError
 from rollout.files import write_text
 from rollout.job import Job
+from rollout.recipe import Recipe
 from rollout.registry import load_plugin
 from rollout.sampler import Schedule
 from rollout.strategy import Strategy
@@ -80,16 +81,17 @@ class Worker:
         if weights != spec["backend"]["weights"]:
             planned = spec["backend"]["weights"]
             raise RolloutError(f"the weights here are {weights}, and {planned} in the plan. Run the suite again.")
-        job = Job(
-            self.backend,
+        recipe = Recipe(
             Strategy.from_dict(spec["strategy"]),
             spec["script"],
-            folder,
-            seed=spec["seed"],
-            schedule=Schedule.of(spec["steps"]),
-            prefix=str(spec["prefix"]) if spec["prefix"] else None,
-            exact=True,
+            spec["seed"],
+            Schedule.of(spec["steps"]),
+            str(spec["prefix"]) if spec["prefix"] else None,
+            self.setup.backend,
+            self.setup.device,
+            self.setup.options,
         )
+        job = Job(self.backend, recipe, folder, exact=True)
         peak = Peak(self.backend.device)
         for _ in job.run():
             pass

@@ -1,6 +1,5 @@
 """What a metric sees of one rollout: its frames, its plan, its record. Everything is read once and on demand."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,6 +14,8 @@ from torch import Tensor
 from rollout.backend import Spec
 from rollout.benchmarks.metrics.features import extractor
 from rollout.errors import OutputError
+from rollout.progress import Event, course
+from rollout.record import read_record
 from rollout.registry import find
 from rollout.script import Script
 from rollout.slots import Block
@@ -116,33 +117,27 @@ def sample_of_video(path: Path) -> Sample:
 
 def sample_of_run(folder: Path) -> Sample:
     """A run's folder: frames.mkv where it was kept, else video.mp4, and run.json. Raises OutputError."""
+    record = read_record(folder)
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         script, costs, name = record["script"], record["costs"], record["backend"]["name"]
         given = int(costs["given"])
         text, fps, stride = str(script["text"]), float(script["fps"]), int(script["stride"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(
-            f"{folder} is not the folder of a run: run.json {_why(error)}. Give a run's folder."
-        ) from error
+        events = [Event.from_dict(event) for event in record["events"]]
+    except (ValueError, KeyError, TypeError) as error:
+        why = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
+        raise OutputError(f"{folder} is not the folder of a run: run.json {why}. Give a run's folder.") from error
     spec = replace(find("backends", name).spec(), fps=fps, stride=stride)
-    plan = Script.parse(text)
+    blocks, prompts = course(Script.parse(text), spec, events, first=given)
     exact = folder / "frames.mkv"
     return Sample(
         video=exact if exact.is_file() else folder / "video.mp4",
         fps=fps,
         spec=spec,
-        blocks=tuple(plan.blocks(spec, first=given)),
-        prompts=plan.prompts,
+        blocks=blocks,
+        prompts=prompts,
         given=given,
         record=record,
     )
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "is missing"
-    return f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
 
 
 def mean(values: Iterable[float]) -> float | None:

@@ -1,0 +1,57 @@
+"""rollout fork: one history goes on under other strategies, prompts or seeds."""
+
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rollout.cli.gen import roll
+from rollout.cli.options import Plugin, compose, load_plugins, reload_backend
+
+
+def fork(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run that kept its latents (--latents).")],
+    at: Annotated[float, typer.Option(metavar="SECONDS", help="Where to fork; goes to the nearest whole block.")],
+    pos: Annotated[list[str] | None, typer.Option("--pos", metavar="SPEC", help="Other positions.")] = None,
+    cache: Annotated[list[str] | None, typer.Option("--cache", metavar="SPEC", help="Another policy+switch.")] = None,
+    preset: Annotated[list[str] | None, typer.Option("--preset", metavar="NAME", help="Another strategy.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", metavar="SCRIPT", help="How it goes on; default: as it was.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Another seed of the noise from there on.")] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Encode the history under the new strategy, instead of carrying over.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A new folder, or DIR/1, DIR/2, ... for several forks.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write into folders that are not empty.")] = False,
+    snapshot_every: Annotated[int | None, typer.Option(min=1, metavar="N", help="As for 'rollout gen'.")] = None,
+    plugin: Plugin = None,
+) -> None:
+    """Go on from any second of a run, once for every combination of what is given more than once."""
+    load_plugins(plugin)
+    from rollout.files import free_folder, new_folder
+    from rollout.fork import History
+    from rollout.job import Job
+    from rollout.registry import find
+
+    history = History.of(folder)
+    spec = find("backends", history.recipe.backend).spec()
+    block = history.block(at, spec)
+    base = history.strategy(block)
+    every = (given or [None] for given in (pos, cache, preset, prompt, seed))
+    options: list[tuple[Any, ...]] = list(product(*every))
+    branches = []
+    for p, c, n, text, number in options:
+        strategy = compose(p, c, n, base=base)
+        branches.append(history.branch(block, spec, strategy=strategy, prompt=text, seed=number, rebuild=rebuild))
+    backend = reload_backend(history.recipe, history.weights, history.versions)
+    begin = block * spec.block
+    for number, recipe in enumerate(branches, 1):
+        into = free_folder(Path("out")) if out is None else out if len(branches) == 1 else out / str(number)
+        job = Job(backend, recipe, into, latents=True, every=snapshot_every, history=history.latents[:begin])
+        new_folder(into, force=force)
+        print(f"from {folder} after block {block} ({spec.seconds(begin):g}s):")
+        roll(job)

@@ -1,0 +1,86 @@
+"""rollout rerun: does a recorded run give the same again?"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rollout.cli.options import Plugin, load_plugins, reload_backend
+
+if TYPE_CHECKING:
+    from rollout.loop import Result
+
+
+def rerun(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished run.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the repetition in this new folder.")] = None,
+    prefix: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the video or latents that it started from are now.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Another device than before.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="PATH", help="Where the backend's weights are now.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: as before.")] = None,
+    plugin: Plugin = None,
+) -> None:
+    """Repeat a run from its record, what came from outside included, and compare latents and frames bit for bit.
+
+    Exit code 0 where all is the same, 1 where something differs.
+    """
+    load_plugins(plugin)
+    from rollout.files import new_folder
+
+    if out is not None:
+        same = _repeat(folder, new_folder(out), prefix, device, model, threads)
+        print(f"the repetition is in {out}")
+    else:
+        with TemporaryDirectory(prefix="rollout-") as empty:
+            same = _repeat(folder, Path(empty), prefix, device, model, threads)
+    raise typer.Exit(0 if same else 1)
+
+
+def _repeat(
+    folder: Path, into: Path, prefix: Path | None, device: str | None, model: str | None, threads: int | None
+) -> bool:
+    from dataclasses import replace
+
+    from rollout.cli.watch import watch
+    from rollout.errors import OutputError
+    from rollout.job import Job
+    from rollout.latents import read_latents
+    from rollout.recipe import Recipe
+    from rollout.record import changed, read_record
+
+    record = read_record(folder)
+    recipe = Recipe.from_dict(record)
+    digests, blocks = record.get("digests"), record.get("history", 0)
+    if not isinstance(digests, dict) or not isinstance(blocks, int):
+        raise OutputError(f"{folder / 'run.json'} has no digests to compare with. Make the run again.")
+    if prefix is not None:
+        recipe = replace(recipe, prefix=str(prefix))
+    weights, versions = record["backend"].get("weights"), record.get("versions")
+    backend = reload_backend(recipe, weights, versions, device=device, model=model, threads=threads)
+    kept = folder / "latents.safetensors"
+    stored = read_latents(kept) if kept.is_file() else None
+    if blocks and stored is None:
+        raise OutputError(f"the fork {folder} starts from {kept}, which is missing. Fork again.")
+    history = stored[: blocks * backend.spec.block] if blocks and stored is not None else None
+    job = Job(backend, recipe, into, latents=stored is not None, history=history)
+    if job.prefix_record != record["prefix"]:
+        raise OutputError(f"{recipe.prefix} is not what the run started from ({record['prefix']}). Give that file.")
+    differ: list[str] = []
+
+    def compare(result: "Result") -> None:
+        block = result.block
+        if stored is not None and not differ and not stored[block.start : block.end].equal(result.latents[0].cpu()):
+            differ.append(f"the first block that differs is {block.index} ({backend.spec.seconds(block.start):g}s)")
+
+    watch(job, compare)
+    now: dict[str, Any] = read_record(into)["digests"]
+    for name in ("latents", "frames"):
+        print(f"{name}: {'the same, bit for bit' if now[name] == digests.get(name) else 'DIFFERENT'}")
+    same = all(now[name] == digests.get(name) for name in now)
+    if not same:
+        for line in (*differ, *changed(versions, backend.device)):
+            print(f"  {line}")
+    return same

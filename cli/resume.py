@@ -1,0 +1,53 @@
+"""rollout resume: a run that was stopped or killed goes on from its last snapshot."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rollout.cli.gen import roll
+from rollout.cli.options import Plugin, load_plugins, reload_backend
+
+
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of 'rollout gen' or 'rollout fork'.")],
+    device: Annotated[str | None, typer.Option(help="Another device than before; bits may differ there.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="PATH", help="Where the backend's weights are now.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: as before.")] = None,
+    plugin: Plugin = None,
+) -> None:
+    """Go on with a run from its last snapshot, bit for bit as if it had never stopped."""
+    load_plugins(plugin)
+    from rollout.errors import OutputError
+    from rollout.job import Job
+    from rollout.recipe import Recipe
+    from rollout.record import changed
+    from rollout.snapshot import read_snapshot, snapshots
+
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is not a folder. Give the folder of a run.")
+    left = snapshots(folder)
+    if not left and (folder / "run.json").is_file():
+        print(f"{folder} is finished: there is nothing to go on with")
+        return
+    if not left:
+        raise OutputError(f"{folder} holds no snapshot. Start again, with --snapshot-every N to be able to go on.")
+    failed: OutputError | None = None
+    for path in left:
+        try:
+            snapshot = read_snapshot(path)
+            recipe = Recipe.from_dict(snapshot.told.get("recipe", {}))
+            versions, weights = snapshot.told.get("versions"), snapshot.told.get("weights")
+            backend = reload_backend(recipe, weights, versions, device=device, model=model, threads=threads)
+            for line in changed(versions, backend.device):
+                print(f"{line}: the last bits may differ")
+            job = Job.resumed(backend, snapshot, folder)
+            print(f"going on after block {snapshot.block} of {job.rollout.blocks}")
+            roll(job)
+            return
+        except OutputError as error:  # the last one may have been cut off by whatever stopped the run
+            print(f"rollout: {error}", file=sys.stderr)
+            failed = error
+    assert failed is not None
+    raise failed

@@ -1,0 +1,107 @@
+"""Running a job where somebody may look on, and may want it to stop."""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rollout.errors import Stopped
+
+if TYPE_CHECKING:
+    from rollout.job import Job
+    from rollout.loop import Result
+
+EVERY = 5.0
+"""Seconds between two plain lines."""
+
+
+def watch(job: "Job", each: "Callable[[Result], None] | None" = None) -> tuple[float, int]:
+    """Run a job under a progress bar, or with plain lines where no terminal looks on; seconds and pixel frames made."""
+    spec, blocks, begun = job.backend.spec, job.rollout.blocks, time.monotonic()
+    start = job.rollout.progress.next
+    done = made = 0
+    with _stoppable(job), _bar(blocks, start) as advance:
+        for result in job.run():
+            if each is not None:
+                each(result)
+            done = spec.pixel_frames(result.block.end)
+            made = done - spec.pixel_frames(start * spec.block)
+            advance(
+                result.block.index + 1, made / (time.monotonic() - begun), spec.pixel_frames(blocks * spec.block) - done
+            )
+    return time.monotonic() - begun, made
+
+
+Advance = Callable[[int, float, int], None]
+"""(blocks done, frames a second, frames left)."""
+
+
+@contextmanager
+def _bar(blocks: int, start: int) -> Iterator[Advance]:
+    if not sys.stdout.isatty():
+        yield _lines(blocks)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    speed = TextColumn("{task.fields[fps]:.1f} fps")
+    columns = (TextColumn("blocks"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
+    with Progress(*columns) as bar:
+        task = bar.add_task("", total=blocks, completed=start, fps=0.0)
+        yield lambda done, fps, left: bar.update(task, completed=done, fps=fps)
+
+
+def _lines(blocks: int) -> Advance:
+    told = time.monotonic()
+
+    def advance(done: int, fps: float, left: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > EVERY:
+            told = time.monotonic()
+            print(f"block {done} of {blocks}, {fps:.1f} fps, {left / fps:.0f}s left", flush=True)
+
+    return advance
+
+
+@contextmanager
+def _stoppable(job: "Job") -> Iterator[None]:
+    """Ctrl-C or SIGTERM finishes the block and writes a snapshot; a second one ends at once."""
+    asked = 0
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = number
+        job.stop()
+        print("stopping after this block; once more stops at once", file=sys.stderr, flush=True)
+
+    alone = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if alone else ()
+    before = {number: signal.signal(number, ask) for number in numbers}
+    try:
+        yield
+    except Stopped as error:
+        error.code = 128 + (asked or signal.SIGINT)
+        raise
+    except KeyboardInterrupt:
+        raise _at_once(job, asked or signal.SIGINT) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _at_once(job: "Job", number: int) -> Stopped:
+    from rollout.snapshot import snapshots
+
+    left = snapshots(job.folder)
+    if left:
+        error = Stopped(
+            f"stopped at once; {left[0].name} is the last snapshot. Go on with: rollout resume {job.folder}"
+        )
+    else:
+        error = Stopped("stopped at once, and nothing was kept. Start again.")
+    error.code = 128 + number
+    return error

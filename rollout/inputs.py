@@ -1,0 +1,58 @@
+"""What a rollout is given, checked and brought to one row a batch row."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from rollout.backend import Backend
+from rollout.cache import KVCache, kv_bytes
+from rollout.devices import free_bytes
+from rollout.errors import BackendError, RolloutError, ScriptError
+from rollout.script import Script
+
+T = TypeVar("T")
+
+
+def rows(values: Sequence[T], batch: int, what: str) -> list[T]:
+    """One value a batch row: all of them, or one for all."""
+    if len(values) not in (1, batch):
+        raise RolloutError(f"{len(values)} {what} do not fit a batch of {batch}. Give one, or one a row.")
+    return list(values) * (batch if len(values) == 1 else 1)
+
+
+def same_plan(scripts: Sequence[Script]) -> None:
+    """Raise ScriptError where the scripts of a batch differ in timing."""
+    plans = {tuple((shot.seconds, shot.cut) for shot in script.shots) for script in scripts}
+    if len(plans) > 1:
+        raise ScriptError("the scripts of a batch differ in timing. Give all the same durations and cuts.")
+
+
+def given_latents(latents: Tensor | None, backend: Backend, batch: int, what: str) -> Tensor | None:
+    """Latents (F or B, F, C, H, W) of whole blocks as (B, F, C, H, W), where they lie. Raises RolloutError."""
+    if latents is None:
+        return None
+    spec = backend.spec
+    found = latents if latents.ndim == 5 else latents[None]
+    shape = found.shape
+    if found.ndim != 5 or tuple(shape[2:]) != spec.latent or shape[0] not in (1, batch) or shape[1] == 0:
+        raise RolloutError(
+            f"the {what} has the shape {tuple(latents.shape)}; {spec.name} takes (frames, "
+            f"{', '.join(map(str, spec.latent))})."
+        )
+    if shape[1] % spec.block:
+        raise RolloutError(f"the {what} has {shape[1]} frames; give whole blocks of {spec.block}.")
+    return found.expand(batch, -1, -1, -1, -1)
+
+
+def new_cache(backend: Backend, window: int, batch: int) -> KVCache:
+    """A cache for a backend. Raises BackendError where its memory is not there."""
+    need, free = kv_bytes(backend.spec, window, batch, backend.dtype), free_bytes(backend.device)
+    if free is not None and need > free:
+        raise BackendError(
+            f"{window} cached frames take {need / 2**20:,.0f} MiB of keys and values; {backend.device} has {free / 2**20:,.0f} "
+            "free. Use a smaller window, batch or size."
+        )
+    attention = getattr(backend, "attention", scaled_dot_product_attention)
+    return KVCache(backend.spec, window, batch, dtype=backend.dtype, device=backend.device, attention=attention)

@@ -1,0 +1,115 @@
+"""Latents on disk as they come: one safetensors file that grows by blocks and can be read from anywhere in it."""
+
+import json
+import mmap
+import struct
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from rollout.errors import OutputError
+
+HEADER = 256
+"""Bytes kept free for the header, which the format lets us pad with spaces."""
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class LatentsWriter:
+    """Writes NAME.partial.safetensors, whole after every block, and gives it its name in `close`.
+
+    `keep` frames of an earlier NAME.partial.safetensors stay, and what follows them is cut off.
+    """
+
+    def __init__(self, path: Path, *, keep: int = 0) -> None:
+        self.path, self.partial = path, path.with_suffix(f".partial{path.suffix}")
+        self.frames = 0
+        self._shape: tuple[int, ...] = ()
+        self._dtype = ""
+        try:
+            if keep:
+                if path.exists() and not self.partial.exists():  # finished, but not the run
+                    path.replace(self.partial)
+                kept = read_latents(self.partial)
+                if len(kept) < keep:
+                    raise OutputError(f"{self.partial} holds {len(kept)} of {keep} frames. Start again.")
+                self.frames, self._shape, self._dtype = keep, tuple(kept.shape[1:]), NAMES[kept.dtype]
+                del kept
+            self._file = self.partial.open("r+b" if keep else "wb")
+            self._file.truncate(HEADER + self._bytes)
+            self._file.seek(0, 2)
+        except OSError as error:
+            raise OutputError(f"{self.partial} cannot be written: {error.strerror}. Choose another --out.") from error
+
+    @property
+    def _bytes(self) -> int:
+        if not self._shape:
+            return 0
+        return self.frames * torch.Size(self._shape).numel() * DTYPES[self._dtype].itemsize
+
+    def write(self, latents: Tensor) -> None:
+        """Append frames (F, C, H, W). Raises OutputError."""
+        self._shape, self._dtype = tuple(latents.shape[1:]), NAMES[latents.dtype]
+        try:
+            self._file.seek(0, 2)
+            self._file.write(as_bytes(latents))
+            self.frames += len(latents)
+            self._head()
+        except OSError as error:
+            raise OutputError(f"{self.partial} cannot be written: {error.strerror}. Free some space.") from error
+
+    def _head(self) -> None:
+        shape = [self.frames, *self._shape]
+        head = {"latents": {"dtype": self._dtype, "shape": shape, "data_offsets": [0, self._bytes]}}
+        self._file.seek(0)
+        self._file.write(struct.pack("<Q", HEADER - 8) + json.dumps(head).encode().ljust(HEADER - 8))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Give the file its name. Raises OutputError."""
+        try:
+            self._file.close()
+            self.partial.replace(self.path)
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error.strerror}. Free some space.") from error
+
+    def __enter__(self) -> "LatentsWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._file.close()
+
+
+def as_bytes(tensor: Tensor) -> bytes:
+    """A tensor's numbers, as the machine holds them."""
+    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def read_latents(path: Path) -> Tensor:
+    """Frames (F, C, H, W) of a file that LatentsWriter wrote, finished or not, mapped and not read. Raises OutputError."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if not 0 < length <= 2**20:
+                raise ValueError("its header is no safetensors header")
+            told = json.loads(file.read(length))["latents"]
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        dtype, shape = DTYPES[told["dtype"]], [int(n) for n in told["shape"]]
+        begin = 8 + length + int(told["data_offsets"][0])
+        frame = torch.Size(shape[1:]).numel()
+        there = (len(mapped) - begin) // (frame * dtype.itemsize)
+        frames = min(shape[0], there)
+        if len(shape) != 4 or frames < 1:
+            raise ValueError("it holds no frames")
+        found = torch.frombuffer(mapped, dtype=dtype, offset=begin, count=frames * frame)
+        return found.view(frames, *shape[1:])
+    except (OSError, ValueError, KeyError, TypeError, IndexError, struct.error, ZeroDivisionError) as error:
+        why = "it is missing" if isinstance(error, FileNotFoundError) else f"it cannot be read ({error})"
+        raise OutputError(f"no latents in {path}: {why}. Give a file that --latents wrote.") from error

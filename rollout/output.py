@@ -1,0 +1,140 @@
+"""A run's files as they grow: video, latents, contact sheet, subtitles; and digests of what went into them."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rollout.backend import Backend
+from rollout.files import sync, write_text, write_whole
+from rollout.latents import LatentsWriter, as_bytes
+from rollout.loop import Result
+from rollout.sheet import Sheet
+from rollout.snapshot import flatten, part, under, unflatten
+from rollout.video import Frames, Subtitle, VideoWriter, webvtt
+
+
+class Chain:
+    """A digest that goes on from block to block, and after a stop: sha256(last digest, bytes)."""
+
+    def __init__(self, value: str = "") -> None:
+        self.value = value
+
+    def add(self, data: bytes) -> None:
+        """Add a block's bytes."""
+        self.value = sha256(bytes.fromhex(self.value) + data).hexdigest()
+
+
+class Output:
+    """Decodes and writes block by block under names that say partial; `close` gives the finished files theirs.
+
+    `earlier` is the state that `state` gave when another process was here: what was written after it is written again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        backend: Backend,
+        *,
+        blocks: int,
+        lines: Sequence[Subtitle] = (),
+        latents: bool = False,
+        exact: bool = False,
+        earlier: tuple[Mapping[str, Any], Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        self.folder, self.spec, self.lines = folder, backend.spec, lines
+        self.decoder, self.sheet = backend.decoder(), Sheet(blocks)
+        self.pixels, self.clean = Chain(), Chain()
+        self.last: Frames | None = None
+        """The last block's frames."""
+        self._stack = ExitStack()
+        told, tensors = earlier or ({}, {})
+        frames, tail = int(told.get("frames", 0)), tensors.get("tail")
+        if tail is not None:
+            frames -= len(tail)
+            self.decoder.restore(unflatten(told["decoder"], part(tensors, "decoder")))
+            self.sheet.restore(told["sheet"], part(tensors, "sheet"))
+            self.pixels, self.clean = Chain(told["digests"]["frames"]), Chain(told["digests"]["latents"])
+        try:
+            self._latents = None
+            if latents:
+                writer = LatentsWriter(folder / "latents.safetensors", keep=int(told.get("latents", 0)))
+                self._latents = self._stack.enter_context(writer)
+            video = VideoWriter(folder / "video.mp4", self.spec.fps, subtitles=lines, keep=frames)
+            self._writers = [self._stack.enter_context(video)]
+            if exact:
+                mkv = VideoWriter(folder / "frames.mkv", self.spec.fps, exact=True)
+                self._writers.append(self._stack.enter_context(mkv))
+            if tail is not None:  # the end of a file that was cut off may lack a frame or two
+                self._write(tail.numpy())
+        except BaseException as error:
+            self.leave(error, keep=earlier is not None)
+            raise
+
+    @property
+    def frames(self) -> int:
+        """Pixel frames so far."""
+        return self._writers[0].frames
+
+    def add(self, result: Result) -> None:
+        """Decode a block and write it. Raises OutputError."""
+        latents = result.latents[0]
+        frames: Frames = self.decoder.push(latents).numpy()
+        self.sheet.add(result, frames, self.spec.seconds(result.block.start))
+        self._write(frames)
+        if self._latents is not None:
+            self._latents.write(latents)
+        self.pixels.add(frames.tobytes())
+        self.clean.add(as_bytes(latents))
+
+    def _write(self, frames: Frames) -> None:
+        for writer in self._writers:
+            writer.write(frames)
+        self.last = frames
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What goes on after a stop, as JSON and tensors; what was written so far is brought to the disk."""
+        tensors: dict[str, Tensor] = {}
+        decoder = flatten(self.decoder.state(), tensors, "state")
+        sheet, tiles = self.sheet.state()
+        assert self.last is not None
+        sync(self._writers[0].partial)
+        if self._latents is not None:
+            sync(self._latents.partial)
+        told = {
+            "frames": self.frames,
+            "latents": 0 if self._latents is None else self._latents.frames,
+            "decoder": decoder,
+            "sheet": sheet,
+            "digests": self.digests,
+        }
+        tail = {"tail": torch.from_numpy(self.last)}
+        return told, dict(under(tensors, "decoder")) | dict(under(tiles, "sheet")) | tail
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """What the run made, in 64 characters each: equal digests mean equal latents and equal pixels."""
+        return {"latents": self.clean.value, "frames": self.pixels.value}
+
+    def close(self, *, keep: bool) -> None:
+        """Finish all files; where that fails `keep` what a snapshot goes on from. Raises OutputError."""
+        for writer in self._writers:
+            writer.kept = keep
+        self._stack.close()
+        if self.lines:
+            write_text(self.folder / "subtitles.vtt", webvtt(self.lines))
+        picture = self.sheet.draw()
+        write_whole(self.folder / "contact.png", lambda path: picture.save(path, "PNG"))
+
+    def leave(self, error: BaseException, *, keep: bool) -> None:
+        """End with an error: files that a snapshot goes on from stay under their partial names, others go."""
+        for writer in getattr(self, "_writers", ()):
+            writer.kept = keep
+        latents = getattr(self, "_latents", None)
+        self._stack.__exit__(type(error), error, error.__traceback__)
+        if latents is not None and not keep:
+            latents.partial.unlink(missing_ok=True)

@@ -1,0 +1,55 @@
+"""What a rollout starts from instead of noise."""
+
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from rollout.backend import Backend
+from rollout.errors import OutputError
+from rollout.video import read_video
+
+
+def read_prefix(
+    backend: Backend, given: str | None, prompt: str, seed: int
+) -> tuple[torch.Tensor | None, dict[str, Any] | None]:
+    """The latents that a rollout starts from: N true blocks of the backend's world, a latents file or a video."""
+    if given is None:
+        return None, None
+    if given.isdecimal():
+        make: Callable[[str, int, int], torch.Tensor] | None = getattr(backend, "truth", None)
+        if make is None:
+            raise OutputError(
+                f"the backend '{backend.spec.name}' has no true blocks to start from. Give a video or a latents file."
+            )
+        if not 0 < int(given) <= 1000:
+            raise OutputError(f"--prefix {given[:20]} is no number of true blocks. Use 1 to 1000.")
+        return make(prompt, int(given), seed), {"blocks": int(given)}
+    path = Path(given)
+    if not path.is_file():
+        raise OutputError(f"the prefix {path} is not a file. Give a number of true blocks, a video or a latents file.")
+    if path.suffix == ".safetensors":
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise OutputError(
+                f"{path} cannot be read as safetensors: {error}. Give a file with the key 'latents'."
+            ) from error
+        if "latents" not in tensors:
+            raise OutputError(
+                f"{path} holds {', '.join(sorted(tensors)[:5])} but no 'latents'. Give a file that --latents wrote."
+            )
+        return tensors["latents"].float(), _file_record(path)
+    encode = getattr(backend, "encode_video", None)
+    if encode is None:
+        raise OutputError(f"the backend '{backend.spec.name}' cannot encode a video. Give a latents file.")
+    return encode(read_video(path, most=10_000)), _file_record(path)
+
+
+def _file_record(path: Path) -> dict[str, str]:
+    """A file by its content: a run from it can be repeated wherever it lies."""
+    return {"file": path.name, "sha256": sha256(path.read_bytes()).hexdigest()}

@@ -1,0 +1,109 @@
+"""Snapshots: one safetensors file from which a rollout goes on bit for bit. Nothing in it is run or unpickled."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rollout.errors import OutputError
+from rollout.files import write_whole
+
+FORMAT = "rollout-snapshot-1"
+KEPT = 2
+"""The last ones that stay: one of them was whole when the other was being written."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """`told` is JSON: recipe, versions, state of rollout, decoder and output; `tensors` what belongs to it."""
+
+    block: int
+    """Blocks that are done."""
+    told: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    def write(self, folder: Path) -> Path:
+        """Write snapshot-NNNNNN.safetensors whole, and remove all but the last two. Raises OutputError."""
+        path = folder / f"snapshot-{self.block:06d}.safetensors"
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        head = {"format": FORMAT, "snapshot": json.dumps(self.told, ensure_ascii=False)}
+        write_whole(path, lambda partial: save_file(tensors, partial, metadata=head))
+        for old in snapshots(folder)[KEPT:]:
+            old.unlink(missing_ok=True)
+        return path
+
+
+def snapshots(folder: Path) -> list[Path]:
+    """The snapshots of a folder, the newest first."""
+    found = [(int(match[1]), path) for path in folder.glob("snapshot-*") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+_NAME = re.compile(r"snapshot-(\d{6,12})\.safetensors")
+
+
+def read_snapshot(path: Path) -> Snapshot:
+    """A snapshot file; what its tensors are is checked where they are used. Raises OutputError."""
+    match = _NAME.fullmatch(path.name)
+    try:
+        with safe_open(path, "pt") as file:
+            head = file.metadata() or {}
+            if head.get("format") != FORMAT or match is None:
+                raise ValueError(f"its format is not {FORMAT}")
+            told = json.loads(head["snapshot"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if not isinstance(told, dict):
+            raise ValueError("it holds no object")
+    except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
+        raise damaged(path, error) from error
+    return Snapshot(int(match[1]), told, tensors)
+
+
+def damaged(path: Path, error: Exception) -> OutputError:
+    """What to say of a snapshot that cannot be used."""
+    why = (
+        f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0][:200] if str(error) else ""
+    )
+    return OutputError(f"the snapshot {path} cannot be used: {why or type(error).__name__}. Use an earlier one.")
+
+
+def flatten(value: Any, tensors: dict[str, Tensor], name: str) -> Any:
+    """A state of dicts, lists, numbers and tensors as JSON; its tensors go to `tensors` under names from `name` on."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"dict": {str(key): flatten(v, tensors, f"{name}.{key}") for key, v in value.items()}}
+    if isinstance(value, list | tuple):
+        return {"list": [flatten(v, tensors, f"{name}.{i}") for i, v in enumerate(value)]}
+    return value
+
+
+def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The way back. Raises KeyError, ValueError."""
+    if not isinstance(value, dict):
+        return value
+    ((kind, inner),) = value.items()
+    if kind == "tensor":
+        return tensors[inner]
+    if kind == "dict":
+        return {key: unflatten(v, tensors) for key, v in inner.items()}
+    if kind == "list":
+        return [unflatten(v, tensors) for v in inner]
+    raise ValueError(f"it holds a {kind[:40]!r}")
+
+
+def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors under NAME., without it."""
+    return {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
+
+
+def under(tensors: Mapping[str, Tensor], name: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors with NAME. before their names."""
+    return ((f"{name}.{key}", tensor) for key, tensor in tensors.items())
