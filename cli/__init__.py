@@ -48,9 +48,20 @@ app.add_typer(weights.app, name="weights")
 def main() -> None:
     """The `rollout` command: bad input gives one line on stderr and exit code 2, a stop 130 or 143."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except RolloutError as error:
         print(f"rollout: {error}", file=sys.stderr)
         if isinstance(error, ScriptError) and error.pointer() and sys.stderr.isatty():
             print(error.pointer(), file=sys.stderr)
         raise SystemExit(error.code if isinstance(error, Stopped) else 2) from None
+    except typer.Abort:
+        raise SystemExit(130) from None
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's own: a wrong option or argument
+            raise
+        told = str(error.format_message())
+        print(
+            told if "\n" in told else f"rollout: {told.rstrip(chr(46))}. See --help.", file=sys.stderr
+        )  # a page is the help itself
+        raise SystemExit(2) from None
+    raise SystemExit(code if isinstance(code, int) else 0)

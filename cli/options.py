@@ -89,7 +89,7 @@ def reload_backend(
     from rollout.errors import BackendError
 
     before = versions.get("threads") if isinstance(versions, Mapping) else None
-    wanted = threads or (before if isinstance(before, int) and before > 0 else None)
+    wanted = threads or (before if isinstance(before, int) and 0 < before <= 1024 else None)
     if wanted:
         torch.set_num_threads(wanted)
     options = dict(recipe.options) | ({"model": model} if model is not None else {})

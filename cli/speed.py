@@ -45,6 +45,14 @@ def speed(
         int | None,
         typer.Option(min=30, help="Roll out this many latent frames and show cost and memory along the way."),
     ] = None,
+    points: Annotated[int, typer.Option(min=1, help="Rows along the way, with --frames.")] = 10,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="With --frames and one preset: make it a whole run here, and measure its drift."
+        ),
+    ] = None,
+    snapshot_every: Annotated[int | None, typer.Option(min=1, metavar="N", help="As for 'rollout gen'.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     to: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the rows as JSON.")] = None,
     plugin: Plugin = None,
@@ -74,7 +82,10 @@ def speed(
         }
         given = {k: v for k, v in options.items() if v is not None}
         loaded = _load(backend, random, size, layers, device, given)
-        found = _rollouts(loaded, presets, blocks) if frames is None else _flat(loaded, presets, frames)
+        if frames is None:
+            found = _rollouts(loaded, presets, blocks)
+        else:
+            found = _flat(loaded, presets, frames, points, out, snapshot_every)
     if to is not None:
         write_text(to, json.dumps(found, indent=1) + "\n")
 
@@ -162,15 +173,25 @@ def _rollouts(backend: "Backend", presets: str, blocks: int) -> dict[str, Any]:
     return {"rows": [row.to_dict() for row in rows]}
 
 
-def _flat(backend: "Backend", presets: str, frames: int) -> dict[str, Any]:
+def _flat(
+    backend: "Backend", presets: str, frames: int, points: int, out: Path | None, every: int | None
+) -> dict[str, Any]:
     """One long rollout a preset."""
-    from rollout.benchmarks.speed.flat import flat, points_table
+    from rollout.benchmarks.speed.flat import Point, flat, points_table
+    from rollout.files import new_folder
 
     strategies, prompt = _begin(backend, presets)
-    points = {}
-    for name, strategy in strategies.items():
+    if out is not None and (len(strategies) > 1 or backend.spec.name != "sprites"):
+        raise SpecError("--out takes one preset of the sprite world, whose truth is known. Use --presets NAME.")
+    for strategy in strategies.values():
         strategy.check(backend.spec, frames)
-        points[name] = list(flat(backend, strategy, prompt, frames))
-        print(f"  {name}: {points[name][-1].block_ms:.1f} ms a block at the end", flush=True)
-    print(points_table(points))
-    return {"rows": [{"strategy": name, **p.to_dict()} for name, row in points.items() for p in row]}
+    if out is not None:
+        new_folder(out)
+    found: dict[str, list[Point]] = {}
+    for name, strategy in strategies.items():
+        found[name] = []
+        for point in flat(backend, strategy, prompt, frames, points=points, folder=out, every=every):
+            found[name].append(point)
+            print(f"  {name}: {point.frames} frames, {point.block_ms:.1f} ms a block", flush=True)
+    print(points_table(found))
+    return {"rows": [{"strategy": name, **p.to_dict()} for name, row in found.items() for p in row]}

@@ -27,6 +27,9 @@ from rollout.snapshot import Snapshot, damaged, part, snapshots, under
 FILES = ("video.mp4", "subtitles.vtt", "contact.png", "run.json", "latents.safetensors", "frames.mkv")
 UNFINISHED = ("video.partial.mp4", "video.earlier.mp4", "latents.partial.safetensors", "frames.partial.mkv")
 
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, ArithmeticError)
+"""What reading a snapshot that was changed may come to."""
+
 
 @dataclass
 class Job:
@@ -72,12 +75,17 @@ class Job:
         path = folder / f"snapshot-{snapshot.block:06d}.safetensors"
         try:
             told = snapshot.told["job"]
+            if any(not 0 <= int(told[name]) <= snapshot.block for name in ("first", "history")):
+                raise ValueError("it lies before blocks that were given")
             every = None if told["every"] is None else int(told["every"])
             recipe = Recipe.from_dict(snapshot.told["recipe"])
             job = cls(backend, recipe, folder, latents=bool(told["latents"]), every=every, earlier=snapshot)
             job.rollout.restore(snapshot.told["rollout"], part(snapshot.tensors, "rollout"))
+            last = job.rollout.progress.last
+            if last is None or last.index + 1 != snapshot.block:
+                raise ValueError("its name is not its block's")
             return job
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        except DAMAGE as error:
             raise damaged(path, error) from error
 
     def stop(self) -> None:
@@ -118,7 +126,7 @@ class Job:
                 exact=self.exact,
                 earlier=earlier,
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except DAMAGE as error:
             if self.earlier is None:
                 raise
             raise damaged(self.folder / f"snapshot-{self.earlier.block:06d}.safetensors", error) from error

@@ -1,52 +1,118 @@
-"""Is a long rollout as cheap at its end as at its beginning? Times, memory and bytes held along the way."""
+"""Is a long rollout as good and as cheap at its end as at its beginning? Times, memory, bytes and drift along the way."""
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from rollout.backend import Backend
-from rollout.loop import generate
+from rollout.backends.sprites.grammar import parse
+from rollout.backends.sprites.trackers import torus, track
+from rollout.backends.sprites.world import CENTRE, motion, seeded_world
+from rollout.job import Job
+from rollout.loop import Result, Rollout, generate
+from rollout.recipe import Recipe
 from rollout.script import Script, Shot
 from rollout.strategy import Strategy
+
+TRUE = 2
+"""True blocks that a rollout starts from where its drift is measured."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What a stretch of a rollout of the sprite world shows, against the truth from which it started."""
+
+    position: float
+    """Mean distance from the true path, pixels."""
+    identity: float
+    """Share of frames with the right colour and shape."""
+    action: float
+    """Share of frames with the right action."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """What a rollout cost over the blocks before `frames`."""
+    """What a rollout cost over the blocks before `frames`, and how far it has drifted there."""
 
     frames: int
     block_ms: float
-    """Median, decoding left out."""
+    """Median; with decoding and writing where the rollout goes to a folder."""
     resident_mib: float
     """Of the whole process; NaN where the platform does not say."""
     kv_bytes: int
     extra_bytes: int
     """Raw copies of sinks, float32 averages of memory."""
+    drift: Drift | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
 
 
-def flat(backend: Backend, strategy: Strategy, prompt: str, frames: int, *, points: int = 10) -> Iterator[Point]:
-    """Roll out one prompt for `frames` latent frames; about `points` points, evenly."""
-    spec = backend.spec
-    blocks = -(-frames // spec.block)
-    every = max(1, blocks // points)
-    run = generate(backend, strategy, Script((Shot(prompt, blocks * spec.block * spec.stride / spec.fps),)))
+def flat(
+    backend: Backend,
+    strategy: Strategy,
+    prompt: str,
+    frames: int,
+    *,
+    points: int = 10,
+    folder: Path | None = None,
+    every: int | None = None,
+) -> Iterator[Point]:
+    """Roll out one prompt for `frames` latent frames; about `points` points, evenly.
+
+    With a `folder` it is a whole run, with video and a snapshot `every` blocks, and starts from true blocks of the sprite
+    world, against which its drift is measured.
+    """
+    blocks = -(-frames // backend.spec.block)
+    run, results = _start(backend, strategy, prompt, blocks, folder, every)
+    count = max(1, blocks // points)
     times: list[float] = []
+    shown: list[Tensor] = []
     begun = time.perf_counter()
-    for result in run:
+    for result in results:
         times.append(time.perf_counter() - begun)
-        if len(times) == every:
-            yield Point(
-                result.block.end, 1000 * statistics.median(times), resident(), run.cache.bytes, run.cache.extra_bytes
-            )
-            times.clear()
+        if folder is not None:
+            shown.append(result.latents[0])
+        if len(times) == count:
+            end = result.block.end
+            drift = _drift(backend, prompt, end, shown) if shown else None
+            ms = 1000 * statistics.median(times)
+            yield Point(end, ms, resident(), run.cache.bytes, run.cache.extra_bytes, drift)
+            times, shown = [], []
         begun = time.perf_counter()
+
+
+def _start(
+    backend: Backend, strategy: Strategy, prompt: str, blocks: int, folder: Path | None, every: int | None
+) -> tuple[Rollout, Iterator[Result]]:
+    spec = backend.spec
+    length = spec.block * spec.stride / spec.fps
+    if folder is None:
+        run = generate(backend, strategy, Script((Shot(prompt, blocks * length),)))
+        return run, run
+    script = Script((Shot(prompt, (blocks - TRUE) * length),))
+    job = Job(backend, Recipe(strategy, str(script), prefix=str(TRUE)), folder, every=every)
+    return job.rollout, job.run()
+
+
+def _drift(backend: Backend, prompt: str, end: int, latents: Sequence[Tensor]) -> Drift:
+    """The drift over the stretch of `latents` that ends before frame `end`; the action needs neighbours on both sides."""
+    video = backend.decoder().push(torch.cat(list(latents)))
+    caption, times = parse(prompt), torch.arange(end - len(video), end)[None]
+    world = seeded_world(caption, TRUE * backend.spec.block, 0)
+    seen = track(video.permute(0, 3, 1, 2).float().div(255)[None])
+    x, y, _, _ = motion(world.action[:, None], world.phase[:, None], times)
+    error = torch.hypot(torus(seen.x - CENTRE[0] - x), seen.y - CENTRE[1] - y)
+    right = (seen.colour == world.colour[0]) & (seen.shape == world.shape[0])
+    action = seen.action == world.action[0]
+    return Drift(*(float(row[0].float().mean()) for row in (error, right, action)))
 
 
 def resident() -> float:
@@ -60,10 +126,16 @@ def resident() -> float:
 
 def points_table(points: dict[str, list[Point]]) -> str:
     """Points of several strategies as a Markdown table."""
-    lines = ["| strategy | frames | ms a block | resident MiB | KV bytes | raw copies, bytes |", "|" + "---|" * 6]
+    head = ["strategy", "frames", "ms a block", "resident MiB", "KV bytes", "raw copies, bytes"]
+    drifts = any(point.drift for row in points.values() for point in row)
+    if drifts:
+        head += ["off its path, px", "colour and shape", "action"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for name, row in points.items():
-        lines += [
-            f"| {name} | {p.frames:,} | {p.block_ms:.2f} | {p.resident_mib:.1f} | {p.kv_bytes:,} | {p.extra_bytes:,} |"
-            for p in row
-        ]
+        for p in row:
+            cells = [name, f"{p.frames:,}", f"{p.block_ms:.2f}", f"{p.resident_mib:.1f}", f"{p.kv_bytes:,}"]
+            cells.append(f"{p.extra_bytes:,}")
+            if p.drift is not None:
+                cells += [f"{p.drift.position:.2f}", f"{p.drift.identity:.3f}", f"{p.drift.action:.3f}"]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
