@@ -85,7 +85,7 @@ class History:
         own = self.recipe
         shots = list(self._shots(spec))
         if prompt is not None:
-            shots = list(self._before(shots, block, spec)) + list(Script.parse(prompt).shots)
+            shots = list(self._before(shots, block, spec)) + list(Script.parse(prompt, goes_on=True).shots)
         script = Script(tuple(shots))
         if script.count(spec) <= block:
             raise ScriptError("the history ends where the fork begins. Say with --prompt how it goes on.")

@@ -5,7 +5,7 @@ While it runs its files say partial. A run that was stopped goes on from its las
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,13 @@ from rollout.backend import Backend
 from rollout.errors import RolloutError, Stopped
 from rollout.files import alone, write_text
 from rollout.loop import Result, Rollout, generate
-from rollout.output import Output
+from rollout.output import Output, State
 from rollout.prefix import read_prefix
 from rollout.recipe import Recipe
 from rollout.record import machine, record, subtitles
 from rollout.script import Script
 from rollout.snapshot import Snapshot, damaged, part, snapshots, under
+from rollout.video import Subtitle
 
 FILES = ("video.mp4", "subtitles.vtt", "contact.png", "run.json", "latents.safetensors", "frames.mkv")
 UNFINISHED = ("video.partial.mp4", "video.earlier.mp4", "latents.partial.safetensors", "frames.partial.mkv")
@@ -113,23 +114,23 @@ class Job:
         if self.earlier is None:
             for name in (*FILES, *UNFINISHED, *(path.name for path in snapshots(self.folder))):  # with --force
                 (self.folder / name).unlink(missing_ok=True)
-            earlier = None
-        else:
-            earlier = self.earlier.told["output"], part(self.earlier.tensors, "output")
+            return self._output(lines)
         try:
-            return Output(
-                self.folder,
-                self.backend,
-                blocks=self.rollout.blocks,
-                lines=lines,
-                latents=self.latents,
-                exact=self.exact,
-                earlier=earlier,
-            )
+            tensors = part(self.earlier.tensors, "output")
+            return self._output(lines, earlier=(self.earlier.told["output"], tensors))
         except DAMAGE as error:
-            if self.earlier is None:
-                raise
             raise damaged(self.folder / f"snapshot-{self.earlier.block:06d}.safetensors", error) from error
+
+    def _output(self, lines: Sequence[Subtitle], earlier: State | None = None) -> Output:
+        return Output(
+            self.folder,
+            self.backend,
+            blocks=self.rollout.blocks,
+            lines=lines,
+            latents=self.latents,
+            exact=self.exact,
+            earlier=earlier,
+        )
 
     def _blocks(self, output: Output) -> Iterator[Result]:
         begun, before = time.monotonic(), self.seconds

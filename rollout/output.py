@@ -17,12 +17,15 @@ from rollout.sheet import Sheet
 from rollout.snapshot import flatten, part, under, unflatten
 from rollout.video import Frames, Subtitle, VideoWriter, webvtt
 
+State = tuple[Mapping[str, Any], Mapping[str, Tensor]]
+"""JSON, and the tensors that belong to it."""
+
 
 class Chain:
     """A digest that goes on from block to block, and after a stop: sha256(last digest, bytes)."""
 
     def __init__(self, value: str = "") -> None:
-        self.value = value
+        self.value = bytes.fromhex(value).hex()
 
     def add(self, data: bytes) -> None:
         """Add a block's bytes."""
@@ -44,7 +47,7 @@ class Output:
         lines: Sequence[Subtitle] = (),
         latents: bool = False,
         exact: bool = False,
-        earlier: tuple[Mapping[str, Any], Mapping[str, Tensor]] | None = None,
+        earlier: State | None = None,
     ) -> None:
         self.folder, self.spec, self.lines = folder, backend.spec, lines
         self.decoder, self.sheet = backend.decoder(), Sheet(blocks)

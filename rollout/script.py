@@ -57,9 +57,9 @@ class Script:
     shots: tuple[Shot, ...]
 
     @classmethod
-    def parse(cls, text: str) -> "Script":
-        """Read the text form. Raises ScriptError that points at the character."""
-        return cls(tuple(_shots(text)))
+    def parse(cls, text: str, *, goes_on: bool = False) -> "Script":
+        """Read the text form; one that `goes_on` from a history may cut at its start. Raises ScriptError that points."""
+        return cls(tuple(_shots(text, goes_on)))
 
     def __str__(self) -> str:
         """The text form; parsing it gives the same script."""
@@ -124,7 +124,7 @@ def planned(script: Script, spec: Spec, *, first: int = 0) -> list[Planned]:
     return shots
 
 
-def _shots(text: str) -> Iterator[Shot]:
+def _shots(text: str, goes_on: bool) -> Iterator[Shot]:
     if len(text) > MAX_CHARACTERS:
         raise ScriptError(f"the script has {len(text)} characters; the longest is {MAX_CHARACTERS}. Shorten it.")
     for position, character in enumerate(text):
@@ -139,7 +139,7 @@ def _shots(text: str) -> Iterator[Shot]:
         raise ScriptError("the script is empty. Write a prompt, such as 'a red circle walks right[5s]'.", text, 0)
     subtitles = _subtitles(text, tail, semicolon, len(pieces))
     for number, ((start, piece), subtitle) in enumerate(zip(pieces, subtitles, strict=True)):
-        yield _shot(text, start, piece, subtitle, first=number == 0)
+        yield _shot(text, start, piece, subtitle, first=number == 0 and not goes_on)
 
 
 def _split(text: str, start: int) -> list[tuple[int, str]]:

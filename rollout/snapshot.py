@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ class Snapshot:
         """Write snapshot-NNNNNN.safetensors whole, and remove all but the last two. Raises OutputError."""
         path = folder / f"snapshot-{self.block:06d}.safetensors"
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        head = {"format": FORMAT, "snapshot": json.dumps(self.told, ensure_ascii=False)}
+        told = json.dumps(self.told, ensure_ascii=False)
+        head = {"format": FORMAT, "snapshot": told, "digest": sha256(told.encode()).hexdigest()}
         write_whole(path, lambda partial: save_file(tensors, partial, metadata=head))
         for old in snapshots(folder)[KEPT:]:
             old.unlink(missing_ok=True)
@@ -56,6 +58,8 @@ def read_snapshot(path: Path) -> Snapshot:
             head = file.metadata() or {}
             if head.get("format") != FORMAT or match is None:
                 raise ValueError(f"its format is not {FORMAT}")
+            if head["digest"] != sha256(head["snapshot"].encode()).hexdigest():
+                raise ValueError("its content is not what was written")
             told = json.loads(head["snapshot"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if not isinstance(told, dict):

@@ -159,65 +159,6 @@ def test_the_vocabulary(args: list[str], strategy: str) -> None:
     assert run("explain", "a[1s]", *args).output.splitlines()[0].startswith(strategy + "  on sprites")
 
 
-@pytest.mark.parametrize(
-    ("args", "says"),
-    [
-        (["--pos", "relative"], "no positions called 'relative'. Did you mean 'relativistic'"),
-        (["--cache", "snik"], "no policy or switch called 'snik'. Did you mean 'sink'"),
-        (["--cache", "sink+ema"], "two policies"),
-        (["--cache", "keep+flush"], "two switches"),
-        (["--cache", "sink+"], "not POLICY[+]SWITCH"),
-        (["--cache", "sink:wimdow=3"], "no field 'wimdow'. Its fields are window, sink"),
-        (["--cache", "sink:window=big"], 'window is a whole number, not "big"'),
-        (["--cache", "sink:window=6.5"], "window is a whole number"),
-        (["--cache", "sink:window"], "no FIELD=VALUE"),
-        (["--cache", "sink:window=6,window=7"], "twice"),
-        (["--cache", "ema:pool=all"], "one of 'token', 'frame'"),
-        (["--cache", "ema:rates=0.1/x"], "rates is a number"),
-        (["--cache", "ema:rates=2"], "outside"),
-        (["--cache", "ema", "--pos", "absolute"], "Use positions='online'"),
-        (["--cache", "sink:window=3,sink=1"], "at least 4"),
-        (["--pos", "relativistic:cut=1/2/3"], "takes to/keep"),
-        (["--pos", "relativistic:head=40"], "40 .* 21 frames"),
-        (["--preset", "longlife"], "Did you mean 'longlive'"),
-        (["--backend", "wam"], "no backend called"),
-        (["--plugin", "missing.py"], "missing.py does not exist"),
-    ],
-)
-def test_bad_specs(args: list[str], says: str) -> None:
-    import re
-
-    assert re.search(says, refused("explain", "a[1s]", *args))
-
-
-@pytest.mark.parametrize(
-    ("args", "says"),
-    [
-        (["gen", "a red dog"], "does not know the word 'dog'"),
-        (["gen", "a[5s"], "never closed. Write the duration as [5s]. (character 2)"),
-        (["gen", A, "--steps", "0"], "too few"),
-        (["gen", A, "--shift", "0"], "shift 0"),
-        (["gen", A, "--context-noise", "1000"], "context noise 1000"),
-        (["gen", A, "--device", "cuda:99"], "is not there"),
-        (["gen", A, "--device", "meta"], "is not there"),
-        (["gen", A, "--prefix", "missing.mp4"], "not a file"),
-        (["gen", A, "--prefix", "0"], "no number of true blocks"),
-        (["gen", A + "[200s]", "--preset", "self-forcing"], "would fail at second 128.0"),
-        (["explain", ""], "empty"),
-    ],
-)
-def test_bad_input_writes_nothing(args: list[str], says: str, tmp_path: Path) -> None:
-    out = ["--out", str(tmp_path / "out")] if args[0] == "gen" else []
-    assert says in refused(*args, *out)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_output_places_that_do_not_work(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    assert "is a file" in refused("gen", A + "[0.4s]", "--out", str(tmp_path / "file"))
-    assert "cannot be written" in refused("gen", A + "[0.4s]", "--out", str(tmp_path / "file" / "below"))
-
-
 @pytest.fixture
 def small_disk() -> Iterator[None]:
     """A limit on file size, which fails a write as a full disk does."""

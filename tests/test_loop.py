@@ -311,7 +311,7 @@ def test_an_endless_rollout_ends_where_its_positions_do(micro: Sprites) -> None:
     run.backend = Breaks(micro, -1)
     run.backend.spec = replace(micro.spec, table=6)
     run._plan = iter(())
-    run._last = Block(1, 3, 3)
+    run.progress.last = Block(1, 3, 3)
     with pytest.raises(CompositionError, match="position table"):
         next(run)
 
@@ -349,5 +349,5 @@ def test_frames_that_are_held_no_longer_cannot_be_encoded_again(micro: Sprites) 
     for _ in range(5):
         next(run)
     run._latents.clear()
-    with pytest.raises(RolloutError, match="only the last 6 frames are held"):
+    with pytest.raises(RolloutError, match="only the last 6 are held"):
         next(run)

@@ -65,6 +65,15 @@ def test_subtitles_sit_on_true_frames() -> None:
     assert planned(script, WAN)[0].asked_seconds == 5.0
 
 
+def test_the_text_form_is_read_back() -> None:
+    for text in ("a", "a[5s]", "a[#] | b", "a[0.375s] | b[2.25s#] | c[#] ; one || three", "a[0.0625s]"):
+        script = Script.parse(text)
+        assert Script.parse(str(script)) == script
+    cut = Script.parse("a[5s#] | b", goes_on=True)
+    assert cut.shots[0].cut
+    assert not Script.parse("a[5s#] | b").shots[0].cut
+
+
 def test_a_prefix_belongs_to_the_first_shot() -> None:
     blocks = list(Script.parse("a[0.75s]|b[0.75s]").blocks(WAN, first=2))
     assert [b.prompt for b in blocks] == [0, 0, 0, 1]
@@ -124,6 +133,7 @@ def test_any_text_is_a_script_or_a_script_error(text: str) -> None:
         at = error.position
     else:
         at = None
+        assert Script.parse(str(script)) == script
         blocks = list(script.blocks(WAN))
         assert len(blocks) == script.count(WAN)
         assert [b.start for b in blocks] == [3 * i for i in range(len(blocks))]
