@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rollout import __version__
-from rollout.cli import bench, explain, export, gen, ls, score, weights
+from rollout.cli import attn, bench, explain, export, gen, ls, score, weights
 from rollout.errors import RolloutError, ScriptError
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ def options(
 
 app.command("gen")(gen.gen)
 app.command("explain")(explain.explain)
+app.command("attn")(attn.attn)
 app.command("ls")(ls.ls)
 app.command("score")(score.score)
 app.command("export")(export.export)
