@@ -152,7 +152,6 @@ class AttentionMap:
     def _observe(self, rows: Sequence[int]) -> Watch:
         """A reader's passes are a block's denoising steps, in order."""
         passes, tokens = count(), self.run.backend.spec.tokens
-        self._shares = None
 
         def watch(layer: int, q: Tensor, keys: Tensor) -> None:
             if layer == self.layer and next(passes) == self.step:
