@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from rollout import __version__
-from rollout.cli import bench, explain, export, fork, gen, ls, rerun, resume, score, weights
-from rollout.errors import RolloutError, ScriptError, Stopped
+from rollout.cli import attn, bench, explain, export, fork, gen, ls, rerun, resume, score, weights
 
 app = typer.Typer(
     name="rollout",
@@ -38,6 +37,7 @@ app.command("resume")(resume.resume)
 app.command("fork")(fork.fork)
 app.command("rerun")(rerun.rerun)
 app.command("explain")(explain.explain)
+app.command("attn")(attn.attn)
 app.command("ls")(ls.ls)
 app.command("score")(score.score)
 app.command("export")(export.export)

@@ -25,6 +25,10 @@ from rollout.slots import Edit, Placement, Role, Slot, in_order
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Plain attention over (B, heads, tokens, D)."""
+Watch = Callable[[int, Tensor, Tensor], None]
+"""(layer, q, keys) as attention gets them, rotated, (B, heads, tokens, D); keys row by row."""
+Observer = Callable[[Sequence[int]], Watch]
+"""Asked once a reader for what to call in its passes, with the rows of the slots, then of the block's frames."""
 
 
 def kv_bytes(spec: Spec, window: int, batch: int, dtype: torch.dtype) -> int:
@@ -67,6 +71,7 @@ class KVCache:
         attention: Attention = F.scaled_dot_product_attention,
     ) -> None:
         self.spec, self.window, self.device, self.dtype, self.attention = spec, window, device, dtype, attention
+        self.observer: Observer | None = None
         self.slots: tuple[Slot, ...] = ()
         self._entries: list[Entry] = []
         self._rows = Rows(spec, window, batch, dtype, device)
@@ -176,7 +181,9 @@ class KVCache:
 
     def reader(self, placement: Placement) -> Attend:
         """Attention over the cached slots and the block's own frames; no slot is written."""
-        return self._attend(self._prepare(placement), write=False, stage=False)
+        prepared = self._prepare(placement)
+        watch = self.observer and self.observer([*(entry.row for entry in self._entries), *prepared.rows])
+        return self._attend(prepared, write=False, stage=False, watch=watch)
 
     def writer(self, placement: Placement, slots: Sequence[Slot] | None = None) -> Attend:
         """As the reader, for the clean pass whose keys and values `commit` stores.
@@ -190,7 +197,7 @@ class KVCache:
         self._marked[:] = False
         return self._attend(prepared, write=True, stage=stage)
 
-    def _attend(self, prepared: _Prepared, *, write: bool, stage: bool) -> Attend:
+    def _attend(self, prepared: _Prepared, *, write: bool, stage: bool, watch: Watch | None = None) -> Attend:
         lease, own, used, runs, index = self._lease, prepared.own, prepared.used, prepared.runs, prepared.index
         store = self._rows
 
@@ -216,6 +223,8 @@ class KVCache:
                 self._staged[layer] = k.detach()
             parts = rotate(q, own), keys[:, :used].flatten(1, 2), values[:, :used].flatten(1, 2)
             q, keys, values = (x.to(v.dtype).transpose(1, 2) for x in parts)
+            if watch is not None:
+                watch(layer, q, keys)
             return self.attention(q, keys, values).transpose(1, 2)
 
         return attend

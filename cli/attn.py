@@ -1,0 +1,106 @@
+"""rollout attn: which frames a frame looks at, as a map and a picture."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rollout.cli.options import BackendName, Cache, Plugin, Pos, Preset, compose, load_plugins
+from rollout.errors import SpecError
+from rollout.script import Script
+
+FILES = ("attention.npz", "attention.png", "run.json")
+
+
+def attn(
+    script: Annotated[str, typer.Argument(metavar="SCRIPT", help="A prompt script, as for 'rollout gen'.")],
+    pos: Pos = None,
+    cache: Cache = None,
+    preset: Preset = None,
+    layer: Annotated[
+        str, typer.Option(metavar="middle|N", help="The layer, from 0; 'middle' is two fifths up, the 13th of 30.")
+    ] = "middle",
+    step: Annotated[
+        int | None, typer.Option(metavar="K", help="The denoising step, from 0; default: the last noisy one.")
+    ] = None,
+    backend: BackendName = "sprites",
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A new folder; default: the first free of out/001, out/002, ...")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
+    prefix: Annotated[
+        str | None, typer.Option(metavar="N|FILE", help="Start from N true blocks, a video or a latents file.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The backend's weights; for wan a folder in diffusers' format.")
+    ] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; default: bfloat16 on a GPU.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's.")] = None,
+    plugin: Plugin = None,
+) -> None:
+    """Roll out a script and show how frames attend to frames: attention.npz, attention.png, run.json."""
+    load_plugins(plugin)
+    strategy = compose(pos, cache, preset)
+    plan = Script.parse(script)
+    number = _layer(layer)
+    import torch
+
+    from rollout.attention import AttentionMap
+    from rollout.attention_picture import draw
+    from rollout.backends import load_backend
+    from rollout.files import free_folder, new_folder, write_text, write_whole
+    from rollout.job import read_prefix
+    from rollout.loop import generate
+    from rollout.record import record
+
+    if threads:
+        torch.set_num_threads(threads)
+    wanted = {"model": model, "height": height, "width": width, "dtype": dtype}
+    loaded = load_backend(backend, device=device, **{k: v for k, v in wanted.items() if v is not None})
+    start, given = read_prefix(loaded, prefix, plan.prompts[0], seed)
+    run = generate(loaded, strategy, plan, seeds=seed, prefix=start)
+    watched = AttentionMap(run, layer=number, step=step)
+    folder = new_folder(free_folder(Path("out")) if out is None else out, force=force)
+    for name in FILES:  # of an earlier run, with --force
+        (folder / name).unlink(missing_ok=True)
+    print(f"strategy: {strategy}; layer {watched.layer} of {loaded.spec.layers}, step {watched.step}, counted from 0")
+    begun = time.monotonic()
+    for _ in watched:
+        pass
+    found = watched.map()
+    timings = {"seconds": time.monotonic() - begun}
+    found.save(folder / "attention.npz")
+    picture = draw([found])
+    write_whole(folder / "attention.png", lambda path: picture.savefig(path, format="png", dpi=200))
+    summary = found.summary()
+    seen = {"layer": found.layer, "step": found.step, "sigma": run.schedule.sigmas[found.step], "summary": summary}
+    said = record(run, plan, text=script, seed=seed, prefix=given, timings=timings) | {"attention": seen}
+    write_text(folder / "run.json", json.dumps(said, indent=2, ensure_ascii=False) + "\n")
+    print("shares of attention, and in brackets of how many frames:")
+    for part in summary:
+        print(_line(part))
+    print(f"{folder / 'attention.png'}: all of it at a glance; {folder / 'attention.npz'}: the map")
+
+
+def _layer(text: str) -> int | None:
+    if text == "middle":
+        return None
+    if not text.isdecimal() or len(text) > 6:
+        raise SpecError(f"--layer {text[:20]!r} is no layer. Write middle, or a number from 0.")
+    return int(text)
+
+
+def _line(part: dict[str, Any]) -> str:
+    """A part of a map's summary for people."""
+    begin, end = part["frames"]
+    shares = [
+        f"{'own ' * (role == 'block')}{role} {share:.1%} ({n:.3g})" for role, (share, n) in part["shares"].items() if n
+    ]
+    after = f", after a {part['after']}" if part["after"] else ""
+    return f"  frames {begin}-{end - 1}{after}: {', '.join(shares)}"
