@@ -134,7 +134,7 @@ const Ruler = (data, stage) => {
     }
     for (const one of view.all) tile(root, one, n, ax, y(top + (TILE * one.row) / one.rows, TILE / one.rows), TILE / one.rows);
     // the axis: index, then distance from the newest query
-    const here = new Map(view.all.map((one) => [one.spot, one])), size = ax.wide < 30 ? 8.5 : 10.5;
+    const here = new Map(view.all.map((one) => [one.spot, one])), size = ax.wide < 18 ? 7.5 : ax.wide < 30 ? 8.5 : 10.5;
     const number = (v, cell, value, sign, more) => {
       const text = value ? `${sign}${value}` : "0";
       if (value % 5 && text.length * size * 0.62 > ax.wide - 2) return; // no room for each
@@ -153,7 +153,7 @@ const Ruler = (data, stage) => {
 
   const tile = (root, one, n, ax, y, tall) => {
     const x = one.x + 1, wide = ax.wide - 2, text = one.role === "memory" ? `M${Number(one.key.slice(1)) + 1}` : String(one.frame);
-    const size = Math.min(13, (wide / text.length) * 1.5, tall * 0.8), turned = size < 8 && tall >= 24;
+    const size = Math.min(13, (wide / text.length) * 1.4, tall * 0.8), turned = size < 8 && tall >= 24;
     const group = svg("g", { class: `tile ${one.role}` }, svg("rect", { x, y, width: wide, height: tall - (one.rows > 1 ? 1 : 0), rx: 2 }));
     const middle = [x + wide / 2, y + tall / 2];
     if (turned) group.append(svg("text", { x: 0, y: 3.4, "text-anchor": "middle", "font-size": 9.5, transform: `translate(${middle[0].toFixed(1)} ${middle[1].toFixed(1)}) rotate(-90)` }, text));

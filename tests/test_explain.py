@@ -275,7 +275,7 @@ def test_what_cannot_be_drawn_is_refused_and_nothing_is_written(tmp_path: Path) 
 
 def test_a_page_too_large_to_open_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rollout.page.LARGEST", 2**20)
-    with pytest.raises(OutputError, match="would hold [2-9] MiB, more than 1"):
+    with pytest.raises(OutputError, match=r"would hold [2-9] MiB, more than 1"):
         html("relativistic fifo:window=300+keep", script="a[200s]")
 
 
