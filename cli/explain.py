@@ -2,17 +2,34 @@
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from rollout.cli.options import BackendName, Cache, Plugin, Pos, Preset, compose, load_plugins, told
-from rollout.plan import Step, simulate
+from rollout.backend import Spec
+from rollout.cli.options import (
+    DEFAULT,
+    BackendName,
+    Cache,
+    Plugin,
+    Pos,
+    Preset,
+    compose,
+    find_strategy,
+    load_plugins,
+    told,
+)
+from rollout.plan import Step
 from rollout.registry import find
 from rollout.script import Script, planned
 from rollout.slots import Role
+from rollout.story import differ
+from rollout.strategy import Strategy
+from rollout.views import Mark, View, compare, views
 
 STEADY = 3
 """Blocks of an unchanging pattern that the table shows before it skips ahead."""
@@ -24,6 +41,14 @@ def explain(
     cache: Cache = None,
     preset: Preset = None,
     backend: BackendName = "sprites",
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="STRATEGY", help="Another to compare with: a preset's name or 'POSITIONS POLICY+SWITCH'."),
+    ] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a picture of all blocks.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page that steps through the blocks.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list with one object a block.")] = False,
     whole: Annotated[bool, typer.Option("--all", help="Print every block, also where nothing changes.")] = False,
     plugin: Plugin = None,
@@ -31,55 +56,102 @@ def explain(
     """Show what a strategy caches and where in time it puts it, block by block, without a model."""
     load_plugins(plugin)
     strategy = compose(pos, cache, preset)
+    name = preset or DEFAULT if pos is None and cache is None else str(strategy)
     spec = find("backends", backend).spec()
     plan = Script.parse(script)
-    strategy.check(spec, plan.count(spec) * spec.block)
-    steps = simulate(strategy, plan.blocks(spec), spec)
-    if as_json:
-        for n, step in enumerate(steps):
-            print(("[" if n == 0 else ",\n ") + json.dumps(step.to_dict()), end="")
-        print("]")
-        return
-    print(
-        f"{strategy}  on {spec.name}: window {strategy.policy.window}, {spec.block * spec.stride / spec.fps:g}s a block"
-    )
-    for line in told(planned(plan, spec)):
-        print(line)
-    _table(steps, plan, whole)
+    compared = [(name, strategy)] + ([] if against is None else [(against.strip(), find_strategy(against))])
+    for _, one in compared:
+        one.check(spec, plan.count(spec) * spec.block)
+    if png is not None or html is not None:
+        _draw(compared, plan, spec, script, png, html)
+    elif as_json:
+        _json(compared, plan, spec)
+    else:
+        length = spec.block * spec.stride / spec.fps
+        for _, one in compared:
+            print(f"{one}  on {spec.name}: window {one.policy.window}, {length:g}s a block")
+        for line in told(planned(plan, spec)):
+            print(line)
+        if against is None:
+            _table(views(strategy, plan.blocks(spec), spec), plan, whole)
+        else:
+            _differences(compared, plan, spec, whole)
 
 
-def _table(steps: Iterator[Step], plan: Script, whole: bool) -> None:
+def _json(compared: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec) -> None:
+    """One object a block: the step, or both steps under "a" and "b" and what differs."""
+    rollouts = (views(strategy, plan.blocks(spec), spec) for _, strategy in compared)
+    for n, both in enumerate(zip(*rollouts, strict=True)):
+        row: dict[str, Any] = both[0].step.to_dict()
+        if len(both) > 1:
+            found = compare(*both)
+            row = {"block": n, "a": row, "b": both[1].step.to_dict(), "only": [found.of(Mark.ONLY, i) for i in (0, 1)]}
+            row |= {mark.value: found.of(mark) for mark in (Mark.MOVED, Mark.MADE)}
+        print(("[" if n == 0 else ",\n ") + json.dumps(row), end="")
+    print("]")
+
+
+def _draw(
+    compared: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec, script: str, png: Path | None, html: Path | None
+) -> None:
+    from rollout.files import write_text, write_whole
+    from rollout.overlay import COLUMNS, paint, save
+    from rollout.page import LONGEST, page, sides
+
+    shown = sides(compared, plan, spec, LONGEST if png is None else COLUMNS)
+    if png is not None:
+        figure = paint(shown, plan, spec)
+        write_whole(png, lambda path: save(figure, path))
+        print(f"{png}: a picture of {len(shown[0].views)} blocks")
+    if html is not None:
+        command = shlex.join(["rollout", *sys.argv[1:]])
+        write_text(html, page(shown, plan, spec, text=script, command=command))
+        print(f"{html}: a page of {len(shown[0].views)} blocks; open it in a browser")
+
+
+def _differences(compared: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec, whole: bool) -> None:
+    """A row a block: where two strategies differ."""
+    rows: list[tuple[str, ...]] = []
+    same, before = 0, None
+    for both in zip(*(views(strategy, plan.blocks(spec), spec) for _, strategy in compared), strict=True):
+        step, pattern = both[0].step, [view.pattern() for view in both]
+        same = same + 1 if pattern == before and step.switch is None else 0
+        before = pattern
+        if whole or same < STEADY:
+            says = " ".join(sentence for _, sentence in differ(compare(*both)))
+            rows.append((str(step.block.index), says, _event(step, plan)))
+        elif same == STEADY:
+            rows.append(("…", "the same, each block later", ""))
+    _print(("block", f"A = {compared[0][0]}, B = {compared[1][0]}", "event"), rows)
+
+
+def _table(found: Iterator[View], plan: Script, whole: bool) -> None:
+    rows: list[tuple[str, ...]] = []
+    same, before, view = 0, None, next(found, None)
+    while view is not None:
+        after = next(found, None)
+        event = _event(view.step, plan)
+        repeats = before is not None and not event and view.pattern() == before.pattern()
+        same = same + 1 if repeats else 0
+        ahead = after is not None and not _event(after.step, plan) and after.pattern() == view.pattern()
+        if whole or same < STEADY or not ahead:
+            rows.append((*_cells(view.step), event))
+        elif same == STEADY:
+            rows.append(("…", "", "", "", "", "", "", "", "", "the same, each block later"))
+        before, view = view, after
+    _print(("block", "frames", "at", "sink", "at", "memory", "at", "recent", "at", "event"), rows)
+
+
+def _print(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("block", "frames", "at", "sink", "at", "memory", "at", "recent", "at", "event"):
+    for name in heads:
         table.add_column(name, justify="right" if name == "block" else "left", overflow="fold")
-    same, before, step = 0, None, next(steps, None)
-    while step is not None:
-        after = next(steps, None)
-        repeats = before is not None and not _event(step, plan) and _shape(step) == _shape(before)
-        same = same + 1 if repeats else 0
-        ahead = after is not None and not _event(after, plan) and _shape(after) == _shape(step)
-        if whole or same < STEADY or not ahead:
-            table.add_row(*_cells(step), _event(step, plan))
-        elif same == STEADY:
-            table.add_row("…", "", "", "", "", "", "", "", "", "the same, each block later")
-        before, step = step, after
+    for row in rows:
+        table.add_row(*row)
     Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160).print(table)
-
-
-def _shape(step: Step) -> tuple[Any, ...]:
-    """What a block sees, apart from the frames' numbers moving on with time."""
-    start = step.block.start
-    held = tuple((s.role, s.frame if s.role is Role.SINK else s.frame - start) for s in step.slots)
-    moves = step.placement.block[-1] == step.block.end - 1  # absolute positions move on by themselves
-    base = start if moves else 0
-    return (
-        held,
-        tuple(p - base for p, s in zip(step.placement.slots, step.slots, strict=True) if s.role is Role.RECENT),
-        moves,
-    )
 
 
 def _cells(step: Step) -> list[str]:

@@ -56,6 +56,13 @@ def compose(pos: str | None, cache: str | None, preset: str | None, *, base: Str
     return Strategy(positions, policy, switch)
 
 
+def find_strategy(text: str) -> Strategy:
+    """A preset's name, or "POSITIONS POLICY+SWITCH". Raises SpecError."""
+    from rollout.strategies.presets import preset as find_preset
+
+    return Strategy.from_text(text) if " " in text.strip() else find_preset(text.strip())
+
+
 def load_plugins(files: list[Path] | None) -> None:
     """Run plugin files before names are looked up. Raises SpecError."""
     from rollout.registry import load_plugin

@@ -114,8 +114,8 @@ def draw(
     from matplotlib.figure import Figure
 
     found, first = marks(steps, trained), steps[0]["block"]
-    head = _head(steps, prompts, (width - LEFT - RIGHT) * 72)
-    lines = max(len(text) for _, text, _ in head)
+    above = head(steps, prompts, (width - LEFT - RIGHT) * 72)
+    lines = max(len(text) for _, text, _ in above)
     top = 0.33 + LINE * (lines + (1.4 if title else 0))
     height = top + HOLDS + GAP + DATES + BELOW
     figure = Figure(figsize=(width, height))
@@ -125,31 +125,29 @@ def draw(
         panels.append(figure.add_axes(box, facecolor="none", label=name))
         panels[-1].set_xlim(first - 0.5, first + len(steps) - 0.5)
     holds, dates = panels
-    _panel(holds, "What it remembers: cached frames by number", found.holds, [], ink)
-    _panel(dates, "When the model takes them to be: temporal index", found.dates, found.reach, ink)
-    _apart(dates, steps, trained, ink)
+    panel(holds, "What it remembers: cached frames by number", found.holds, [], ink)
+    panel(dates, "When the model takes them to be: temporal index", found.dates, found.reach, ink)
+    apart(dates, steps, trained, ink)
     for index, count in found.crowd.items():
-        dates.text(first + len(steps) - 0.4, index, f"×{count}", **_font(ink, va="center"))
-    _events(panels, head, ink)
+        dates.text(first + len(steps) - 0.4, index, f"×{count}", **font(ink, va="center"))
+    events(panels, above, ink)
     holds.tick_params(labelbottom=False)
     dates.set_xlabel(f"block, {seconds:.3g} s each" if seconds else "block", size=SIZE, color=ink, labelpad=2)
     if title:
-        figure.text(0.01, 1 - 0.05 / height, title, **_font(ink, size=SIZE + 1, weight="bold", va="top"))
-    _legend(figure, [role for role in WORDS if role == "reach" or found.holds.get(role)], ink)
+        figure.text(0.01, 1 - 0.05 / height, title, **font(ink, size=SIZE + 1, weight="bold", va="top"))
+    roles = [role for role in WORDS if role == "reach" or found.holds.get(role)]
+    legend(figure, {WORDS[role]: style(role, ink) for role in roles}, ink)
     return figure
 
 
-def _font(ink: str, **more: Any) -> dict[str, Any]:
+def font(ink: str, **more: Any) -> dict[str, Any]:
     return {"size": SIZE - 0.5, "color": ink, "parse_math": False, **more}
 
 
-def _panel(
-    axes: "Axes", name: str, spans: Mapping[str, Sequence[Span]], reach: list[tuple[int, int]], ink: str
-) -> None:
-    """One panel: a mark a run, from 0 to the highest number."""
+def frame(axes: "Axes", name: str, high: float, ink: str) -> None:
+    """A panel's name, axes and ticks, from 0 to `high`."""
     from matplotlib.ticker import MaxNLocator
 
-    high = max([n for some in spans.values() for _, _, n in some] + [n for _, n in reach])
     axes.set_ylim(-0.7, high + 0.7)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set(color=ink, alpha=0.35, linewidth=0.7)
@@ -157,6 +155,11 @@ def _panel(
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     axes.set_title(name, loc="left", size=SIZE, color=ink, pad=3, x=-0.3 / (axes.bbox.width / axes.figure.dpi))
+
+
+def panel(axes: "Axes", name: str, spans: Mapping[str, Sequence[Span]], reach: list[tuple[int, int]], ink: str) -> None:
+    """One panel: a mark a run, from 0 to the highest number."""
+    frame(axes, name, max([n for some in spans.values() for _, _, n in some] + [n for _, n in reach]), ink)
     if reach:
         edges = [axes.get_xlim()[0] + i for i in range(len(reach) + 1)]
         low = [a - 0.5 for a, _ in [*reach, reach[-1]]]
@@ -164,10 +167,17 @@ def _panel(
         axes.fill_between(edges, low, top, step="post", color=ink, alpha=0.08, lw=0)
     for role in WORDS:
         if spans.get(role):
-            _fill(axes, role, spans[role], ink)
+            fill(axes, role, spans[role], style(role, ink))
 
 
-def _fill(axes: "Axes", role: str, spans: Sequence[Span], ink: str) -> None:
+def style(role: str, ink: str) -> dict[str, Any]:
+    """How a role's marks look, as a patch's properties."""
+    if role == "again":
+        return {"fill": False, "edgecolor": ink, "linewidth": 0.9, "zorder": 3}
+    return {"facecolor": COLOURS.get(role, ink), "alpha": SOFT.get(role), "linewidth": 0, "zorder": 2}
+
+
+def fill(axes: "Axes", role: str, spans: Sequence[Span], look: Mapping[str, Any]) -> None:
     """All of a role's marks as one path, which keeps the file small; its gid is PANEL-ROLE."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
@@ -183,15 +193,10 @@ def _fill(axes: "Axes", role: str, spans: Sequence[Span], ink: str) -> None:
             bottom, top = middle - half, middle + half
             vertices += [(column - x, bottom), (column + x, bottom), (column + x, top), (column - x, top), (column, 0)]
     codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY] * (len(vertices) // 5)
-    patch = PathPatch(Path(vertices, codes), gid=f"{axes.get_label()}-{role}", linewidth=0, zorder=2)
-    if role == "again":
-        patch.set(fill=False, edgecolor=ink, linewidth=0.9, zorder=3)
-    else:
-        patch.set(facecolor=COLOURS.get(role, ink), alpha=SOFT.get(role))
-    axes.add_patch(patch)
+    axes.add_patch(PathPatch(Path(vertices, codes), gid=f"{axes.get_label()}-{role}", **look))
 
 
-def _apart(axes: "Axes", steps: Sequence[Mapping[str, Any]], trained: int, ink: str) -> None:
+def apart(axes: "Axes", steps: Sequence[Mapping[str, Any]], trained: int, ink: str) -> None:
     """An arrow where the newest query ends farther from a cached frame than training ever saw."""
     placed = steps[-1]["placement"]
     low, high = min(placed["slots"] + placed["block"]), max(placed["block"])
@@ -200,10 +205,10 @@ def _apart(axes: "Axes", steps: Sequence[Mapping[str, Any]], trained: int, ink: 
     place, text = axes.get_yaxis_transform(), f"{high - low} apart,\n{trained - 1} at most in training"
     style = {"arrowstyle": "<->", "color": ink, "lw": 0.8, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 6}
     axes.annotate("", (1.02, low - 0.5), (1.02, high + 0.5), place, place, style, annotation_clip=False)
-    axes.text(0.985, low + 0.32 * (high - low), text, **_font(ink, ha="right", va="center", transform=place))
+    axes.text(0.985, low + 0.32 * (high - low), text, **font(ink, ha="right", va="center", transform=place))
 
 
-def _head(steps: Sequence[Mapping[str, Any]], prompts: Sequence[str], width: float) -> list[Segment]:
+def head(steps: Sequence[Mapping[str, Any]], prompts: Sequence[str], width: float) -> list[Segment]:
     """What is written above each segment, where `width` points are there for all; numbers where there is little room."""
     opens = [step for i, step in enumerate(steps) if i == 0 or step["switch"] or step["cut"]]
     edges = [*(step["block"] for step in opens), steps[-1]["block"] + 1]
@@ -220,7 +225,7 @@ def _head(steps: Sequence[Mapping[str, Any]], prompts: Sequence[str], width: flo
     return out
 
 
-def _events(panels: Sequence["Axes"], head: Sequence[Segment], ink: str) -> None:
+def events(panels: Sequence["Axes"], head: Sequence[Segment], ink: str) -> None:
     """Rules through the panels where prompts change (dashed) and cuts fall (solid), and the prompts above the first."""
     above = max(len(lines) for _, lines, _ in head)
     for block, lines, event in head:
@@ -230,24 +235,23 @@ def _events(panels: Sequence["Axes"], head: Sequence[Segment], ink: str) -> None
             axes.axvline(block - 0.5, color=ink, lw=0.9, ls=style, alpha=0.75, zorder=4, gid=name)
         for n, line in enumerate(lines):
             where, raised = panels[0].get_xaxis_transform(), (1, 72 * (0.23 + LINE * (above - n - 1)))
-            bold = _font(ink, weight="normal" if n else "bold")
+            bold = font(ink, weight="normal" if n else "bold")
             panels[0].annotate(line, (block - 0.5, 1), raised, where, "offset points", **bold)
 
 
-def _legend(figure: "Figure", roles: Sequence[str], ink: str) -> None:
-    """The roles that occur, in one line under the panels."""
+def legend(figure: "Figure", looks: Mapping[str, Mapping[str, Any]], ink: str) -> None:
+    """What the looks mean, in one line under the panels."""
     from matplotlib.patches import Rectangle
     from matplotlib.textpath import TextPath
 
     width, height = figure.get_size_inches()
-    axes = figure.add_axes((0, 0, 1, 0.2 / height), facecolor="none", xlim=(0, width * 72), ylim=(0, 14.4))
+    axes = figure.add_axes(
+        (0, 0, 1, 0.2 / height), facecolor="none", xlim=(0, width * 72), ylim=(0, 14.4), label="legend"
+    )
     axes.set_axis_off()
-    sizes = [TextPath((0, 0), WORDS[role], size=SIZE - 0.5).get_extents().width + 9.5 for role in roles]
-    x, gap = 4.0, min(9.0, (width * 72 - 4 - sum(sizes)) / len(roles))
-    for role, size in zip(roles, sizes, strict=True):
-        patch = Rectangle((x, 4), 7, 7, facecolor=COLOURS.get(role, ink), lw=0, alpha=SOFT.get(role))
-        if role == "again":
-            patch.set(fill=False, edgecolor=ink, linewidth=0.9)
-        axes.add_patch(patch)
-        axes.text(x + 9.5, 4.6, WORDS[role], **_font(ink))
+    sizes = [TextPath((0, 0), text, size=SIZE - 0.5).get_extents().width + 9.5 for text in looks]
+    x, gap = 4.0, min(9.0, (width * 72 - 4 - sum(sizes)) / len(looks))
+    for (text, look), size in zip(looks.items(), sizes, strict=True):
+        axes.add_patch(Rectangle((x, 4), 7, 7, **look))
+        axes.text(x + 9.5, 4.6, text, **font(ink))
         x += size + gap

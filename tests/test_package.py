@@ -51,6 +51,10 @@ def test_the_wheel_holds_only_rollout(tmp_path: Path) -> None:
         "benchmarks/suites/smoke.toml",
         "benchmarks/report/page.html",
         "cli/gen.py",
+        "page.html",
+        "page.css",
+        "page.js",
+        "ruler.js",
     ):
         assert f"rollout/{need}" in names
     sources = {f"rollout/{p.relative_to(ROOT / 'rollout').as_posix()}" for p in (ROOT / "rollout").glob("*.py")}
@@ -88,6 +92,6 @@ def test_arrows_point_down() -> None:
 
 
 def test_pure_modules_import_no_torch() -> None:
-    modules = ["script", "slots", "strategy", "plan", "specs", "strategies.presets"]
+    modules = ["script", "slots", "strategy", "plan", "specs", "story", "views", "strategies.presets"]
     code = f"import sys, {', '.join('rollout.' + m for m in modules)}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,132 @@
+"""What a block sees of the cache, frame by frame, and where two strategies differ. Pure, without torch."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from rollout.backend import Spec
+from rollout.plan import Step, reach, replayed, simulate
+from rollout.slots import Block, Placement, Role, Row, Slot, in_order
+from rollout.strategy import Strategy
+
+Key = tuple[str, int]
+"""What is compared: ("frame", its number), ("memory", the stream's) or ("block", the number of one of its own frames)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A step with what led to it."""
+
+    step: Step
+    before: tuple[Slot, ...]
+    """The cache as the block before left it."""
+    offered: tuple[Slot, ...]
+    """The cache that the policy makes room in: after the switch, with what was encoded again."""
+    natural: Placement
+    """Where everything would sit without a cut's jump."""
+    made: tuple[int, ...]
+    """A fingerprint a slot of which frames its keys average and in which pass they were encoded; not of their values."""
+
+    def indices(self) -> dict[Key, int]:
+        """The temporal index of everything that the block attends to."""
+        slots = zip(keys(self.step.slots), self.step.placement.slots, strict=True)
+        own = zip(range(self.step.block.start, self.step.block.end), self.step.placement.block, strict=True)
+        return dict(slots) | {("block", frame): index for frame, index in own}
+
+    def pattern(self) -> tuple[object, ...]:
+        """What the block sees, apart from the frames' numbers moving on with time."""
+        step, start = self.step, self.step.block.start
+        held = tuple((s.role, s.frame if s.role is Role.SINK else s.frame - start) for s in step.slots)
+        moves = step.placement.block[-1] == step.block.end - 1  # absolute positions move on by themselves
+        base = start if moves else 0
+        placed = zip(step.slots, step.placement.slots, strict=True)
+        return held, tuple(p - base for s, p in placed if s.role is Role.RECENT), moves
+
+
+def keys(slots: Iterable[Slot]) -> list[Key]:
+    """What each slot holds."""
+    found: list[Key] = []
+    for slot in slots:
+        streams = sum(kind == "memory" for kind, _ in found)
+        found.append(("memory", streams) if slot.role is Role.MEMORY else ("frame", slot.frame))
+    return found
+
+
+def views(strategy: Strategy, blocks: Iterable[Block], spec: Spec) -> Iterator[View]:
+    """The steps of a whole rollout with what led to them. Raises CacheError."""
+    before: tuple[Slot, ...] = ()
+    made: tuple[int, ...] = ()
+    for step in simulate(strategy, blocks, spec):
+        offered = before
+        if step.switch is not None:
+            offered, made = step.switch.slots, _made(made, step.switch.rows, step.switch.pooled)
+        if step.replay is not None:
+            again = replayed(step.replay, step.block.frames)
+            both = [*zip(offered, made, strict=True)]
+            both += [(s, hash((s.frame, step.block.index, step.replay.bidirectional))) for s in again]
+            offered, made = in_order(offered + again), tuple(m for r in Role for s, m in both if s.role is r)
+        made = _made(made, step.room.rows, step.room.pooled)
+        calm = replace(step.block, cut=False)
+        natural = strategy.positions.place(step.slots, calm, reach(strategy, spec))
+        yield View(step, before, offered, natural, made)
+        before = step.after
+        born = [*zip(step.slots, made, strict=True), *((s, hash((s.frame,))) for s in step.admitted)]
+        made = tuple(m for r in Role for s, m in born if s.role is r)
+
+
+def _made(old: tuple[int, ...], rows: Iterable[Row], pooled: frozenset[int]) -> tuple[int, ...]:
+    """Fingerprints after an edit: a row of one slot hands its own on."""
+    return tuple(
+        old[row[0][0]] if len(row) == 1 and n not in pooled else hash((n in pooled, *((old[i], w) for i, w in row)))
+        for n, row in enumerate(rows)
+    )
+
+
+class Mark(StrEnum):
+    """How one thing that a strategy sees compares with the other strategy's block."""
+
+    SAME = "same"
+    ONLY = "only"
+    MOVED = "moved"
+    """Both hold it, at another distance from the newest query: rotary attention tells distances alone."""
+    MADE = "made"
+    """Both hold it at one distance, but its keys were averaged or encoded again otherwise."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two strategies at one block: marks for what each of them sees, and indices by what both hold."""
+
+    block: int
+    first: dict[Key, Mark]
+    second: dict[Key, Mark]
+    places: dict[Key, tuple[int, int]]
+    """Of what both hold: the indices, first and second."""
+    shift: int
+    """The second's index of the newest query less the first's."""
+
+    @property
+    def same(self) -> bool:
+        """No attention score can differ for what is held, where it sits or how it was made."""
+        return {*self.first.values(), *self.second.values()} == {Mark.SAME}
+
+    def of(self, mark: Mark, side: int = 0) -> list[Key]:
+        """What has that mark on a side."""
+        return [key for key, found in (self.first, self.second)[side].items() if found is mark]
+
+
+def compare(first: View, second: View) -> Difference:
+    """Where two strategies differ at one block."""
+    block, a, b = first.step.block, first.indices(), second.indices()
+    shift = second.step.placement.block[-1] - first.step.placement.block[-1]
+    made = [dict(zip(keys(view.step.slots), view.made, strict=True)) for view in (first, second)]
+
+    def mark(key: Key) -> Mark:
+        if key not in a or key not in b:
+            return Mark.ONLY
+        if b[key] - a[key] != shift:
+            return Mark.MOVED
+        return Mark.SAME if made[0].get(key) == made[1].get(key) else Mark.MADE
+
+    both = {key: (a[key], b[key]) for key in a if key in b}
+    return Difference(block.index, {key: mark(key) for key in a}, {key: mark(key) for key in b}, both, shift)
