@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rollout import __version__
-from rollout.cli import bench, explain, export, gen, ls, score, weights
+from rollout.cli import bench, explain, export, gen, ls, score, study, weights
 from rollout.errors import RolloutError, ScriptError
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ app.command("ls")(ls.ls)
 app.command("score")(score.score)
 app.command("export")(export.export)
 app.add_typer(bench.app, name="bench")
+app.add_typer(study.app, name="study")
 app.add_typer(weights.app, name="weights")
 
 
