@@ -45,9 +45,7 @@ def build(
     made = build_study(runs, out, pairs=pairs, repeats=repeats, seed=seed, questions=kind)  # type: ignore[arg-type]
     for note in made.notes:
         print(f"note: {note}")
-    print(
-        f"{made.pairs} pairs of {made.possible}, {made.again} of them twice; {made.seconds / 60:.1f} minutes of video"
-    )
+    print(f"pairs: {made.pairs} of {made.possible}; shown twice: {made.again}; video: {made.seconds / 60:.1f} minutes")
     print(f"{made.page.parent}: hand out this folder, whole; raters open index.html")
     print(f"{made.key}: keep this, it says which video is which")
 

@@ -239,7 +239,7 @@ def test_a_study_that_fails_leaves_no_page_and_one_that_is_there_stays(runs: Pat
     out = tmp_path / "out"
     build_study([one, runs / "long-self-forcing"], out)
     before = (out / "key.json").read_bytes()
-    with pytest.raises(OutputError, match="not empty"):
+    with pytest.raises(OutputError, match="never overwritten"):
         build_study([one, runs / "long-self-forcing"], out, seed=5)
     assert (out / "key.json").read_bytes() == before
 
@@ -457,7 +457,7 @@ def test_the_commands(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     made = command("build", *sorted(runs.iterdir()), "--out", out, "--pairs", 4, "--repeats", 1, "--questions", "long")
     assert made.exit_code == 0, made.output
-    assert "4 pairs of 6, 1 of them twice" in made.output
+    assert "pairs: 4 of 6; shown twice: 1" in made.output
     files = [saved(out, answers_of(out, f"r{n}", n + 1)) for n in range(3)]
     told = command("score", *files)
     assert told.exit_code == 0, told.output
@@ -600,6 +600,8 @@ def test_in_a_browser_both_play_in_step_and_a_video_that_fails_is_told(tab: Any,
     assert abs(times[0] - times[1]) < 1 / 8
     tab.keyboard.press("Space")
     assert tab.evaluate("[...document.querySelectorAll('video')].every(v => v.paused)")
+    prompts = "[...document.querySelectorAll('#now span')].filter(s => getComputedStyle(s).visibility === 'visible')"
+    assert tab.evaluate(f"{prompts}.length") == 1
     tab.keyboard.press("r")
     tab.wait_for_function("!document.getElementById('fields').disabled")
     tab.evaluate("document.getElementById('right').src = 'data:video/mp4,none'")

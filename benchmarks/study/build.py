@@ -52,6 +52,10 @@ def build_study(
     again = min(repeats, len(chosen))
     names = _names(chosen, seed)
     data = _data(chosen, again, names)
+    if out.is_dir() and any(out.iterdir()):
+        raise OutputError(
+            f"the folder {out} is not empty, and a study's key is never overwritten. Choose another --out."
+        )
     new_folder(out)
     with _whole(out / "page") as page:
         (page / "videos").mkdir()

@@ -54,11 +54,11 @@
     frames: () => pair.frames,
     drawn: () => {
       const number = Math.max(0, pair.shots.findLastIndex((s) => s.begin <= step.time + 1e-6)), shot = pair.shots[number];
-      const text = (number && shot.cut ? "Cut to: " : "") + shot.prompt, seconds = (step.frame / pair.fps).toFixed(1);
-      if ($("now").textContent !== text) $("now").textContent = text;
+      const seconds = (step.frame / pair.fps).toFixed(1);
       $("at").value = step.frame;
       $("at").setAttribute("aria-valuetext", `${seconds} seconds: ${shot.prompt}`);
       $("clock").value = `${seconds} of ${(pair.frames / pair.fps).toFixed(1)} s`;
+      [...$("now").children].forEach((item, n) => { item.style.visibility = n === number ? "visible" : "hidden"; });
       [...$("shots").children].forEach((item, n) => item.setAttribute("aria-current", String(n === number)));
     },
     changed: () => {
@@ -146,6 +146,8 @@
     $("missing").textContent = "";
     $("stage").classList.remove("large");
     sides.forEach((side, n) => { videos[n].src = `videos/${now()[side]}.mp4`; });
+    // All in one place, one of them visible: a longer prompt moves nothing.
+    $("now").replaceChildren(...pair.shots.map((shot, n) => element("span", { textContent: (n && shot.cut ? "Cut to: " : "") + shot.prompt })));
     $("shots").hidden = pair.shots.length < 2;
     $("shots").replaceChildren(...pair.shots.map((shot, n) => {
       const item = element("li", { textContent: (n && shot.cut ? "cut: " : "") + shot.prompt, title: `${shot.begin.toFixed(1)} s: ${shot.prompt}` });
