@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rollout import __version__
-from rollout.cli import attn, bench, explain, export, fork, gen, ls, rerun, resume, score, weights
+from rollout.cli import attn, bench, explain, export, fork, gen, ls, rerun, resume, score, study, weights
 
 app = typer.Typer(
     name="rollout",
@@ -42,6 +42,7 @@ app.command("ls")(ls.ls)
 app.command("score")(score.score)
 app.command("export")(export.export)
 app.add_typer(bench.app, name="bench")
+app.add_typer(study.app, name="study")
 app.add_typer(weights.app, name="weights")
 
 

@@ -50,6 +50,8 @@ def test_the_wheel_holds_only_rollout(tmp_path: Path) -> None:
         "backends/sprites/MODEL_CARD.md",
         "benchmarks/suites/smoke.toml",
         "benchmarks/report/page.html",
+        "benchmarks/report/step.js",
+        "benchmarks/study/page.html",
         "cli/gen.py",
         "page.html",
         "page.css",

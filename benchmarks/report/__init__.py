@@ -20,7 +20,7 @@ __all__ = ["write_report"]
 
 HOME = Path(__file__).parent
 STYLES = ("page.css", "content.css", "player.css")
-SCRIPTS = ("page.js", "player.js")
+SCRIPTS = ("page.js", "step.js", "player.js")
 
 
 def write_report(out: Path) -> Path:

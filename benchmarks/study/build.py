@@ -1,0 +1,169 @@
+"""A study as two things: page/, a folder that raters open from disk, and key.json, which stays with the researcher."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import av
+
+from rollout import __version__, benchmarks
+from rollout.benchmarks.study.clips import Clip, Pair, choose, find_clips, find_pairs
+from rollout.benchmarks.study.questions import QUESTIONS, Kind
+from rollout.errors import OutputError
+from rollout.files import new_folder, write_text
+
+HOME = Path(__file__).parent
+STEP = Path(benchmarks.__path__[0]) / "report" / "step.js"
+KEY = "rollout study key 1"
+WHEN = 1577836800
+"""The date of every video that is handed out, 2020-01-01: a copy's own date could tell one run from another."""
+NOTES = {"h264": "filter_units=remove_types=6", "hevc": "filter_units=remove_types=39|40"}
+"""FFmpeg's filters that take a codec's free text (SEI) out of its packets."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a study holds: pairs, how many of them are shown again, how many there could be, and what is left out."""
+
+    page: Path
+    key: Path
+    pairs: int
+    again: int
+    possible: int
+    seconds: float
+    """Seconds of video that a rater watches at least."""
+    notes: tuple[str, ...]
+
+
+def build_study(
+    runs: Sequence[Path], out: Path, *, pairs: int = 12, repeats: int = 2, seed: int = 0, questions: Kind | None = None
+) -> Built:
+    """Write OUT/page/index.html with its videos under meaningless names, and OUT/key.json. Raises RolloutError."""
+    clips, notes = find_clips(runs)
+    possible, more = find_pairs(clips, questions)
+    chosen = choose(possible, pairs, seed)
+    again = min(repeats, len(chosen))
+    names = _names(chosen, seed)
+    data = _data(chosen, again, names)
+    if out.is_dir() and any(out.iterdir()):
+        raise OutputError(
+            f"the folder {out} is not empty, and a study's key is never overwritten. Choose another --out."
+        )
+    new_folder(out)
+    with _whole(out / "page") as page:
+        (page / "videos").mkdir()
+        for clip, name in sorted(names.items(), key=lambda pair: pair[1]):
+            bare_video(clip.video, page / "videos" / f"{name}.mp4")
+        write_text(page / "index.html", _page(data))
+        write_text(out / "key.json", json.dumps(_key(chosen, names, data, seed), indent=1, ensure_ascii=False) + "\n")
+    seconds = sum(_length(pair) for pair in chosen) * (1 + again / len(chosen))
+    return Built(
+        out / "page" / "index.html", out / "key.json", len(chosen), again, len(possible), seconds, (*notes, *more)
+    )
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder to fill that gets its name when the block ends well, and vanishes when it does not."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        partial.mkdir()
+        yield partial
+        partial.rename(folder)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror or error}. Choose another --out.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _names(pairs: Sequence[Pair], seed: int) -> dict[Clip, str]:
+    """A name for every clip that is shown, from which nothing follows."""
+    draw, names = Random(f"names {seed}"), dict[Clip, str]()
+    clips = list(dict.fromkeys(clip for pair in pairs for clip in (pair.a, pair.b)))
+    while len(set(names.values())) < len(clips):
+        names = {clip: f"{draw.getrandbits(32):08x}" for clip in clips}
+    return names
+
+
+def _data(pairs: Sequence[Pair], again: int, names: Mapping[Clip, str]) -> dict[str, Any]:
+    """All that the page knows; its hash is the study's name."""
+    kinds = {pair.questions for pair in pairs}
+    data = {
+        "repeats": again,
+        "questions": {kind: [asdict(q) for q in QUESTIONS[kind]] for kind in QUESTIONS if kind in kinds},
+        "pairs": [
+            {"a": names[pair.a], "b": names[pair.b], "questions": pair.questions} | _timeline(pair.a) for pair in pairs
+        ],
+    }
+    return {"study": sha256(json.dumps(data).encode()).hexdigest()[:12]} | data
+
+
+def _timeline(clip: Clip) -> dict[str, Any]:
+    record = clip.record
+    shots = [{key: shot[key] for key in ("prompt", "begin", "end", "cut")} for shot in record["script"]["shots"]]
+    return {"fps": record["script"]["fps"], "frames": record["timings"]["frames"], "shots": shots}
+
+
+def _length(pair: Pair) -> float:
+    line = _timeline(pair.a)
+    return float(line["frames"] / line["fps"])
+
+
+def _key(pairs: Sequence[Pair], names: Mapping[Clip, str], data: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    scenes = list(dict.fromkeys(pair.a.scene for pair in pairs))
+    return {
+        "format": KEY,
+        "rollout": __version__,
+        "seed": seed,
+        **data,
+        "pairs": [
+            {key: shown[key] for key in ("a", "b", "questions")} | {"scene": scenes.index(pair.a.scene)}
+            for pair, shown in zip(pairs, data["pairs"], strict=True)
+        ],
+        "videos": {
+            name: {
+                "strategy": clip.name,
+                "script": clip.record["script"]["text"],
+                "seed": clip.record["seed"],
+                "run": str(clip.folder),
+            }
+            for clip, name in names.items()
+        },
+        "strategies": {clip.name: json.loads(clip.strategy) for clip in names},
+    }
+
+
+def _page(data: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(HOME), undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    style, scripts = (HOME / "page.css").read_text(encoding="utf-8"), (STEP, HOME / "page.js")
+    script = "\n".join(path.read_text(encoding="utf-8") for path in scripts)
+    return environment.get_template("page.html").render(data=data, style=style, script=script)
+
+
+def bare_video(source: Path, target: Path) -> None:
+    """Copy a video's pictures alone: no text track, no metadata, no encoder's notes, no date. Raises OutputError."""
+    options = {"movflags": "faststart", "fflags": "+bitexact"}
+    try:
+        with av.open(str(source)) as file, av.open(str(target), "w", format="mp4", options=options) as copy:
+            stream = file.streams.video[0]
+            bare = copy.add_stream_from_template(stream)
+            note = NOTES.get(stream.codec_context.name)
+            strip = av.bitstream.BitStreamFilterContext(note, stream) if note else None
+            for packet in file.demux(stream):
+                for kept in strip.filter(packet if packet.size else None) if strip else [packet] * bool(packet.size):
+                    kept.stream = bare
+                    copy.mux_one(kept)
+        os.utime(target, (WHEN, WHEN))
+    except (OSError, av.FFmpegError, IndexError) as error:
+        raise OutputError(f"{source} cannot be copied to {target}: {error}. Is it a whole video?") from error

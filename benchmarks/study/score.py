@@ -1,0 +1,157 @@
+"""What raters' answers come to: means, preferences, agreement, and how far raters agree with themselves."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollout.benchmarks.statistics import LEAST, Bootstrap, Crossed, Interval, compare
+from rollout.benchmarks.study.agreement import ordinal_alpha
+from rollout.benchmarks.study.answers import Key, Rater, read_answers, read_key
+
+Grid = NDArray[np.float64]
+"""(raters, pairs); NaN where there is no answer."""
+
+
+def score_study(answers: Sequence[Path], key: Path) -> dict[str, Any]:
+    """Score answer files under a study's key. Raises OutputError."""
+    told = read_key(key)
+    return score(read_answers(answers, told), told)
+
+
+def score(raters: Sequence[Rater], key: Key) -> dict[str, Any]:
+    """The figures as JSON; repeated pairs count for consistency alone."""
+    scenes = [pair.scene for pair in key.pairs]
+    bootstrap = Crossed(len(raters), scenes)
+    few = len(raters) * len(set(scenes)) < LEAST
+    ratings, preferences = _grids(raters, key)
+    names = list(dict.fromkeys(key.strategies[video] for pair in key.pairs for video in (pair.a, pair.b)))
+    sides = [(key.strategies[pair.a], key.strategies[pair.b]) for pair in key.pairs]
+    meeting = [(a, b) for a, b in combinations(names, 2) if {(a, b), (b, a)} & set(sides)]
+    units = {name: np.concatenate([grid[..., 0], grid[..., 1]], 1) for name, grid in ratings.items()}
+    return {
+        "study": key.study,
+        "questions": {name: text for asked in key.questions.values() for name, text in asked.items()},
+        "strategies": names,
+        "means": {
+            question: {name: _told(bootstrap.interval(_of(grid, sides, name)), few) for name in names}
+            for question, grid in ratings.items()
+        },
+        "pairs": [_meeting(bootstrap, a, b, sides, ratings, preferences) for a, b in meeting],
+        "agreement": {name: _alpha(grid) for name, grid in (units | {"preference": preferences}).items()},
+        "repeats": _consistency([_repeats(rater) for rater in raters]),
+        "raters": [_rater(rater) for rater in raters],
+        "notes": _notes(raters, key),
+    }
+
+
+def _grids(raters: Sequence[Rater], key: Key) -> tuple[dict[str, NDArray[np.float64]], Grid]:
+    """Ratings (raters, pairs, 2) of a and of b by question, and preferences, from the first showings."""
+    shape = len(raters), len(key.pairs)
+    ratings = {name: np.full((*shape, 2), np.nan) for asked in key.questions.values() for name in asked}
+    preferences = np.full(shape, np.nan)
+    for row, rater in enumerate(raters):
+        for answer in rater.answers:
+            if answer.showing.again:
+                continue
+            preferences[row, answer.showing.pair] = answer.preference
+            for name, both in answer.ratings.items():
+                ratings[name][row, answer.showing.pair] = both
+    return ratings, preferences
+
+
+def _of(grid: NDArray[np.float64], sides: Sequence[tuple[str, str]], name: str) -> Grid:
+    """The ratings of one strategy's videos: a strategy is on one side of a pair, or on none."""
+    columns = [grid[:, n, s.index(name)] if name in s else np.full(len(grid), np.nan) for n, s in enumerate(sides)]
+    return np.stack(columns, 1)
+
+
+def _told(found: Interval | None, few: bool = False) -> dict[str, Any] | None:
+    """As JSON; a bootstrap of few is no interval."""
+    return None if found is None else _bare(found.to_dict(), few)
+
+
+def _bare(found: dict[str, Any], few: bool = False) -> dict[str, Any]:
+    return found | {"low": None, "high": None} if few or found["n"] < LEAST else found
+
+
+def _meeting(
+    bootstrap: Bootstrap,
+    a: str,
+    b: str,
+    sides: Sequence[tuple[str, str]],
+    ratings: Mapping[str, NDArray[np.float64]],
+    preferences: Grid,
+) -> dict[str, Any]:
+    """Two strategies where they met: how often either was preferred, and by how much a's ratings are higher."""
+    met = np.array([{a, b} == set(pair) for pair in sides])
+    sign = np.array([1 if pair[0] == a else -1 for pair in sides])
+    toward = np.where(met, preferences * sign, np.nan)
+    shares = {
+        what: _told(bootstrap.interval(np.where(np.isfinite(toward), toward == value, np.nan)))
+        for what, value in (("prefers_a", 1), ("same", 0), ("prefers_b", -1))
+    }
+    differences = {}
+    for name, grid in ratings.items():
+        mine, other = (np.where(met, _of(grid, sides, strategy), np.nan) for strategy in (a, b))
+        found = compare(bootstrap, mine, other, "higher")
+        differences[name] = None if found is None else _bare(found)
+    return {"a": a, "b": b, **shares, "differences": differences}
+
+
+def _alpha(grid: Grid) -> dict[str, Any]:
+    if len(grid) < 2:
+        return {"alpha": None, "why": "there is one rater"}
+    alpha, why = ordinal_alpha(grid)
+    return {"alpha": None if alpha is None else round(alpha, 6), "why": why}
+
+
+Repeat = tuple[bool, list[int]]
+"""Whether a repeated pair had the same preference, and how far each of its ratings was from the first time."""
+
+
+def _repeats(rater: Rater) -> list[Repeat]:
+    first = {answer.showing.pair: answer for answer in rater.answers if not answer.showing.again}
+    found = []
+    for again in rater.answers:
+        if again.showing.again:
+            before = first[again.showing.pair]
+            apart = [
+                abs(x - y)
+                for name, both in again.ratings.items()
+                for x, y in zip(both, before.ratings[name], strict=True)
+            ]
+            found.append((again.preference == before.preference, apart))
+    return found
+
+
+def _consistency(raters: Sequence[Sequence[Repeat]]) -> dict[str, Any]:
+    """How raters answered pairs that came again: share of the same preference, mean and share within 1 of ratings."""
+    repeats = [repeat for rater in raters for repeat in rater]
+    apart = [step for _, steps in repeats for step in steps]
+    if not repeats:
+        return {"n": 0, "same_preference": None, "rating_difference": None, "within_one": None}
+    return {
+        "n": len(repeats),
+        "same_preference": round(float(np.mean([same for same, _ in repeats])), 6),
+        "rating_difference": round(float(np.mean(apart)), 6),
+        "within_one": round(float(np.mean([step <= 1 for step in apart])), 6),
+    }
+
+
+def _rater(rater: Rater) -> dict[str, Any]:
+    seconds = float(median(answer.seconds for answer in rater.answers))
+    return {"name": rater.name, "seed": rater.seed, "seconds": seconds} | _consistency([_repeats(rater)])
+
+
+def _notes(raters: Sequence[Rater], key: Key) -> list[str]:
+    counts = {"raters": len(raters), "scripts with their seeds": len({pair.scene for pair in key.pairs})}
+    return [
+        f"{what}: {count}, so that intervals say little of what others would show"
+        for what, count in counts.items()
+        if count < LEAST
+    ]

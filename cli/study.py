@@ -1,0 +1,128 @@
+"""rollout study: a page on which people judge pairs of videos blind, and what their answers come to."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rollout.cli.options import Plugin, load_plugins
+from rollout.errors import OutputError
+
+app = typer.Typer(no_args_is_help=True, help="Let people judge pairs of videos blind, and score their answers.")
+
+
+class Asked(StrEnum):
+    """The questions of a study."""
+
+    LONG = "long"
+    ACTION = "action"
+
+
+@app.command("build")
+def build(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUNS...", help="Folders of 'rollout gen' or of a benchmark run.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder: page/ is handed out, key.json is not.")],
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs at most.")] = 12,
+    repeats: Annotated[int, typer.Option(min=0, help="Pairs that come again with sides swapped, as a check.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of pairs and of the names.")] = 0,
+    questions: Annotated[
+        Asked | None, typer.Option(help="What is asked; default: action where a script's prompt changes, else long.")
+    ] = None,
+    plugin: Plugin = None,
+) -> None:
+    """Write a page that shows pairs of videos blind: the same script and seed under two strategies."""
+    load_plugins(plugin)
+    from rollout.benchmarks.study.build import build_study
+
+    kind = questions.value if questions else None
+    made = build_study(runs, out, pairs=pairs, repeats=repeats, seed=seed, questions=kind)  # type: ignore[arg-type]
+    for note in made.notes:
+        print(f"note: {note}")
+    print(f"pairs: {made.pairs} of {made.possible}; shown twice: {made.again}; video: {made.seconds / 60:.1f} minutes")
+    print(f"{made.page.parent}: hand out this folder, whole; raters open index.html")
+    print(f"{made.key}: keep this, it says which video is which")
+
+
+@app.command("score")
+def score(
+    answers: Annotated[list[Path], typer.Argument(metavar="ANSWERS...", help="Files that the page saved.")],
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE|DIR", help="The study's key.json; default: beside the first answers.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score answers: means with 95% intervals, preferences, agreement of raters with each other and with themselves."""
+    place = key or answers[0].parent / "key.json"
+    if key is None and not place.is_file():
+        raise OutputError(f"there is no key.json in {place.parent}. Add --key DIR, the folder of 'study build'.")
+    from rollout.benchmarks.study.score import score_study
+
+    found = score_study(answers, place)
+    if as_json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    _tables(found)
+
+
+def _tables(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+
+    def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> None:
+        """A table whose first `words` columns are words."""
+        made = Table(box=None, pad_edge=False, header_style="bold")
+        for n, column in enumerate(columns):
+            made.add_column(column, justify="left" if n < words else "right")
+        for row in rows:
+            made.add_row(*row)
+        console.print(title, style="bold")
+        console.print(made, "")
+
+    questions, pairs = found["questions"], found["pairs"]
+    means = ([name, *(_interval(found["means"][q][name]) for q in questions)] for name in found["strategies"])
+    show("Ratings, 1 to 5: means and 95% intervals", ["strategy", *questions], means)
+    shares = (
+        [p["a"], p["b"], *(_interval(p[side]) for side in ("prefers_a", "same", "prefers_b")), str(p["same"]["n"])]
+        for p in pairs
+    )
+    show("Preferences: shares of answers", ["A", "B", "prefer A", "no difference", "prefer B", "answers"], shares, 2)
+    gaps = ([p["a"], p["b"], *(_interval(p["differences"][q], signed=True) for q in questions)] for p in pairs)
+    show("Ratings of A less those of B, where they met", ["A", "B", *questions], gaps, 2)
+    agreed = ([name, row["why"] or _number(row["alpha"])] for name, row in found["agreement"].items())
+    show("Agreement between raters: Krippendorff's alpha, ordinal", ["question", "alpha"], agreed)
+    heads = ["rater", "seconds a pair", "pairs again", "same preference", "ratings apart"]
+    people = found["raters"] + [{"name": "all", "seconds": None, **found["repeats"]}] * (len(found["raters"]) > 1)
+    numbers = ("seconds", "n", "same_preference", "rating_difference")
+    show(
+        "Raters, and how they answered pairs that came again",
+        heads,
+        ([r["name"], *(_number(r[k]) for k in numbers)] for r in people),
+    )
+    for name, text in questions.items():
+        print(f"{name}: {text}")
+    print("▲ higher, ▼ lower, = a tie: the interval holds 0; [few]: too few answers for an interval")
+    for note in found["notes"]:
+        print(f"note: {note}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.2f}"
+
+
+def _interval(value: dict[str, Any] | None, *, signed: bool = False) -> str:
+    if value is None:
+        return "-"
+    mark = {"better": " ▲", "worse": " ▼", "tie": " ="}.get(value.get("verdict", ""), "")
+    form = "+.2f" if signed else ".2f"
+    if value["low"] is None:
+        return f"{value['mean']:{form}} [few]"
+    return f"{value['mean']:{form}} [{value['low']:{form}}, {value['high']:{form}}]{mark}"
