@@ -7,6 +7,7 @@ import typer
 
 from rollout import __version__
 from rollout.cli import attn, bench, explain, export, fork, gen, ls, rerun, resume, score, study, weights
+from rollout.errors import RolloutError, ScriptError, Stopped
 
 app = typer.Typer(
     name="rollout",

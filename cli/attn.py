@@ -55,14 +55,16 @@ def attn(
     from rollout.attention_picture import draw
     from rollout.backends import load_backend
     from rollout.files import free_folder, new_folder, write_text, write_whole
-    from rollout.job import read_prefix
     from rollout.loop import generate
+    from rollout.prefix import read_prefix
+    from rollout.recipe import Recipe
     from rollout.record import record
 
     if threads:
         torch.set_num_threads(threads)
     wanted = {"model": model, "height": height, "width": width, "dtype": dtype}
-    loaded = load_backend(backend, device=device, **{k: v for k, v in wanted.items() if v is not None})
+    options = {k: v for k, v in wanted.items() if v is not None}
+    loaded = load_backend(backend, device=device, **options)
     start, given = read_prefix(loaded, prefix, plan.prompts[0], seed)
     run = generate(loaded, strategy, plan, seeds=seed, prefix=start)
     watched = AttentionMap(run, layer=number, step=step)
@@ -80,7 +82,8 @@ def attn(
     write_whole(folder / "attention.png", lambda path: picture.savefig(path, format="png", dpi=200))
     summary = found.summary()
     seen = {"layer": found.layer, "step": found.step, "sigma": run.schedule.sigmas[found.step], "summary": summary}
-    said = record(run, plan, text=script, seed=seed, prefix=given, timings=timings) | {"attention": seen}
+    recipe = Recipe(strategy, script, seed, run.schedule, prefix, backend, device, options)
+    said = record(run, recipe, plan, prefix=given, history=0, timings=timings, digests={}) | {"attention": seen}
     write_text(folder / "run.json", json.dumps(said, indent=2, ensure_ascii=False) + "\n")
     print("shares of attention, and in brackets of how many frames:")
     for part in summary:
