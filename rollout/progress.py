@@ -20,6 +20,9 @@ class Event:
     kind: str
     value: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        return f"{self.kind}: {' | '.join(self.value)}" if self.value else self.kind
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {"block": self.block, "kind": self.kind, "value": list(self.value)}

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from rollout import Strategy, generate, preset
 from rollout.cli import app
-from rollout.errors import BackendError, CacheError, OutputError, Stopped
+from rollout.errors import BackendError, CacheError, OutputError
 from rollout.job import Job
 from rollout.latents import read_latents
 from rollout.loop import Rollout
