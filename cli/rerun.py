@@ -54,7 +54,7 @@ def _repeat(
     record = read_record(folder)
     recipe = Recipe.from_dict(record)
     digests, blocks = record.get("digests"), record.get("history", 0)
-    if not isinstance(digests, dict) or not isinstance(blocks, int):
+    if not digests or not isinstance(digests, dict) or not isinstance(blocks, int):
         raise OutputError(f"{folder / 'run.json'} has no digests to compare with. Make the run again.")
     if prefix is not None:
         recipe = replace(recipe, prefix=str(prefix))
