@@ -70,9 +70,11 @@ class Rollout(Iterator[Result]):
         self._planned: Block | None = None
         self._endless = endless
         self._events = tuple(events)
-        others = [Strategy.from_text(event.value[0]) for event in events if event.kind == "strategy"]
-        for each in (strategy, *others):
-            each.check(spec, self.blocks * spec.block)
+        changes = [event for event in events if event.kind == "strategy"]
+        others = [Strategy.from_text(event.value[0]) for event in changes]
+        ends = (*(event.block for event in changes), self.blocks)
+        for each, end in zip((strategy, *others), ends, strict=True):  # each as long as it is in force
+            each.check(spec, max(1, min(end, self.blocks)) * spec.block)
         self._hold = max(hold, *(each.policy.window for each in (strategy, *others)))
         self.progress = Progress([tuple(script.prompts[n] for script in plans) for n in range(len(plans[0].shots))])
         self._encoded: dict[str, Tensor] = {}
@@ -213,7 +215,7 @@ class Rollout(Iterator[Result]):
             if not self._endless or last is None:
                 raise StopIteration
             planned = Block(last.index + 1, last.end, last.frames, self.progress.shot)
-            self.strategy.check(self.backend.spec, planned.end)
+            (self._next_strategy or self.strategy).check(self.backend.spec, planned.end)
         for event in self._events:
             if event.block == planned.index:
                 self._repeat(event)

@@ -1,0 +1,316 @@
+"""The session: up to four panes that one thread rolls out in turn, paced by the clock; orders act at the next block."""
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from queue import Empty, Full, Queue
+from shutil import rmtree
+from tempfile import TemporaryDirectory
+from threading import Event, Lock, Thread
+from typing import Any
+
+from rollout.backend import Backend
+from rollout.errors import OutputError, RolloutError
+from rollout.files import free_folder
+from rollout.live.badge import vocabulary
+from rollout.live.pane import Made, Pane, first_text, told
+from rollout.live.wire import SPEEDS, Order, Outbox, block_messages, error
+from rollout.recipe import Recipe
+from rollout.registry import find, names
+from rollout.specs import part_from_text
+from rollout.strategy import Strategy
+
+MOST = 4
+"""Panes at a time."""
+ORDERS = 64
+"""Orders that wait at most."""
+LINES = 40
+"""Lines of the log that a page shows."""
+
+
+class Session:
+    """Owns the panes; `start` lets a thread of its own take one turn after the other, `close` ends it.
+
+    `recipe` is what the panes begin with, but for the strategy; its text is the first prompt. Saved runs go below `out`.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        recipe: Recipe,
+        strategies: Sequence[Strategy],
+        out: Path,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not 1 <= len(strategies) <= MOST:
+            raise RolloutError(f"a session has 1 to {MOST} panes, not {len(strategies)}.")
+        self.backend, self.out, self.clock = backend, out, clock
+        self.presets = {name: str(find("presets", name).strategy) for name in names("presets")}
+        self._names = {text: name for name, text in self.presets.items()}
+        self._folder = TemporaryDirectory(prefix="rollout-live-")
+        self._made = 0
+        self._recipe = replace(recipe, text=first_text(recipe.text, backend))
+        self.panes: list[Pane] = []
+        try:
+            for number, strategy in enumerate(strategies, 1):
+                begin = replace(self._recipe, strategy=strategy)
+                self.panes.append(Pane(number, backend, begin, self._new_folder()))
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        self._log: deque[dict[str, Any]] = deque(maxlen=LINES)
+        self._lines = 0
+        self._orders: Queue[Order] = Queue(ORDERS)
+        self._wake, self._over, self._lock = Event(), False, Lock()
+        self._clients: set[Outbox] = set()
+        self._last: dict[int, list[str | bytes]] = {}
+        self._state = self._told()
+        self._thread = Thread(target=self._work, name="rollout live", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        now = self.clock()
+        for pane in self.panes:
+            pane.due = now
+        self._thread.start()
+
+    def close(self, *, save: bool = False) -> Path | None:
+        """Finish the block that is made, on request save all panes, and remove the recordings. Raises OutputError."""
+        self._over = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        try:
+            kept = [pane for pane in self.panes if pane.blocks and not pane.lost]
+            return self.save(kept) if save and kept else None
+        finally:
+            for pane in self.panes:
+                pane.close()
+            self._folder.cleanup()
+
+    def order(self, order: Order) -> None:
+        """Let an order act at the next block, from any thread. Raises RolloutError where too many wait."""
+        try:
+            self._orders.put_nowait(order)
+        except Full:
+            raise RolloutError(f"{ORDERS} orders wait already. Try again in a moment.") from None
+        self._wake.set()
+
+    def join(self, client: Outbox) -> None:
+        """Tell a client the state as it is now, and from now on whatever happens."""
+        with self._lock:
+            self._clients.add(client)
+            client.state(self._state)
+            for pane, messages in self._last.items():
+                client.block(pane, messages)
+
+    def leave(self, client: Outbox) -> None:
+        """A client is gone."""
+        with self._lock:
+            self._clients.discard(client)
+
+    def _work(self) -> None:
+        while not self._over:
+            self._wake.wait(self.turn())
+            self._wake.clear()
+
+    def turn(self) -> float | None:
+        """Obey what waits, and make the blocks that are wanted by now; seconds until the next turn, None for ever.
+
+        A block is begun so late that it is just done when the one before has been seen: a prompt shows soonest then.
+        """
+        changed = False
+        for order in self._waiting():
+            self._obey(order)
+            changed = True
+        running = [pane for pane in self.panes if pane.running]
+        lead = 1.2 * sum(pane.cost for pane in running)
+        now = self.clock()
+        ready = [pane for pane in running if pane.due - min(lead, pane.length) <= now]
+        for pane in ready:
+            changed |= self._advance(pane)
+        now = self.clock()
+        for pane in ready:
+            pane.due = max(pane.due, now) + pane.length
+        if changed:
+            self._publish()
+        waits = [pane.due - min(lead, pane.length) - now for pane in self.panes if pane.running]
+        return max(0.0, min(waits)) if waits else None
+
+    def _waiting(self) -> Iterator[Order]:
+        for _ in range(ORDERS):
+            try:
+                yield self._orders.get_nowait()
+            except Empty:
+                return
+
+    def _advance(self, pane: Pane) -> bool:
+        """One block of a pane; whether its state is another now."""
+        before, begun = told(pane, self._names), self.clock()
+        try:
+            made = pane.advance()
+        except Exception as problem:
+            pane.stopped = str(problem) if isinstance(problem, RolloutError) else f"{type(problem).__name__}: {problem}"
+            self._note(pane, f"stopped: {pane.stopped}")
+            return True
+        self._show(pane, made, pane.length or self.clock() - begun)
+        return told(pane, self._names) != before
+
+    def _show(self, pane: Pane, made: Made, seen: float) -> None:
+        messages = block_messages(pane, made, seen)
+        with self._lock:
+            self._last[pane.number] = messages
+            for client in self._clients:
+                client.block(pane.number, messages)
+
+    def _obey(self, order: Order) -> None:
+        try:
+            panes = [pane for pane in self.panes if order.pane in (None, pane.number)]
+            if not panes:
+                raise RolloutError(f"there is no pane {order.pane}.")
+            getattr(self, f"_do_{order.do}")(order, panes)
+        except RolloutError as problem:
+            order.reply(error(str(problem)))
+        except Exception as problem:  # a plugin's, or the disk's: the session goes on
+            order.reply(error(f"{order.do} failed: {type(problem).__name__}: {problem}"))
+
+    def _each(self, order: Order, panes: Sequence[Pane], do: Callable[[Pane], None], pending: str, said: str) -> None:
+        """Do it to each pane that takes it; what others say against it goes to whoever asked."""
+        done = []
+        for pane in panes:
+            try:
+                do(pane)
+            except RolloutError as problem:
+                order.reply(error(f"pane {pane.number}: {problem}"))
+                continue
+            pane.stopped = ""
+            pane.pending.append(pending)
+            done.append(pane)
+        if done:
+            self._note(None if len(done) == len(self.panes) else done, said)
+
+    def _do_prompt(self, order: Order, panes: Sequence[Pane]) -> None:
+        panes[0].run.backend.encode(order.value)  # refused for all, or for none
+        self._each(order, panes, lambda pane: pane.run.prompt(order.value), order.value, f"prompt: {order.value}")
+
+    def _do_cut(self, order: Order, panes: Sequence[Pane]) -> None:
+        self._each(order, panes, lambda pane: pane.run.cut(), "cut", "cut")
+
+    def _do_flush(self, order: Order, panes: Sequence[Pane]) -> None:
+        switch = part_from_text("switch", order.do)
+        self._each(order, panes, lambda pane: pane.run.switch(switch), order.do, order.do)
+
+    _do_recache = _do_flush
+
+    def _do_use(self, order: Order, panes: Sequence[Pane]) -> None:
+        strategy = self._strategy(order.value)
+        name = self._names.get(str(strategy), str(strategy))
+        self._each(order, panes, lambda pane: pane.run.use(strategy), name, f"strategy: {name}")
+
+    def _do_pause(self, order: Order, panes: Sequence[Pane]) -> None:
+        for pane in panes:
+            if pane.paused and not order.value:
+                self._rejoin(pane)
+            pane.paused = order.value
+        self._note(panes, "paused" if order.value else "goes on")
+
+    def _do_speed(self, order: Order, panes: Sequence[Pane]) -> None:
+        for pane in panes:
+            if pane.speed != order.value:
+                pane.speed = float(order.value)
+                self._rejoin(pane)
+        self._note(panes, f"speed: {order.value:g}x" if order.value else "as fast as possible")
+
+    def _do_fork(self, order: Order, panes: Sequence[Pane]) -> None:
+        free = [n for n in range(1, MOST + 1) if n not in {pane.number for pane in self.panes}]
+        if not free:
+            raise RolloutError(f"there are {MOST} panes already. Close one first.")
+        strategy = None if order.value is None else self._strategy(order.value)
+        folder = self._new_folder()
+        try:
+            fork = panes[0].fork(free[0], folder, strategy)
+        except BaseException:
+            rmtree(folder, ignore_errors=True)
+            raise
+        self.panes.append(fork)
+        self.panes.sort(key=lambda pane: pane.number)
+        self._note([fork], f"forked from {fork.origin}")
+
+    def _do_close(self, order: Order, panes: Sequence[Pane]) -> None:
+        if len(self.panes) == 1:
+            raise RolloutError("the last pane stays open.")
+        (pane,) = panes
+        self.panes.remove(pane)
+        with self._lock:
+            self._last.pop(pane.number, None)
+            for client in self._clients:
+                client.forget(pane.number)
+        pane.close()
+        rmtree(pane.folder, ignore_errors=True)
+        self._note([pane], "closed")
+
+    def _do_save(self, order: Order, panes: Sequence[Pane]) -> None:
+        self._note(panes, f"saved in {self.save(panes)}")
+
+    def save(self, panes: Sequence[Pane]) -> Path:
+        """Write the runs of panes into a new folder below `out`, whole or not at all. Raises OutputError."""
+        folder = free_folder(self.out)
+        partial = folder.with_name(f".{folder.name}.partial")
+        try:
+            rmtree(partial, ignore_errors=True)
+            for pane in panes:
+                name = self._names.get(str(pane.run.strategy), pane.run.strategy.policy.kind)
+                into = partial / f"{pane.number}-{name}"
+                into.mkdir(parents=True)
+                pane.save(into)
+            partial.replace(folder)
+        except OSError as problem:
+            raise OutputError(f"{folder} cannot be written: {problem.strerror}. Choose another --out.") from problem
+        finally:
+            rmtree(partial, ignore_errors=True)
+        return folder
+
+    def _rejoin(self, pane: Pane) -> None:
+        """Bring a pane into step with another of its speed."""
+        now = self.clock()
+        others = [p.due for p in self.panes if p is not pane and p.running and p.speed == pane.speed]
+        pane.due = others[0] if others and others[0] > now - pane.length else now
+
+    def _strategy(self, text: str) -> Strategy:
+        return Strategy.from_text(text) if " " in text or text not in self.presets else find("presets", text).strategy
+
+    def _new_folder(self) -> Path:
+        self._made += 1
+        return Path(self._folder.name) / str(self._made)
+
+    def _note(self, panes: Sequence[Pane] | Pane | None, text: str) -> None:
+        """A line of the log."""
+        some = [panes] if isinstance(panes, Pane) else panes
+        numbers = [] if some is None or (len(some) == len(self.panes) > 1) else [pane.number for pane in some]
+        self._lines += 1
+        block = max(pane.blocks for pane in (some or self.panes))
+        self._log.append({"line": self._lines, "panes": numbers, "block": block, "text": text})
+
+    def _publish(self) -> None:
+        with self._lock:
+            self._state = self._told()
+            for client in self._clients:
+                client.state(self._state)
+
+    def _told(self) -> str:
+        spec = self.backend.spec
+        state = {
+            "type": "state",
+            "backend": {"name": spec.name, "fps": spec.fps, "block": spec.block * spec.stride, "trained": spec.trained},
+            "vocabulary": vocabulary(spec),
+            "most": MOST,
+            "speeds": SPEEDS,
+            "presets": self.presets,
+            "panes": [told(pane, self._names) for pane in self.panes],
+            "log": list(getattr(self, "_log", ())),
+        }
+        return json.dumps(state, ensure_ascii=False)
