@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rollout import __version__
-from rollout.cli import attn, bench, explain, export, fork, gen, ls, rerun, resume, score, study, weights
+from rollout.cli import attn, bench, explain, export, fork, gen, live, ls, rerun, resume, score, study, weights
 from rollout.errors import RolloutError, ScriptError, Stopped
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ app.command("gen")(gen.gen)
 app.command("resume")(resume.resume)
 app.command("fork")(fork.fork)
 app.command("rerun")(rerun.rerun)
+app.command("live")(live.live)
 app.command("explain")(explain.explain)
 app.command("attn")(attn.attn)
 app.command("ls")(ls.ls)

@@ -100,6 +100,11 @@ class Session:
             raise RolloutError(f"{ORDERS} orders wait already. Try again in a moment.") from None
         self._wake.set()
 
+    @property
+    def clients(self) -> int:
+        """How many look on."""
+        return len(self._clients)
+
     def join(self, client: Outbox) -> None:
         """Tell a client the state as it is now, and from now on whatever happens."""
         with self._lock:

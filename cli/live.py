@@ -1,0 +1,110 @@
+"""rollout live: strategies side by side in real time, on a local page."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rollout.cli.options import BackendName, Plugin, find_strategy, load_plugins
+
+if TYPE_CHECKING:
+    from rollout.live.session import Session
+
+PANES = ("infinity-rope", "longlive", "self-forcing")
+PROMPT = "a red circle walks right on navy"
+
+
+def live(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What all panes begin with.")] = PROMPT,
+    pane: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STRATEGY", help="A preset, or 'POSITIONS POLICY+SWITCH'; one to four times."),
+    ] = None,
+    backend: BackendName = "sprites",
+    seed: Annotated[int, typer.Option(help="Seed of the noise, the same in all panes.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Save all panes here at Ctrl-C; the page saves here too, or in out.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0 is any that is free.")] = 8765,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
+    steps: Annotated[int, typer.Option(help="Denoising steps a block; the models are made for 4.")] = 4,
+    shift: Annotated[float, typer.Option(help="Shift of the noise schedule.")] = 5.0,
+    context_noise: Annotated[
+        float, typer.Option(help="Timestep (0..1000) of the clean pass that writes the cache.")
+    ] = 0.0,
+    model: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The backend's weights; for wan a folder in diffusers' format.")
+    ] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; default: bfloat16 on a GPU.")] = None,
+    attention_backend: Annotated[str | None, typer.Option(help="One of diffusers' names, wan only.")] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="torch.compile the transformer's blocks, wan only.")
+    ] = False,
+    low_vram: Annotated[
+        bool, typer.Option("--low-vram", help="Keep weights on the CPU until needed, wan only.")
+    ] = False,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the model.")] = 1,
+    plugin: Plugin = None,
+) -> None:
+    """Type a prompt and see which strategy obeys first: a local page, two to four panes, cut, flush, recache, fork."""
+    load_plugins(plugin)
+    strategies = [find_strategy(text) for text in pane or PANES]
+    try:
+        from rollout.live.server import listen
+    except ModuleNotFoundError as missing:
+        from rollout.errors import RolloutError
+
+        raise RolloutError(f"rollout live needs {missing.name}. Run: pip install 'rollout-video[live]'") from missing
+    import torch
+
+    from rollout.backends import load_backend
+    from rollout.live.session import Session
+    from rollout.recipe import Recipe
+    from rollout.sampler import Schedule
+
+    wanted = {
+        "model": model,
+        "height": height,
+        "width": width,
+        "dtype": dtype,
+        "attention_backend": attention_backend,
+        "compile": compile_ or None,
+        "low_vram": low_vram or None,
+    }
+    given = {k: v for k, v in wanted.items() if v is not None}
+    torch.set_num_threads(threads)
+    with listen(port) as found:
+        loaded = load_backend(backend, device=device, **given)
+        schedule = Schedule.of(steps, shift, context_noise)
+        recipe = Recipe(strategies[0], prompt, seed, schedule, None, backend, device, given)
+        _serve(Session(loaded, recipe, strategies, out or Path("out")), found, open_, save=out is not None)
+
+
+def _serve(session: "Session", found: Any, browser: bool, *, save: bool) -> None:
+    """Serve until Ctrl-C or SIGTERM, then save what was asked for."""
+    import webbrowser
+    from threading import Thread
+
+    from rollout.live.server import ADDRESS, server
+
+    port = found.getsockname()[1]
+    address = f"http://{ADDRESS}:{port}/"
+    saved, before = None, signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        session.start()
+        print(f"{len(session.panes)} panes on {address} ; Ctrl-C ends", flush=True)
+        if browser:
+            Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        server(session, port).run(sockets=[found])
+    except KeyboardInterrupt:
+        pass  # how it is meant to end
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        print("stopping after this block", file=sys.stderr, flush=True)
+        saved = session.close(save=save)
+    print(f"saved in {saved}" if saved else "nothing was saved on the way out; --out DIR does that")
