@@ -25,7 +25,8 @@ def live(
     backend: BackendName = "sprites",
     seed: Annotated[int, typer.Option(help="Seed of the noise, the same in all panes.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Save all panes here at Ctrl-C; the page saves here too, or in out.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Save all panes here at Ctrl-C; the page saves here too, or in out."),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0 is any that is free.")] = 8765,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,

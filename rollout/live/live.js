@@ -40,7 +40,12 @@ const aimed = () => state.panes.filter((pane) => target() === null || pane.pane 
 function show(told) {
   state = told;
   const there = new Set(told.panes.map((pane) => pane.pane));
-  for (const [number, pane] of panes) if (!there.has(number)) { pane.remove(); panes.delete(number); }
+  let gone = false; // with the focus in it, perhaps
+  for (const [number, pane] of panes) if (!there.has(number)) {
+    gone ||= pane.root.contains(document.activeElement);
+    pane.remove();
+    panes.delete(number);
+  }
   for (const each of told.panes) {
     if (!panes.has(each.pane)) panes.set(each.pane, new Pane(each.pane, {
       send: ask, motion: () => get("motion").checked, said,
@@ -49,8 +54,8 @@ function show(told) {
     panes.get(each.pane).tell(each, told.presets, told.panes.length < told.most, told.panes.length === 1);
   }
   const wanted = told.panes.map((pane) => panes.get(pane.pane).root);
-  const have = [...get("panes").children];
-  if (wanted.length !== have.length || wanted.some((root, i) => root !== have[i])) get("panes").replaceChildren(...wanted);
+  wanted.forEach((root, i) => get("panes").children[i] === root || get("panes").insertBefore(root, get("panes").children[i] ?? null));
+  if (document.activeElement === document.body && gone) get("prompt").focus();
   get("panes").dataset.count = told.panes.length;
   targets(told.panes);
   buttons();

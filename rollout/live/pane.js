@@ -21,7 +21,10 @@ export class Pane {
     act(".fork", () => this.chosen() && { do: "fork", strategy: this.select.value === this.told.strategy ? null : this.chosen() });
     act(".halt", () => ({ do: "pause", on: !this.told.paused }));
     act(".close", () => confirm(`Close pane ${number}? What was not saved of it is gone.`) && { do: "close" });
-    for (const name of [".use", ".fork", ".halt", ".close"]) find(name).setAttribute("aria-label", `${find(name).textContent} pane ${number}`);
+    for (const [name, does] of [[".use", "Use this strategy in"], [".fork", "Fork"], [".close", "Close"]]) {
+      find(name).setAttribute("aria-label", `${does} pane ${number}`);
+      find(name).title = { ".use": "go on under this strategy", ".fork": "a new pane from here, under this strategy", ".close": "close" }[name];
+    }
     this.size = new ResizeObserver(() => this.head && this.draw(this.head));
     this.size.observe(this.cache);
   }
@@ -140,8 +143,8 @@ export class Pane {
     };
     for (const [role, frame, index] of head.slots) tile(role, frame, index);
     head.at.forEach((index, n) => tile("block", head.start + n, index));
-    put("text", { x: 0, y: 42 }, "index 0");
-    put("text", { x: x(end) + mark, y: 42, "text-anchor": "end" }, end);
+    put("text", { x: 0, y: 42 }, 0);
+    put("text", { x: Math.max(x(end) + mark, 24), y: 42, "text-anchor": "end" }, end);
     svg.replaceChildren(...made);
     const roles = ["sink", "memory", "recent"].map((role) => [role, head.slots.filter((s) => s[0] === role)]).filter(([, some]) => some.length);
     const words = roles.map(([role, some]) => `${some.length} ${role} at ${some.map((s) => s[2]).join(", ")}`);

@@ -57,7 +57,9 @@ class Pane:
         folder.mkdir(parents=True)
         self._output: Output | None = None
         self.watch: Watch | None = watch(backend.spec)
-        self.speed, self.paused, self.due, self.cost = 1.0, False, 0.0, 0.0
+        self.speed, self.paused, self.due = 1.0, False, 0.0
+        self.cost = 0.0
+        """Seconds that a block takes."""
         self.stopped = ""
         """Why it cannot go on, until something is changed."""
         self.lost = ""
@@ -104,7 +106,6 @@ class Pane:
         now = time.monotonic()
         self.writing += now - made
         self.seconds += now - begun
-        self.cost = now - begun if not self.cost else 0.7 * self.cost + 0.3 * (now - begun)
         index = result.block.index
         kinds = tuple(event.kind for event in self._events(index) if event.block == index)
         return Made(result, frames, kinds)

@@ -22,12 +22,18 @@ from rollout.live.wire import LONGEST, Outbox, error, read_order
 
 ADDRESS = "127.0.0.1"
 HERE = Path(__file__).parent
-PAGE = {"live.html": "text/html", "live.css": "text/css", **dict.fromkeys(("live.js", "pane.js", "link.js"), "text/javascript")}
+PAGE = {
+    "live.html": "text/html",
+    "live.css": "text/css",
+    **dict.fromkeys(("live.js", "pane.js", "link.js"), "text/javascript"),
+}
 CLIENTS = 16
 RATE, BURST = 20.0, 40.0
 """Messages a second, and at once, that a client may send."""
 FLOOD = 200
 """Messages over the rate after which a client is sent away."""
+WAITING = 65536
+"""Bytes that the system holds for a client."""
 CROWDED, TOO_MUCH = 1013, 1008
 """Close codes of RFC 6455: try again later, policy violation."""
 
@@ -35,10 +41,12 @@ CROWDED, TOO_MUCH = 1013, 1008
 def listen(port: int) -> socket.socket:
     """A socket on 127.0.0.1; port 0 is any that is free. Raises RolloutError where the port is in use."""
     try:
-        return socket.create_server((ADDRESS, port))
+        found = socket.create_server((ADDRESS, port))
     except (OSError, OverflowError) as problem:
         why = getattr(problem, "strerror", None) or str(problem)
         raise RolloutError(f"port {port} cannot be used: {why}. Choose another --port, or 0 for any.") from problem
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WAITING)  # each connection's: old frames do not pile up in it
+    return found
 
 
 def server(session: Session, port: int) -> uvicorn.Server:

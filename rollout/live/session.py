@@ -132,10 +132,8 @@ class Session:
         for order in self._waiting():
             self._obey(order)
             changed = True
-        running = [pane for pane in self.panes if pane.running]
-        lead = 1.2 * sum(pane.cost for pane in running)
         now = self.clock()
-        ready = [pane for pane in running if pane.due - min(lead, pane.length) <= now]
+        ready = [pane for pane, begin in self._begins() if begin <= now]
         for pane in ready:
             changed |= self._advance(pane)
         now = self.clock()
@@ -143,8 +141,14 @@ class Session:
             pane.due = max(pane.due, now) + pane.length
         if changed:
             self._publish()
-        waits = [pane.due - min(lead, pane.length) - now for pane in self.panes if pane.running]
+        waits = [begin - now for _, begin in self._begins()]
         return max(0.0, min(waits)) if waits else None
+
+    def _begins(self) -> list[tuple[Pane, float]]:
+        """The panes that go on, and when the next block of each is to be begun."""
+        running = [pane for pane in self.panes if pane.running]
+        lead = 1.2 * sum(pane.cost for pane in running)
+        return [(pane, pane.due - min(lead, pane.length)) for pane in running]
 
     def _waiting(self) -> Iterator[Order]:
         for _ in range(ORDERS):
@@ -162,7 +166,9 @@ class Session:
             pane.stopped = str(problem) if isinstance(problem, RolloutError) else f"{type(problem).__name__}: {problem}"
             self._note(pane, f"stopped: {pane.stopped}")
             return True
-        self._show(pane, made, pane.length or self.clock() - begun)
+        spent = self.clock() - begun
+        pane.cost = 0.7 * pane.cost + 0.3 * spent if pane.cost else spent
+        self._show(pane, made, pane.length or spent)
         return told(pane, self._names) != before
 
     def _show(self, pane: Pane, made: Made, seen: float) -> None:

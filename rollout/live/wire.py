@@ -63,7 +63,7 @@ def read_order(text: str | bytes, reply: Callable[[dict[str, Any]], None]) -> Or
         data = json.loads(text)
     except (ValueError, RecursionError):
         data = None
-    if not isinstance(data, dict) or data.get("do") not in ORDERS:
+    if not isinstance(data, dict) or data.get("do") not in tuple(ORDERS):
         raise RolloutError(f'a message is a JSON object with "do": one of {", ".join(ORDERS)}.')
     do, pane = data["do"], data.get("pane")
     unknown = set(data) - {"do", "pane", *ORDERS[do]}

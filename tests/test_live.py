@@ -1,0 +1,529 @@
+"""Live sessions: panes and their pace, orders, forks, exact records, the server's doors, and the page in a browser."""
+
+import asyncio
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("websockets")
+
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from rollout import generate, preset
+from rollout.backends import load_backend
+from rollout.benchmarks.metrics.events import REACT, reaction
+from rollout.benchmarks.metrics.sample import Sample
+from rollout.errors import RolloutError
+from rollout.job import Job
+from rollout.latents import read_latents
+from rollout.live import badge
+from rollout.live.server import BURST, FLOOD, Bucket, listen, server
+from rollout.live.session import MOST, ORDERS, Session
+from rollout.live.wire import HEADER, LONGEST, PENDING, VERSION, WEBP, Order, Outbox, read_order
+from rollout.recipe import Recipe
+from rollout.record import read_record
+from rollout.script import Script
+from rollout.strategy import Strategy
+from tests.conftest import micro_backend
+
+ROOT = Path(__file__).parent.parent
+A, B = "a red circle walks right on navy", "a red circle jumps on navy"
+NAMES = ("infinity-rope", "longlive")
+LENGTH = 0.375
+BROWSER = next(
+    filter(None, map(shutil.which, ("/usr/bin/chromium", "chromium", "google-chrome", "chromium-browser"))), None
+)
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Table:
+    """A session without a thread, its clock, a client, and what was said to whoever asked."""
+
+    def __init__(self, out: Path, names: Sequence[str] = NAMES, backend: Any = None) -> None:
+        self.clock, self.said = Clock(), []
+        self.backend = backend or micro_backend(torch.float32)
+        recipe = Recipe(preset(names[0]), A, seed=5)
+        self.session = Session(self.backend, recipe, [preset(n) for n in names], out, clock=self.clock)
+        self.box = Outbox(lambda: None)
+        self.session.join(self.box)
+        for pane in self.session.panes:
+            pane.due = self.clock.now
+
+    def order(self, do: str, pane: int | None = None, value: Any = None) -> None:
+        self.session.order(Order(do, pane, value, self.said.append))
+
+    def turns(self, blocks: int) -> None:
+        for _ in range(blocks):
+            wait = self.session.turn()
+            self.clock.now += wait if wait is not None else LENGTH
+
+    def heads(self) -> list[dict[str, Any]]:
+        found = [json.loads(m) for m in self.box.take() if isinstance(m, str)]
+        return [m for m in found if m["type"] == "block"]
+
+    def state(self) -> dict[str, Any]:
+        return json.loads(self.session._told())
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Iterator[Table]:
+    made = Table(tmp_path / "out")
+    yield made
+    made.session.close()
+
+
+def again(folder: Path, backend: Any, into: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What 'rollout rerun' compares: a saved run's digests, and those of its repetition."""
+    record = read_record(folder)
+    into.mkdir()
+    for _ in Job(backend, Recipe.from_dict(record), into, latents=True).run():
+        pass
+    return record["digests"], read_record(into)["digests"]
+
+
+def test_blocks_come_when_they_are_due_and_not_before(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is begun so that it is just done when the one before has been seen."""
+    denoise = table.backend.denoise
+
+    def slow(*args: Any) -> Any:
+        table.clock.now += 0.01
+        return denoise(*args)
+
+    monkeypatch.setattr(table.backend, "denoise", slow)  # five passes a block
+    wait = table.session.turn()
+    assert [pane.cost for pane in table.session.panes] == pytest.approx([0.05, 0.05])
+    assert wait == pytest.approx(LENGTH - 1.2 * 0.1)
+    table.clock.now += wait - 0.001
+    assert table.session.turn() == pytest.approx(0.001)
+    assert [pane.blocks for pane in table.session.panes] == [1, 1]
+    table.clock.now += 0.001 + 1e-9
+    begun = table.clock.now
+    for block in range(2, 12):
+        table.clock.now += table.session.turn() + 1e-9
+        assert [pane.blocks for pane in table.session.panes] == [block, block]
+    assert table.clock.now - begun == pytest.approx(10 * LENGTH, abs=1e-6)
+    for pane in table.session.panes:
+        pane.cost = 9.0  # a machine that is far too slow
+    table.clock.now += 50
+    blocks = table.session.panes[0].blocks
+    table.session.turn()
+    table.session.turn()
+    assert table.session.panes[0].blocks == blocks + 2, "what was missed is not made up for"
+    assert table.session.panes[0].due <= table.clock.now + 2 * LENGTH, "one block ahead of what is seen, at most"
+
+
+def test_speeds_and_pauses(table: Table) -> None:
+    table.turns(1)
+    one, two = table.session.panes
+    table.order("speed", 1, 2.0)
+    begun, then = (one.blocks, two.blocks), table.clock.now
+    while table.clock.now < then + 12 * LENGTH:
+        wait = table.session.turn()
+        table.clock.now += max(wait or 0, 0.01)
+    fast, usual = one.blocks - begun[0], two.blocks - begun[1]
+    assert abs(usual - 12) <= 1
+    assert abs(fast - 24) <= 2
+    table.order("pause", None, True)
+    table.session.turn()
+    held = one.blocks
+    assert table.session.turn() is None, "nothing to wait for but an order"
+    table.clock.now += 50
+    table.session.turn()
+    assert one.blocks == held
+    table.order("pause", None, False)
+    table.session.turn()
+    assert one.blocks == held + 1, "no blocks are made up for"
+    table.order("speed", None, 0.0)
+    table.session.turn()
+    assert table.session.turn() == 0
+
+
+def test_a_prompt_shows_in_the_next_block_of_every_pane(table: Table) -> None:
+    table.turns(3)
+    table.heads()
+    table.order("prompt", None, B)
+    table.order("cut", 2)
+    table.order("flush", 1)
+    table.turns(1)
+    one, two = sorted(table.heads(), key=lambda head: head["pane"])
+    assert (one["prompt"], two["prompt"]) == (B, B)
+    assert one["switch"]
+    assert (one["cut"], two["cut"]) == (False, True)
+    assert one["events"] == ["prompt", "switch"]
+    assert two["events"] == ["prompt", "cut"]
+    state = table.state()
+    assert [pane["prompt"] for pane in state["panes"]] == [B, B]
+    assert [line["text"] for line in state["log"]] == [f"prompt: {B}", "cut", "flush"]
+    assert not table.said
+
+
+def test_what_cannot_be_is_refused_and_changes_nothing(table: Table) -> None:
+    table.turns(12)
+    before = [str(pane.run.strategy) for pane in table.session.panes]
+    table.order("prompt", None, "a purple elephant")
+    table.order("use", 1, "memrope")
+    table.order("use", 1, "no-such-strategy")
+    table.order("cut", 4)
+    table.order("fork", 1, "longlive")
+    table.order("use", None, "infinity-rope")  # one pane takes it back, for the other it is possible too
+    table.turns(2)
+    texts = [message["text"] for message in table.said]
+    assert "does not know the word 'purple'" in texts[0]
+    assert texts[1].startswith("pane 1: frame 1 would be a sink")
+    assert "no-such-strategy" in texts[2]
+    assert texts[3] == "there is no pane 4."
+    assert "would be a sink" in texts[4]
+    assert len(texts) == 5
+    assert [str(pane.run.strategy) for pane in table.session.panes] == [before[0]] * 2
+    assert len(list(Path(table.session._folder.name).iterdir())) == 2, "a fork that was refused leaves nothing"
+
+
+def test_a_pane_that_cannot_go_on_says_why_and_the_others_go_on(tmp_path: Path) -> None:
+    table = Table(tmp_path / "out", ("longlive", "infinity-rope"))
+    spec = table.backend.spec
+    object.__setattr__(spec, "table", 12)
+    table.turns(8)
+    stopped, going = table.session.panes
+    assert stopped.blocks == 4
+    assert going.blocks == 8
+    assert table.state()["panes"][0]["stopped"] == stopped.stopped
+    assert "position table" in stopped.stopped
+    table.order("use", 1, "infinity-rope")
+    table.turns(4)
+    assert stopped.blocks > 4, "under relative positions it can"
+    folder = table.session.save([stopped])
+    table.session.close()
+    (one,) = folder.iterdir()
+    before, after = again(one, table.backend, tmp_path / "again")
+    assert before == after
+
+
+def test_a_fork_goes_on_bit_for_bit_and_its_record_repeats(tmp_path: Path, table: Table) -> None:
+    table.turns(4)
+    table.order("prompt", 1, B)
+    table.turns(3)
+    table.order("fork", 1, None)
+    table.order("fork", 1, "self-forcing")
+    table.turns(1)
+    table.order("recache", 3)
+    table.turns(3)
+    table.order("prompt", None, A)
+    table.order("cut", 4)
+    table.turns(3)
+    assert [pane.number for pane in table.session.panes] == [1, 2, 3, 4]
+    assert table.state()["panes"][2]["origin"] == "pane 1 at block 7"
+    table.order("fork", 1)
+    table.order("save")
+    table.session.turn()
+    assert table.said[0]["text"].startswith("there are 4 panes already")
+    saved = sorted((tmp_path / "out" / "001").iterdir())
+    assert [folder.name for folder in saved] == ["1-infinity-rope", "2-longlive", "3-infinity-rope", "4-self-forcing"]
+    for folder in saved:
+        before, after = again(folder, table.backend, tmp_path / folder.name)
+        assert before == after, folder.name
+    kept = [read_latents(folder / "latents.safetensors") for folder in saved]
+    assert torch.equal(kept[0][:24], kept[2][:24]), "the same until the recache"
+    assert not torch.equal(kept[0][24:27], kept[2][24:27])
+    assert torch.equal(kept[0][:21], kept[3][:21])
+    kinds = [event["kind"] for event in read_record(saved[3])["events"]]
+    assert kinds == ["prompt", "strategy", "prompt", "cut"]
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_saved_run_is_what_gen_would_have_made(tmp_path: Path, table: Table) -> None:
+    table.turns(5)
+    folder = table.session.save(table.session.panes[:1])
+    table.turns(2)
+    assert table.session.panes[0].blocks == 7, "saving ends nothing"
+    (one,) = folder.iterdir()
+    made = torch.cat([r.latents[0] for r in generate(table.backend, preset(NAMES[0]), f"{A}[1.875s]", seeds=5)])
+    assert torch.equal(read_latents(one / "latents.safetensors"), made)
+    assert {path.name for path in one.iterdir()} == {"video.mp4", "contact.png", "run.json", "latents.safetensors"}
+    assert table.session.save(table.session.panes[:1]).name == "002"
+
+
+def test_panes_close_but_the_last(table: Table) -> None:
+    table.turns(2)
+    table.order("close", 1)
+    table.order("close", 2)
+    table.turns(1)
+    assert [pane.number for pane in table.session.panes] == [2]
+    assert table.said[0]["text"] == "the last pane stays open."
+    assert {head["pane"] for head in table.heads()} == {2}
+    table.order("fork", 2)
+    table.turns(1)
+    assert [pane.number for pane in table.session.panes] == [1, 2], "a number that is free is given again"
+
+
+def test_queues_are_bounded(table: Table) -> None:
+    for _ in range(ORDERS):
+        table.order("cut")
+    with pytest.raises(RolloutError, match="orders wait already"):
+        table.order("cut")
+    table.turns(6)
+    waiting = table.box.take()
+    blocks = [json.loads(m)["block"] for m in waiting if isinstance(m, str) and json.loads(m)["type"] == "block"]
+    assert blocks == [5, 5], "of each pane the newest block alone"
+    assert table.box.dropped >= 10
+    for n in range(3 * PENDING):
+        table.box.tell({"n": n})
+    assert len(table.box.take()) == PENDING
+
+
+def test_frames_say_what_they_are(table: Table) -> None:
+    table.turns(2)
+    frames = [m for m in table.box.take() if isinstance(m, bytes)]
+    assert len(frames) == 6
+    version, pane, kind, nth, prompt, each, block, number = HEADER.unpack_from(frames[1])
+    assert (version, pane, kind, nth, prompt, each, block, number) == (VERSION, 1, WEBP, 1, 0, 125, 1, 4)
+    assert frames[1][HEADER.size :][:4] == b"RIFF"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "JSON object"),
+        ("nonsense", "JSON object"),
+        ("[" * 3000, "JSON object"),
+        ("[1]", "JSON object"),
+        ('{"do": "explode"}', "JSON object"),
+        ('{"do": ["cut"]}', "JSON object"),
+        ('{"do": "cut", "pane": true}', "whole number"),
+        ('{"do": "cut", "pane": "1"}', "whole number"),
+        ('{"do": "cut", "more": 1}', "no field 'more'"),
+        ('{"do": "prompt"}', "1 to 500"),
+        ('{"do": "prompt", "text": ""}', "1 to 500"),
+        ('{"do": "prompt", "text": 5}', "1 to 500"),
+        ('{"do": "prompt", "text": "a\\u202eb"}', "1 to 500"),
+        (json.dumps({"do": "prompt", "text": "a" * 501}), "1 to 500"),
+        ('{"do": "pause"}', '"on"'),
+        ('{"do": "speed", "value": 3}', "0.5, 1, 2"),
+        ('{"do": "speed", "value": true}', "0.5, 1, 2"),
+        ('{"do": "fork"}', "needs a pane"),
+        ('{"do": "close", "pane": null}', "needs a pane"),
+        ("x" * (LONGEST + 1), "characters at most"),
+        (b"\xff\xfe", "JSON object"),
+    ],
+)
+def test_messages_that_say_nothing_are_refused(text: str | bytes, why: str) -> None:
+    with pytest.raises(RolloutError, match=why):
+        read_order(text, lambda message: None)
+
+
+def test_a_script_is_no_prompt(tmp_path: Path) -> None:
+    for text in (f"{A}[3s]", f"{A} | {B}", f"{A} ; hello"):
+        with pytest.raises(RolloutError, match="one prompt"):
+            Session(micro_backend(), Recipe(preset("longlive"), text), [preset("longlive")], tmp_path)
+    with pytest.raises(RolloutError, match="1 to 4 panes"):
+        Session(micro_backend(), Recipe(preset("longlive"), A), [preset("longlive")] * (MOST + 1), tmp_path)
+
+
+def test_the_rate_is_held() -> None:
+    clock = Clock()
+    bucket = Bucket(clock)
+    assert sum(bucket.take() for _ in range(100)) == BURST
+    clock.now += 1
+    assert sum(bucket.take() for _ in range(100)) == 20
+
+
+# What follows runs the embedded model.
+
+
+@pytest.fixture(scope="module")
+def sprites() -> Any:
+    return load_backend("sprites", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["infinity-rope", "self-forcing", "longlive"])
+def test_the_badge_counts_as_the_metric_reaction_does(name: str, sprites: Any) -> None:
+    """The same frames through a page's watch and through the benchmark."""
+    script = Script.parse(f"{A}[3s] | a red circle stands on navy[4.125s]")
+    watch, decoder, before, pixels = badge.Watch(), sprites.decoder(), None, []
+    for result in generate(sprites, preset(name), script, seeds=1):
+        pixels.append(decoder.push(result.latents[0]).numpy())
+        watch.add(pixels[-1], before, result.prompts[0])
+        before = result.prompts[0]
+    spec = sprites.spec
+    sample = Sample(np.concatenate(pixels), spec.fps, spec, tuple(script.blocks(spec)), script.prompts)
+    score = reaction(sample)
+    assert score is not None
+    assert badge.LIMIT == REACT
+    assert watch.told == {"state": "never" if score.value == REACT else "obeyed", "frames": score.value}
+
+
+@contextmanager
+def serving(out: Path, backend: Any, names: Sequence[str] = NAMES) -> Iterator[SimpleNamespace]:
+    """A session behind a real server on a free port."""
+    session = Session(backend, Recipe(preset(names[0]), A), [preset(n) for n in names], out)
+    with listen(0) as found:
+        port = found.getsockname()[1]
+        running = server(session, port)
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [found]})
+        session.start()
+        thread.start()
+        try:
+            yield SimpleNamespace(session=session, port=port, origin=f"http://127.0.0.1:{port}", server=running)
+        finally:
+            running.should_exit = True
+            thread.join(10)
+            session.close()
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """A server with the micro model, which costs little."""
+    with serving(tmp_path_factory.mktemp("live") / "out", micro_backend(torch.float32)) as found:
+        yield found
+
+
+def wire(at: SimpleNamespace, **more: Any) -> Any:
+    return connect(f"ws://127.0.0.1:{at.port}/live", origin=more.pop("origin", at.origin), **more)
+
+
+def hear(client: Any, wanted: Callable[[dict[str, Any]], bool], seconds: float = 10) -> dict[str, Any]:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        message = client.recv(timeout=seconds)
+        if isinstance(message, str) and wanted(found := json.loads(message)):
+            return found
+    raise AssertionError("nothing of the kind was said")
+
+
+def get(at: SimpleNamespace, path: str = "/", **headers: str) -> tuple[int, bytes]:
+    """A raw request, with whatever headers."""
+    lines = {"Host": f"127.0.0.1:{at.port}", "Connection": "close"} | headers
+    text = f"GET {path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items()) + "\r\n"
+    with socket.create_connection(("127.0.0.1", at.port), timeout=5) as found:
+        found.sendall(text.encode())
+        answer = b""
+        while part := found.recv(65536):
+            answer += part
+    return int(answer.split()[1]), answer
+
+
+def test_the_page_is_served_under_a_strict_policy(quick: SimpleNamespace) -> None:
+    for path, kind in {"/": "text/html", "/live.css": "text/css", "/pane.js": "text/javascript"}.items():
+        code, answer = get(quick, path)
+        assert code == 200
+        assert f"content-type: {kind}".encode() in answer
+        assert b"default-src 'none'; script-src 'self'; style-src 'self'" in answer
+        assert b"unsafe" not in answer.partition(b"\r\n\r\n")[0]
+    for path in ("/session.py", "/../pyproject.toml", "/%2e%2e/server.py", "/nothing"):
+        assert get(quick, path)[0] == 404, path
+
+
+def test_it_listens_on_this_machine_alone(quick: SimpleNamespace) -> None:
+    with listen(0) as found:
+        assert found.getsockname()[0] == "127.0.0.1"
+    with pytest.raises(RolloutError, match=f"port {quick.port} cannot be used"):
+        listen(quick.port)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "evil.example:{port}"},
+        {"Host": "127.0.0.1"},
+        {"Host": "127.0.0.1.evil.example:{port}"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "https://127.0.0.1:{port}"},
+        {"Origin": "http://127.0.0.1:1"},
+    ],
+)
+def test_other_hosts_and_origins_are_refused(quick: SimpleNamespace, headers: dict[str, str]) -> None:
+    given = {name: value.format(port=quick.port) for name, value in headers.items()}
+    code, answer = get(quick, **given)
+    assert code == 403
+    assert b"<html" not in answer
+    key = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    key |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Origin": quick.origin}
+    assert get(quick, "/live", **(key | given))[0] == 403
+
+
+def test_a_socket_must_say_where_it_comes_from(quick: SimpleNamespace) -> None:
+    with pytest.raises(InvalidStatus):
+        wire(quick, origin=None)
+    with wire(quick, origin=f"http://localhost:{quick.port}"):
+        pass
+
+
+def test_two_clients_see_one_session(quick: SimpleNamespace) -> None:
+    with wire(quick) as one, wire(quick) as two:
+        for client in (one, two):
+            assert len(hear(client, lambda m: m["type"] == "state")["panes"]) == 2
+        one.send(json.dumps({"do": "prompt", "text": B}))
+        for client in (one, two):
+            hear(client, lambda m: m["type"] == "block" and m["prompt"] == B)
+            hear(client, lambda m: m["type"] == "state" and m["log"] and m["log"][-1]["text"] == f"prompt: {B}")
+        two.send(json.dumps({"do": "prompt", "text": "an unknown word"}))
+        assert "does not know" in hear(two, lambda m: m["type"] == "error")["text"]
+    blocks = quick.session.panes[0].blocks
+    time.sleep(1)
+    assert quick.session.panes[0].blocks > blocks, "nobody looks on, and it goes on"
+    with wire(quick) as again:
+        state = hear(again, lambda m: m["type"] == "state")
+        assert state["panes"][0]["prompt"] == B
+        assert hear(again, lambda m: m["type"] == "block")["block"] >= blocks
+
+
+def test_bad_messages_get_one_clear_answer_and_too_many_an_end(quick: SimpleNamespace) -> None:
+    with wire(quick) as client:
+        for bad in ("{", b"\x00\xff", "x" * 5000, '{"do": "explode"}'):
+            client.send(bad)
+            assert len(hear(client, lambda m: m["type"] == "error")["text"]) < 200
+        with pytest.raises(ConnectionClosed):  # noqa: PT012
+            for _ in range(5 * FLOOD):
+                client.send("{}")
+            while True:
+                client.recv(timeout=5)
+    with wire(quick) as client, pytest.raises(ConnectionClosed):  # noqa: PT012
+        client.send("x" * 200_000)
+        while True:
+            client.recv(timeout=5)
+    with wire(quick) as client:
+        assert hear(client, lambda m: m["type"] == "block")
+
+
+def test_a_client_that_does_not_read_holds_up_nobody(quick: SimpleNamespace) -> None:
+    quick.session.order(Order("speed", None, 0.0))
+    narrow = socket.socket()
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    narrow.connect(("127.0.0.1", quick.port))
+    with wire(quick, sock=narrow, max_queue=1, ping_interval=None) as slow:
+        end = time.monotonic() + 30
+        while time.monotonic() < end and not any(box.dropped for box in quick.session._clients):
+            time.sleep(0.1)
+        assert any(box.dropped for box in quick.session._clients)
+        with wire(quick) as other:
+            first = hear(other, lambda m: m["type"] == "block")["block"]
+            hear(other, lambda m: m["type"] == "block" and m["block"] > first + 2)
+        quick.session.order(Order("speed", None, 1.0))
+        assert slow
