@@ -1,15 +1,17 @@
 """Live sessions: panes and their pace, orders, forks, exact records, the server's doors, and the page in a browser."""
 
-import asyncio
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +24,8 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
 
+from PIL import Image
+from typer.testing import CliRunner
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -29,6 +33,7 @@ from rollout import generate, preset
 from rollout.backends import load_backend
 from rollout.benchmarks.metrics.events import REACT, reaction
 from rollout.benchmarks.metrics.sample import Sample
+from rollout.cli import app as cli
 from rollout.errors import RolloutError
 from rollout.job import Job
 from rollout.latents import read_latents
@@ -39,7 +44,6 @@ from rollout.live.wire import HEADER, LONGEST, PENDING, VERSION, WEBP, Order, Ou
 from rollout.recipe import Recipe
 from rollout.record import read_record
 from rollout.script import Script
-from rollout.strategy import Strategy
 from tests.conftest import micro_backend
 
 ROOT = Path(__file__).parent.parent
@@ -125,7 +129,8 @@ def test_blocks_come_when_they_are_due_and_not_before(table: Table, monkeypatch:
     table.clock.now += 0.001 + 1e-9
     begun = table.clock.now
     for block in range(2, 12):
-        table.clock.now += table.session.turn() + 1e-9
+        wait = table.session.turn()
+        table.clock.now += wait + 1e-9
         assert [pane.blocks for pane in table.session.panes] == [block, block]
     assert table.clock.now - begun == pytest.approx(10 * LENGTH, abs=1e-6)
     for pane in table.session.panes:
@@ -517,7 +522,7 @@ def test_a_client_that_does_not_read_holds_up_nobody(quick: SimpleNamespace) -> 
     narrow = socket.socket()
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     narrow.connect(("127.0.0.1", quick.port))
-    with wire(quick, sock=narrow, max_queue=1, ping_interval=None) as slow:
+    with wire(quick, sock=narrow, max_queue=1, ping_interval=None, close_timeout=0.1) as slow:
         end = time.monotonic() + 30
         while time.monotonic() < end and not any(box.dropped for box in quick.session._clients):
             time.sleep(0.1)
@@ -527,3 +532,198 @@ def test_a_client_that_does_not_read_holds_up_nobody(quick: SimpleNamespace) -> 
             hear(other, lambda m: m["type"] == "block" and m["block"] > first + 2)
         quick.session.order(Order("speed", None, 1.0))
         assert slow
+
+
+# The page, in a browser, with the embedded model.
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api")
+    if BROWSER is None:
+        pytest.skip("no Chromium here")
+    with api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory, sprites: Any) -> Iterator[SimpleNamespace]:
+    with serving(tmp_path_factory.mktemp("live") / "out", sprites, ("infinity-rope", "self-forcing")) as found:
+        yield found
+
+
+@contextmanager
+def opened(browser: Any, at: SimpleNamespace, width: int = 1280, scheme: str = "light", **more: Any) -> Iterator[Any]:
+    """The page once it shows frames; whatever goes wrong fails the test."""
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, **more)
+    tab, wrong = context.new_page(), []
+    tab.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("dialog", lambda dialog: dialog.accept())
+    tab.on("request", lambda r: None if r.url.startswith((at.origin, "data:", "blob:")) else wrong.append(r.url))
+    tab.goto(at.origin)
+    tab.wait_for_selector("article[data-frame]")
+    yield tab
+    assert not wrong
+    context.close()
+
+
+def picture(tab: Any, pane: int) -> str:
+    return tab.evaluate(f"document.querySelector('[data-pane=\"{pane}\"] canvas').toDataURL()")
+
+
+def becomes(tab: Any, what: str, seconds: float = 20) -> None:
+    """Wait until an expression is true; Playwright's own way evaluates text in the page, which its policy forbids."""
+    end = time.monotonic() + seconds
+    while not tab.evaluate(what):
+        assert time.monotonic() < end, what
+        tab.wait_for_timeout(30)
+
+
+def shows(tab: Any, pane: int, text: str) -> None:
+    becomes(tab, f"document.querySelector('[data-pane=\"{pane}\"] q').textContent === {json.dumps(text)}")
+
+
+def test_a_prompt_typed_in_the_page_shows_and_is_measured(browser: Any, real: SimpleNamespace) -> None:
+    with opened(browser, real) as tab:
+        tab.keyboard.press("/")
+        tab.keyboard.type("a red circle stands on navy")
+        tab.keyboard.press("Enter")
+        shows(tab, 1, "a red circle stands on navy")
+        shows(tab, 2, "a red circle stands on navy")
+        assert float(tab.get_attribute("[data-pane='1']", "data-latency")) < 10_000
+        badge = "[data-pane='1'] .obeyed:is([data-state='obeyed'], [data-state='never'])"
+        tab.wait_for_selector(badge, timeout=20_000)
+        told = real.session.panes[0].watch.told
+        assert tab.inner_text(badge) == (
+            f"obeyed after {told['frames']} frame{'' if told['frames'] == 1 else 's'}"
+            if told["state"] == "obeyed"
+            else "not obeyed within 15 frames"
+        )
+        assert told["state"] == "obeyed", "with this seed infinity-rope stands still in time"
+        tab.wait_for_timeout(1500)
+        one = picture(tab, 1)
+        tab.wait_for_timeout(600)
+        assert _near(one, picture(tab, 1)), "it stands"
+        tab.fill("#prompt", "a red circle spins on navy")
+        tab.press("#prompt", "Enter")
+        tab.wait_for_timeout(4000)
+        assert not _near(one, picture(tab, 1)), "it no longer does"
+        roles = tab.eval_on_selector_all("[data-pane='1'] svg rect", "all => all.map(r => r.getAttribute('class'))")
+        assert roles == ["band", "sink", "recent", "recent", "block", "block", "block"]
+        assert "1 sink at 0; 2 recent at 1, 2; the block at 3, 4, 5" in tab.get_attribute(
+            "[data-pane='1'] svg", "aria-label"
+        )
+
+
+def _near(one: str, two: str) -> bool:
+    """Whether two pictures differ by less than the codec's noise."""
+    a, b = (np.asarray(Image.open(BytesIO(b64decode(u.partition(",")[2]))).convert("RGB"), float) for u in (one, two))
+    return float(np.abs(a - b).mean()) < 4
+
+
+def test_keys_alone_do_everything_that_buttons_do(browser: Any, real: SimpleNamespace) -> None:
+    with opened(browser, real) as tab:
+        tab.keyboard.press("1")
+        tab.keyboard.press("p")
+        tab.wait_for_selector("[data-pane='1'] .veil:not([hidden])")
+        assert tab.inner_text("[data-pane='1'] .veil") == "paused"
+        assert tab.is_hidden("[data-pane='2'] .veil")
+        tab.keyboard.press("c")
+        becomes(tab, "document.querySelector('[data-pane=\"1\"] .veil').textContent.includes('next: cut')")
+        tab.wait_for_timeout(800)  # what was sent is still played
+        frame = tab.get_attribute("[data-pane='1']", "data-frame")
+        tab.wait_for_timeout(800)
+        assert tab.get_attribute("[data-pane='1']", "data-frame") == frame
+        tab.keyboard.press("p")
+        tab.wait_for_selector("[data-pane='1'][data-event='cut']")
+        tab.keyboard.press("0")
+        tab.keyboard.press("r")
+        becomes(tab, "document.querySelector('#log li').textContent.endsWith('all: recache')")
+        assert "all: recache" in tab.text_content("#said")
+        tab.keyboard.press("s")
+        becomes(tab, "document.querySelector('#log li').textContent.includes('saved in')")
+        tab.focus("[data-pane='2'] .fork")
+        tab.keyboard.press("Enter")
+        tab.wait_for_selector("[data-pane='3'][data-frame]")
+        tab.select_option("[data-pane='3'] select", label="longlive")
+        tab.focus("[data-pane='3'] .use")
+        tab.keyboard.press("Enter")
+        becomes(tab, "!document.getElementById('trouble').hidden")
+        assert "would be a sink" in tab.inner_text("#trouble")
+        tab.focus("[data-pane='3'] .close")
+        tab.keyboard.press("Enter")
+        tab.wait_for_selector("[data-pane='3']", state="detached")
+        tab.keyboard.press("Escape")
+        tab.uncheck("#single", force=True) if tab.is_visible("#single") else tab.evaluate("single.click()")
+        lines = tab.inner_text("#log")
+        tab.keyboard.press("c")
+        tab.wait_for_timeout(500)
+        assert tab.inner_text("#log") == lines, "single keys can be switched off"
+
+
+def test_the_page_comes_back_to_the_present_state(browser: Any, real: SimpleNamespace) -> None:
+    with opened(browser, real) as tab:
+        tab.fill("#prompt", B)
+        tab.press("#prompt", "Enter")
+        shows(tab, 1, B)
+    blocks = real.session.panes[0].blocks
+    with opened(browser, real, 360, "dark", reduced_motion="reduce") as tab:
+        shows(tab, 1, B)
+        assert int(tab.get_attribute("[data-pane='1']", "data-block")) >= blocks - 1
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+        assert not tab.is_checked("#motion")
+        for at in real.server.server_state.connections.copy():
+            at.transport.abort()
+        tab.wait_for_selector("#link[data-state='wait']", state="attached")
+        tab.wait_for_selector("#link[data-state='on']", state="attached")
+        at = int(tab.get_attribute("[data-pane='1']", "data-block"))
+        becomes(tab, f"+document.querySelector('[data-pane=\"1\"]').dataset.block > {at}")
+
+
+def test_hostile_text_is_text(browser: Any, real: SimpleNamespace) -> None:
+    with opened(browser, real) as tab:
+        tab.fill("#prompt", "<img src=x onerror=alert(1)>")
+        tab.press("#prompt", "Enter")
+        becomes(tab, "!document.getElementById('trouble').hidden")
+        assert "does not know the word" in tab.inner_text("#trouble")
+        assert not tab.query_selector("#trouble img")
+
+
+def test_the_command_ends_with_what_was_saved_and_rerun_agrees(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rollout", "live", "--port", "0", "--no-open", "--out", str(tmp_path / "out")]
+    with subprocess.Popen([*command, "--pane", "memrope"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        address = running.stdout.readline().split()[3]
+        assert address.startswith("http://127.0.0.1:")
+        at = SimpleNamespace(port=int(address.rstrip("/").rpartition(":")[2]), origin=address.rstrip("/"))
+        with wire(at) as client:
+            hear(client, lambda m: m["type"] == "block" and m["block"] == 3)
+            client.send(json.dumps({"do": "prompt", "text": B}))
+            hear(client, lambda m: m["type"] == "block" and m["prompt"] == B)
+        running.send_signal(signal.SIGINT)
+        assert "saved in" in running.stdout.read()
+    assert running.returncode == 0
+    folder = tmp_path / "out" / "001" / "1-memrope"
+    told = CliRunner().invoke(cli, ["rerun", str(folder)])
+    assert told.exit_code == 0, told.output
+    assert told.output.count("the same, bit for bit") == 2
+
+
+def test_bad_options_end_in_one_line() -> None:
+    with listen(0) as taken:
+        port = taken.getsockname()[1]
+        for args, why in {("--port", str(port)): "cannot be used", ("--pane", "nothing"): "no preset"}.items():
+            told = CliRunner().invoke(cli, ["live", "--no-open", *args])
+            assert isinstance(told.exception, RolloutError)
+            assert why in str(told.exception)
+
+
+def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "rollout.live.server", raising=False)
+    told = CliRunner().invoke(cli, ["live", "--no-open"])
+    assert isinstance(told.exception, RolloutError)
+    assert "pip install 'rollout-video[live]'" in str(told.exception)

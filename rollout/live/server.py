@@ -32,7 +32,7 @@ RATE, BURST = 20.0, 40.0
 """Messages a second, and at once, that a client may send."""
 FLOOD = 200
 """Messages over the rate after which a client is sent away."""
-WAITING = 65536
+WAITING = 16384
 """Bytes that the system holds for a client."""
 CROWDED, TOO_MUCH = 1013, 1008
 """Close codes of RFC 6455: try again later, policy violation."""
