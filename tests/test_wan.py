@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
@@ -641,3 +642,39 @@ def test_a_run_goes_on_from_a_snapshot_of_its_decoder(folder: Path, tmp_path: Pa
         found = finish(Job.resumed(wan, snapshot, tmp_path / "cut"))
         assert found["digests"] == whole["digests"]
         assert found["timings"]["frames"] == wan.spec.pixel_frames(18)
+
+
+def test_a_live_session_knows_no_backend(folder: Path, tmp_path: Path) -> None:
+    """Panes, forks and saved records with Wan's decoder, whose state goes over block edges; no badge."""
+    from rollout import preset
+    from rollout.job import Job
+    from rollout.live.session import Session
+    from rollout.live.wire import JPEG, Order, Outbox, picture
+    from rollout.recipe import Recipe
+    from rollout.record import read_record
+
+    model = load_backend("wan", model=str(folder), height=32, width=48)
+    names = ("infinity-rope", "longlive")
+    session = Session(model, Recipe(preset(names[0]), "a cat walks"), [preset(n) for n in names], tmp_path / "out")
+    box, said = Outbox(lambda: None), []
+    session.join(box)
+    for pane in session.panes:
+        pane.speed = 0.0
+    for order in (None, Order("prompt", None, "a dog jumps", said.append), Order("fork", 1, None, said.append)):
+        if order is not None:
+            session.order(order)
+        session.turn()
+        session.turn()
+    session.order(Order("save", None, None, said.append))
+    session.turn()
+    assert not said
+    heads = [json.loads(message) for message in box.take() if isinstance(message, str)]
+    assert {head["badge"] for head in heads if head["type"] == "block"} == {None}
+    session.close()
+    for saved in sorted((tmp_path / "out" / "001").iterdir()):
+        record, into = read_record(saved), tmp_path / saved.name
+        into.mkdir()
+        for _ in Job(model, Recipe.from_dict(record), into).run():
+            pass
+        assert read_record(into)["digests"] == record["digests"], saved.name
+    assert picture(np.zeros((480, 832, 3), np.uint8))[0] == JPEG

@@ -77,7 +77,7 @@ def track(video: Tensor) -> Seen:
     return Seen(
         colour=colour,
         shape=_shape(body, x, y, radius),
-        action=_action(x, y, radius, eye),
+        action=action(x, y, radius, eye),
         background=background,
         ground=_ground(label, body),
         place=place,
@@ -202,7 +202,7 @@ def _motions() -> tuple[Tensor, Tensor]:
     ), action[:, 0]
 
 
-def _action(x: Tensor, y: Tensor, radius: Tensor, eye: Tensor) -> Tensor:
+def action(x: Tensor, y: Tensor, radius: Tensor, eye: Tensor) -> Tensor:
     """The action at every frame, from the window around it (the nearest whole window at the ends); -1 where none fits."""
     batch, frames = x.shape
     if frames < WINDOW:
