@@ -322,6 +322,6 @@ class Session:
             "speeds": SPEEDS,
             "presets": self.presets,
             "panes": [told(pane, self._names) for pane in self.panes],
-            "log": list(getattr(self, "_log", ())),
+            "log": list(self._log),
         }
         return json.dumps(state, ensure_ascii=False)
