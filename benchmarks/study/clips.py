@@ -109,7 +109,8 @@ def _clip(folder: Path, name: str | None, record: dict[str, Any]) -> Clip:
             size(folder / "video.mp4"),
         )
         told = name or " then ".join([_name(record["strategy"]), *changes])
-        return Clip(folder, told, _text([record["strategy"], *changes]), tuple(map(_text, scene)), record)
+        text = _text([record["strategy"], *changes] if changes else record["strategy"])
+        return Clip(folder, told, text, tuple(map(_text, scene)), record)
     except (KeyError, TypeError) as error:
         raise OutputError(f"{folder / 'run.json'} is no record of a run: it lacks {error}. Run it again.") from error
 
