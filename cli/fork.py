@@ -53,5 +53,5 @@ def fork(
         into = free_folder(Path("out")) if out is None else out if len(branches) == 1 else out / str(number)
         job = Job(backend, recipe, into, latents=True, every=snapshot_every, history=history.latents[:begin])
         new_folder(into, force=force)
-        print(f"from {folder} after block {block} ({spec.seconds(begin):g}s):")
+        print(f"from {folder} after block {block} ({spec.seconds(begin):g}s), seed {recipe.seed}:")
         roll(job)

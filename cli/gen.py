@@ -103,6 +103,8 @@ def roll(job: "Job") -> None:
     print(f"strategy: {run.strategy}; {run.cache.bytes / 2**20:,.1f} MiB of keys and values")
     for line in told(planned(job.script, job.backend.spec, first=run.first)):
         print(line)
+    for event in job.recipe.events:
+        print(f"  {job.backend.spec.seconds(event.block * job.backend.spec.block):7.2f}s  {event}")
     seconds, frames = watch(job)
     print(f"{job.folder / 'video.mp4'}: {frames} frames in {seconds:.1f}s, {frames / seconds:.1f} a second")
     print(f"{job.folder / 'contact.png'}: all of it at a glance")

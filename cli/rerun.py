@@ -54,7 +54,7 @@ def _repeat(
     record = read_record(folder)
     recipe = Recipe.from_dict(record)
     digests, blocks = record.get("digests"), record.get("history", 0)
-    if not isinstance(digests, dict) or not isinstance(blocks, int):
+    if not digests or not isinstance(digests, dict) or not isinstance(blocks, int):
         raise OutputError(f"{folder / 'run.json'} has no digests to compare with. Make the run again.")
     if prefix is not None:
         recipe = replace(recipe, prefix=str(prefix))
@@ -81,6 +81,8 @@ def _repeat(
         print(f"{name}: {'the same, bit for bit' if now[name] == digests.get(name) else 'DIFFERENT'}")
     same = all(now[name] == digests.get(name) for name in now)
     if not same:
+        if record.get("rules") != read_record(into)["rules"]:
+            differ.append("the rules of a plugin are not what they were")
         for line in (*differ, *changed(versions, backend.device)):
             print(f"  {line}")
     return same

@@ -1,7 +1,7 @@
 """The loop: a strategy, a backend and a script to latent blocks, one result a block."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -17,7 +17,8 @@ from rollout.progress import Event, Progress
 from rollout.sampler import Noise, Schedule, sample, seeded
 from rollout.script import Script
 from rollout.slots import Block, Edit, Placement, Replay, Slot
-from rollout.strategy import Strategy
+from rollout.specs import part_from_text, part_to_text
+from rollout.strategy import Strategy, Switch
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Result:
 
 
 class Rollout(Iterator[Result]):
-    """A running rollout: iterate for its blocks; `prompt`, `cut` and `use` act from the next block on.
+    """A running rollout: iterate for its blocks; `prompt`, `cut`, `switch` and `use` act from the next block on.
 
     `progress` says where it stands and logs what came from outside, so that the run can be repeated exactly; `cache` is
     its KVCache; `blocks` counts the planned blocks, `first` those of a prefix, `given` those that are not sampled.
@@ -85,6 +86,7 @@ class Rollout(Iterator[Result]):
         self._step: Step | None = None
         self._wanted: tuple[str, ...] | None = None
         self._cut = False
+        self._once: str | None = None
         self._next_strategy: Strategy | None = None
 
     def prompt(self, *texts: str) -> None:
@@ -96,6 +98,11 @@ class Rollout(Iterator[Result]):
     def cut(self) -> None:
         """Make the next block a hard cut."""
         self._cut = True
+
+    def switch(self, switch: Switch) -> None:
+        """Begin the next block with this switch, a flush for example, whatever its prompt. Raises CompositionError."""
+        replace(self.strategy, switch=switch).check(self.backend.spec)
+        self._once = part_to_text(switch)
 
     def use(self, strategy: Strategy) -> None:
         """From the next block on, go on under another strategy; the cache is carried over and dated anew.
@@ -112,12 +119,19 @@ class Rollout(Iterator[Result]):
         """The next block; one that failed is tried again. Raises StopIteration, CacheError, RolloutError."""
         block = self.progress.block or self._begin()
         if self._step is None:
-            self._step = decide(self.strategy, self.cache.slots, block, self.backend.spec)
+            self._step = self._decide(block)
             self.progress.prepared = 0
         result = self._run(self._step)
         self._step = None
         self.progress.finish()
         return result
+
+    def _decide(self, block: Block) -> Step:
+        strategy, seen = self.strategy, block
+        if self.progress.once is not None:
+            once = part_from_text("switch", self.progress.once)
+            strategy, seen = replace(strategy, switch=once), replace(block, switch=True)
+        return replace(decide(strategy, self.cache.slots, seen, self.backend.spec), block=block)
 
     @torch.no_grad()
     def _run(self, step: Step) -> Result:
@@ -206,8 +220,8 @@ class Rollout(Iterator[Result]):
         strategy, self._next_strategy = self._next_strategy, None
         if strategy is not None:
             self._take_over(strategy, planned)
-        block = self.progress.begin(planned, self._wanted, self._cut)
-        self._planned, self._wanted, self._cut = None, None, False
+        block = self.progress.begin(planned, self._wanted, self._cut, self._once)
+        self._planned, self._wanted, self._cut, self._once = None, None, False, None
         return block
 
     def _repeat(self, event: Event) -> None:
@@ -216,6 +230,8 @@ class Rollout(Iterator[Result]):
             self._wanted = tuple(rows(event.value, self.batch, "prompts"))
         elif event.kind == "cut":
             self._cut = True
+        elif event.kind == "switch":
+            self._once = event.value[0]
         else:
             self._next_strategy = Strategy.from_text(event.value[0])
 
@@ -249,6 +265,7 @@ class Rollout(Iterator[Result]):
             "held": frames,
             "wanted": self._wanted,
             "cut": self._cut,
+            "once": self._once,
             "use": None if self._next_strategy is None else self._next_strategy.to_dict(),
         }
         held = {"held": torch.cat([self._latents[f].cpu() for f in frames], 1)} if frames else {}
@@ -260,13 +277,19 @@ class Rollout(Iterator[Result]):
         strategy, progress = Strategy.from_dict(state["strategy"]), Progress.from_dict(state["progress"])
         strategy.check(spec, self.blocks * spec.block)
         wanted = None if state["wanted"] is None else tuple(str(text) for text in state["wanted"])
+        once = None if state["once"] is None else str(state["once"])
+        for text in (once, progress.once):
+            if text is not None:
+                part_from_text("switch", text)
         following = None if state["use"] is None else Strategy.from_dict(state["use"])
         frames, window = list(state["held"]), int(state["window"])
         held = tensors["held"] if frames else torch.zeros(self.batch, 0, *spec.latent)
         if held.shape != (self.batch, len(frames), *spec.latent):
             raise ValueError(f"the held latents are {tuple(held.shape)}")
-        if not progress.next <= self.blocks and not self._endless:
+        if progress.next > self.blocks and not self._endless:
             raise ValueError(f"it stands at block {progress.next} of {self.blocks}")
+        if any(len(row) != self.batch for row in (*progress.texts, *(() if wanted is None else (wanted,)))):
+            raise ValueError("its prompts are not one a row")
         self._encode_texts(*progress.texts, *(() if wanted is None else (wanted,)))
         cache = new_cache(self.backend, window, self.batch)
         packed = {name.removeprefix("cache."): t for name, t in tensors.items() if name.startswith("cache.")}
@@ -276,7 +299,7 @@ class Rollout(Iterator[Result]):
             step = decide(strategy, cache.slots, progress.block, spec, prepared=progress.prepared)
         self.strategy, self.progress, self.cache, self._step, self._planned = strategy, progress, cache, step, None
         self._latents = {int(f): held[:, i : i + 1].to(device) for i, f in enumerate(frames)}
-        self._wanted, self._cut, self._next_strategy = wanted, bool(state["cut"]), following
+        self._wanted, self._cut, self._once, self._next_strategy = wanted, bool(state["cut"]), once, following
         self._hold = max(self._hold, window)
         self._plan = self._blocks_from(progress.next)
 

@@ -87,7 +87,10 @@ def taken_over(strategy: Strategy, slots: Sequence[Slot], start: int, spec: Spec
         index = frame // spec.block
         return strategy.policy.admit(Block(index, index * spec.block, spec.block))[frame % spec.block].role
 
-    kind, cure = strategy.policy.kind, "Encode the history again under the new strategy, or keep the old policy."
+    kind, cure = (
+        strategy.policy.kind,
+        "Encode the history again under the new strategy (fork --rebuild), or keep the old policy.",
+    )
     places = {slot.frame: i for i, slot in enumerate(slots) if slot.role is not Role.MEMORY}
     sinks: list[int] = []
     for frame in takewhile(lambda f: role(f) is Role.SINK, range(start)):

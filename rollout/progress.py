@@ -13,12 +13,15 @@ from rollout.slots import Block
 class Event:
     """What came from outside while a rollout ran, and the block at which it took effect.
 
-    `kind` is "prompt" (`value`: one a batch row), "cut", or "strategy" (`value`: its text form).
+    `kind` is "prompt" (`value`: one a batch row), "cut", "switch" or "strategy" (`value`: its text form).
     """
 
     block: int
     kind: str
     value: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {' | '.join(self.value)}" if self.value else self.kind
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -28,7 +31,7 @@ class Event:
     def from_dict(cls, data: Mapping[str, Any]) -> "Event":
         """From JSON. Raises ValueError, KeyError or TypeError."""
         event = cls(_count(data["block"]), str(data["kind"]), tuple(str(v) for v in data["value"]))
-        if event.kind not in ("prompt", "cut", "strategy"):
+        if event.kind not in ("prompt", "cut", "switch", "strategy"):
             raise ValueError(f"there is no event {event.kind[:40]!r}")
         return event
 
@@ -47,6 +50,8 @@ class Progress:
     """The last finished block."""
     block: Block | None = None
     """A block that was begun and is not finished."""
+    once: str | None = None
+    """The switch, as text, that this block begins with whatever its prompt."""
     prepared: int = 0
     """How far the cache was prepared for it: 1 once switched, 2 once room is made."""
     events: list[Event] = field(default_factory=list)
@@ -59,7 +64,9 @@ class Progress:
         begun = self.block or self.last
         return 0 if begun is None else begun.index + 1
 
-    def begin(self, planned: Block, prompt: tuple[str, ...] | None = None, cut: bool = False) -> Block:
+    def begin(
+        self, planned: Block, prompt: tuple[str, ...] | None = None, cut: bool = False, once: str | None = None
+    ) -> Block:
         """The script's next block as it will be rolled out, with what came from outside."""
         if planned.prompt != self.shot:  # the script's own next shot ends a prompt from outside
             self.shot = self.prompt = planned.prompt
@@ -69,6 +76,9 @@ class Progress:
             self.events.append(Event(planned.index, "prompt", prompt))
         if cut:
             self.events.append(Event(planned.index, "cut"))
+        if once is not None:
+            self.events.append(Event(planned.index, "switch", (once,)))
+        self.once = once
         switch = self.last is not None and self.texts[self.prompt] != self.texts[self.last.prompt]
         cut = planned.cut or (cut and planned.index > 0)
         self.block = replace(planned, prompt=self.prompt, switch=switch, cut=cut)
@@ -76,7 +86,7 @@ class Progress:
 
     def finish(self) -> None:
         """The block that was begun is done."""
-        self.last, self.block, self.prepared = self.block, None, 0
+        self.last, self.block, self.once, self.prepared = self.block, None, None, 0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -92,6 +102,7 @@ class Progress:
             prompt=_count(data["prompt"]),
             last=_block(data["last"]),
             block=_block(data["block"]),
+            once=None if data["once"] is None else str(data["once"]),
             prepared=_count(data["prepared"]),
             events=[Event.from_dict(event) for event in data["events"]],
             forwards=_count(data["forwards"]),

@@ -303,6 +303,25 @@ def test_a_perfect_model_is_sampled_exactly() -> None:
         torch.testing.assert_close(found, truth, rtol=0, atol=1e-9)
 
 
+def test_a_switch_from_outside_is_that_of_a_new_prompt_without_one(micro: Sprites) -> None:
+    """The cache afterwards is as if the prompt had changed to itself, under the switch that was given."""
+    kept = generate(micro, Strategy(Relativistic(), Sink(9, 1), Keep()), f"{A}[4.5s]")
+    for _ in range(6):
+        next(kept)
+    kept.switch(Flush(last=2))
+    result = next(kept)
+    assert [(s.role, s.frame) for s in result.slots] == [(Role.SINK, 0), (Role.RECENT, 16), (Role.RECENT, 17)]
+    assert not result.block.switch
+    forwards = kept.progress.forwards
+    kept.switch(Recache())
+    next(kept)
+    assert kept.progress.forwards == forwards + 5 + 2  # recents 16..20 lie in two blocks
+    assert [(e.block, e.kind, e.value) for e in kept.progress.events] == [
+        (6, "switch", ("flush:last=2",)),
+        (7, "switch", ("recache",)),
+    ]
+
+
 def test_an_endless_rollout_ends_where_its_positions_do(micro: Sprites) -> None:
     run = generate(micro, preset("self-forcing"), f"{A}[127s]", endless=True)
     run.blocks = 0
