@@ -2,10 +2,12 @@
 
 import os
 import re
+import shlex
 import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -162,11 +164,11 @@ def _roll(backend: "Backend", recipe: "Recipe", into: Path, done: Sequence[Path]
         watch(job)
     except BaseException as error:
         shutil.rmtree(into, ignore_errors=True)
-        if not done:
+        with suppress(OSError):  # holds what is done
             into.parent.rmdir()
         if isinstance(error, Stopped):
-            kept = " ".join(map(str, done))
-            stopped = Stopped(f"stopped; {f'finished runs are kept: {kept}' if done else 'nothing was kept'}.")
+            kept = f"finished runs are kept ({', '.join(map(str, done))})" if done else "nothing was kept"
+            stopped = Stopped(f"stopped; {kept}. Start again with a new --out.")
             stopped.code = error.code
             raise stopped from None
         raise
@@ -197,12 +199,16 @@ def _show(runs: "Sequence[Run]", folder: Path, webp: bool) -> None:
 
     stage = Stage(runs)
     table = lines(runs)
-    write_text(folder / "table.md", markdown(runs, table))
     path = folder / "compare.mp4"
     begun = time.monotonic()
-    with bar(stage.frames, what="frame") as advance:
-        for done in film.film(stage, path):
-            advance(done, done / (time.monotonic() - begun), stage.frames - done)
+    try:
+        with bar(stage.frames, what="frame") as advance:
+            for done in film.film(stage, path):
+                advance(done, done / (time.monotonic() - begun), stage.frames - done)
+    except KeyboardInterrupt:
+        again = shlex.join(["rollout", "compare", *(f"{run.name}={run.folder}" for run in runs)])
+        raise Stopped(f"stopped while drawing; all runs are finished. Show them with: {again}") from None
+    write_text(folder / "table.md", markdown(runs, table))
     _table(runs, table)
     print(f"{path}: {stage.frames} frames, {stage.size[0]} x {stage.size[1]}")
     if webp:

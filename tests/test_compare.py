@@ -391,6 +391,23 @@ def test_a_stop_keeps_finished_runs_alone(tmp_path: Path, monkeypatch: pytest.Mo
     assert not (tmp_path / "none").exists()
 
 
+def test_a_stop_while_drawing_says_how_to_go_on(
+    made: Path, runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Stage.draw
+
+    def stopped(self: Stage, frame: int, pictures: Any) -> Image.Image:
+        if frame == 5:
+            raise KeyboardInterrupt
+        return whole(self, frame, pictures)
+
+    monkeypatch.setattr(Stage, "draw", stopped)
+    done = run("compare", str(made / "flush"), str(made / "keep-12-1"), "--out", str(tmp_path / "out"))
+    assert isinstance(done.exception, Stopped)
+    assert f"flush={made / 'flush'}" in str(done.exception)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def reversed_pairs(args: list[str]) -> list[str]:
     return [*args[2:], *args[:2]]
 
