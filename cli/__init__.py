@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rollout import __version__
-from rollout.cli import attn, bench, explain, export, fork, gen, live, ls, rerun, resume, score, study, weights
+from rollout.cli import attn, bench, compare, explain, export, fork, gen, live, ls, rerun, resume, score, study, weights
 from rollout.errors import RolloutError, ScriptError, Stopped
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ app.command("live")(live.live)
 app.command("explain")(explain.explain)
 app.command("attn")(attn.attn)
 app.command("ls")(ls.ls)
+app.command("compare")(compare.compare)
 app.command("score")(score.score)
 app.command("export")(export.export)
 app.add_typer(bench.app, name="bench")

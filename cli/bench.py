@@ -3,14 +3,14 @@
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rollout.cli.options import Plugin, load_plugins
+from rollout.cli.options import Extra, Plugin, added, load_plugins
 from rollout.cli.speed import speed
 from rollout.errors import SuiteError
 
@@ -27,10 +27,6 @@ SuiteName = Annotated[
     str, typer.Argument(metavar="SUITE", help="A shipped suite ('rollout bench ls') or a .toml file.")
 ]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]
-Extra = Annotated[
-    list[str] | None,
-    typer.Option("--add", metavar="NAME=STRATEGY", help="One more strategy: 'mine=relativistic sink:window=9+flush'."),
-]
 
 
 class Where(StrEnum):
@@ -65,7 +61,7 @@ def validate(suite: SuiteName, add: Extra = None, plugin: Plugin = None) -> None
     load_plugins(plugin)
     from rollout.benchmarks.suites.reader import load_suite
 
-    found = load_suite(suite, extra=_extra(add))
+    found = load_suite(suite, extra=dict(added(add)))
     print(f"{found.name}: {found.about}" if found.about else found.name)
     seeds = f"{len(found.seeds)} seed" + "s" * (len(found.seeds) > 1)
     print(f"  {len(found.strategies)} strategies x {len(found.scripts)} prompts x {seeds} = {found.cells} rollouts")
@@ -104,7 +100,7 @@ def run(
     from rollout.benchmarks.suites.reader import load_suite
     from rollout.devices import find_device
 
-    found = load_suite(suite, extra=_extra(add))
+    found = load_suite(suite, extra=dict(added(add)))
     if model is not None:
         found = replace(found, options={**found.options, "model": model})
     if executor is not Where.RAY:  # a cluster's GPUs are not this machine's
@@ -148,16 +144,6 @@ def results(
 
     write_results(folders, to)
     print(to)
-
-
-def _extra(add: list[str] | None) -> Mapping[str, str]:
-    pairs = [text.partition("=") for text in add or ()]
-    for name, equals, strategy in pairs:
-        if not name.strip() or not equals or not strategy.strip():
-            raise SuiteError(
-                f"--add {name + equals + strategy!r} is no NAME=STRATEGY. Write 'mine=relativistic fifo+flush'."
-            )
-    return {name.strip(): strategy.strip() for name, _, strategy in pairs}
 
 
 def _executor(where: Where, workers: int, device: str, address: str | None) -> "Executor":

@@ -36,6 +36,11 @@ Plugin = Annotated[
     list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers rules of its own.")
 ]
 
+Extra = Annotated[
+    list[str] | None,
+    typer.Option("--add", metavar="NAME=STRATEGY", help="One more strategy: 'mine=relativistic sink:window=9+flush'."),
+]
+
 
 def compose(pos: str | None, cache: str | None, preset: str | None, *, base: Strategy | None = None) -> Strategy:
     """The strategy that the options name: --pos and --cache override their part of the preset, or of `base`.
@@ -61,6 +66,19 @@ def find_strategy(text: str) -> Strategy:
     from rollout.strategies.presets import preset as find_preset
 
     return Strategy.from_text(text) if " " in text.strip() else find_preset(text.strip())
+
+
+def added(add: Sequence[str] | None) -> list[tuple[str, str]]:
+    """The names and strategies of --add. Raises SuiteError."""
+    from rollout.errors import SuiteError
+
+    pairs = [text.partition("=") for text in add or ()]
+    for name, equals, strategy in pairs:
+        if not name.strip() or not equals or not strategy.strip():
+            raise SuiteError(
+                f"--add {name + equals + strategy!r} is no NAME=STRATEGY. Write 'mine=relativistic fifo+flush'."
+            )
+    return [(name.strip(), strategy.strip()) for name, _, strategy in pairs]
 
 
 def load_plugins(files: list[Path] | None) -> None:

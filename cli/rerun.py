@@ -81,6 +81,8 @@ def _repeat(
         print(f"{name}: {'the same, bit for bit' if now[name] == digests.get(name) else 'DIFFERENT'}")
     same = all(now[name] == digests.get(name) for name in now)
     if not same:
+        if record.get("rules") != read_record(into)["rules"]:
+            differ.append("the rules of a plugin are not what they were")
         for line in (*differ, *changed(versions, backend.device)):
             print(f"  {line}")
     return same

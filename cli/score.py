@@ -27,16 +27,14 @@ def score(
     """Score videos; a run's folder also by what its plan, its record and its world know."""
     load_plugins(plugin)
     from rollout.benchmarks.metrics import METRICS, metric
-    from rollout.benchmarks.metrics.sample import sample_of_run, sample_of_video
+    from rollout.benchmarks.metrics.sample import applies, sample_of_run, sample_of_video
 
     rows: list[dict[str, Any]] = []
     wanted = [name.strip() for name in metrics.split(",")] if metrics else None
     found = [metric(name) for name in wanted or METRICS]
     for path in videos:
         sample = sample_of_run(path) if path.is_dir() else sample_of_video(path)
-        known = {"video"} | ({"plan", "record"} if sample.blocks else set())
-        known |= {"world"} if sample.spec is not None and sample.spec.name == "sprites" else set()
-        scores = {m: m.measure(sample) for m in found if m.needs in known}
+        scores = {m: m.measure(sample) for m in found if applies(m.needs, sample)}
         row: dict[str, Any] = {"video": str(path), "scores": {}}
         for m, one in scores.items():
             if one is not None and (wanted or one.value is not None):

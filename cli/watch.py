@@ -23,7 +23,7 @@ def watch(job: "Job", each: "Callable[[Result], None] | None" = None) -> tuple[f
     spec, blocks, begun = job.backend.spec, job.rollout.blocks, time.monotonic()
     start = job.rollout.progress.next
     done = made = 0
-    with _stoppable(job), _bar(blocks, start) as advance:
+    with _stoppable(job), bar(blocks, start) as advance:
         for result in job.run():
             if each is not None:
                 each(result)
@@ -36,31 +36,32 @@ def watch(job: "Job", each: "Callable[[Result], None] | None" = None) -> tuple[f
 
 
 Advance = Callable[[int, float, int], None]
-"""(blocks done, frames a second, frames left)."""
+"""(done, frames a second, frames left)."""
 
 
 @contextmanager
-def _bar(blocks: int, start: int) -> Iterator[Advance]:
+def bar(total: int, start: int = 0, what: str = "block") -> Iterator[Advance]:
+    """A progress bar, or plain lines where no terminal looks on."""
     if not sys.stdout.isatty():
-        yield _lines(blocks)
+        yield _lines(total, what)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     speed = TextColumn("{task.fields[fps]:.1f} fps")
-    columns = (TextColumn("blocks"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task("", total=blocks, completed=start, fps=0.0)
-        yield lambda done, fps, left: bar.update(task, completed=done, fps=fps)
+    columns = (TextColumn(f"{what}s"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
+    with Progress(*columns) as shown:
+        task = shown.add_task("", total=total, completed=start, fps=0.0)
+        yield lambda done, fps, left: shown.update(task, completed=done, fps=fps)
 
 
-def _lines(blocks: int) -> Advance:
+def _lines(total: int, what: str) -> Advance:
     told = time.monotonic()
 
     def advance(done: int, fps: float, left: int) -> None:
         nonlocal told
         if time.monotonic() - told > EVERY:
             told = time.monotonic()
-            print(f"block {done} of {blocks}, {fps:.1f} fps, {left / fps:.0f}s left", flush=True)
+            print(f"{what} {done} of {total}, {fps:.1f} fps, {left / fps:.0f}s left", flush=True)
 
     return advance
 

@@ -148,16 +148,14 @@ class Job:
             now = time.monotonic()
             self.writing += now - written
             self.seconds = before + now - begun
-            if (
-                self.every
-                and (result.block.index + 1) % self.every == 0
-                and result.block.index + 1 < self.rollout.blocks
-            ):
+            done = result.block.index + 1
+            more = done < self.rollout.blocks
+            if more and self.every and done % self.every == 0:
                 self.snapshot(output)
             yield result
-            if self.stopping and result.block.index + 1 < self.rollout.blocks:
+            if more and self.stopping:
                 self.snapshot(output)
-                raise Stopped(self._stopped(result.block.index + 1))
+                raise Stopped(self._stopped(done))
 
     def _stopped(self, done: int) -> str:
         where = f"stopped after block {done} of {self.rollout.blocks}"

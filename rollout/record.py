@@ -6,6 +6,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rollout.errors import OutputError
 from rollout.loop import Rollout
 from rollout.recipe import Recipe
 from rollout.script import Script, planned
+from rollout.strategy import AXES, Strategy
 from rollout.video import Subtitle
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy", "av")
@@ -58,6 +60,7 @@ def record(
         "prefix": prefix,
         "history": history,
         "events": [event.to_dict() for event in progress.events],
+        "rules": rules(recipe.strategy) | rules(run.strategy),
         "digests": digests,
         "timings": timings,
         "costs": {
@@ -70,6 +73,17 @@ def record(
         },
         "versions": machine(backend.device),
     }
+
+
+def rules(strategy: Strategy) -> dict[str, str]:
+    """The files, by content, of parts that are not rollout's own: {"policy dilated": sha256}."""
+    found = {}
+    for axis in AXES:
+        part = getattr(strategy, axis)
+        file = getattr(sys.modules.get(type(part).__module__), "__file__", None)
+        if not type(part).__module__.startswith("rollout.") and file is not None:
+            found[f"{axis} {part.kind}"] = sha256(Path(file).read_bytes()).hexdigest()
+    return found
 
 
 def machine(device: torch.device | None = None) -> dict[str, Any]:

@@ -309,3 +309,4 @@ def test_a_rule_of_ones_own_is_everywhere(tmp_path: Path) -> None:
         assert wanted in done.stdout
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["strategy"]["positions"] == {"kind": "folded", "near": 4}
+    assert set(record["rules"]) == {"positions folded", "policy dilated"}

@@ -30,6 +30,7 @@ from rollout.benchmarks.suites.reader import load_suite
 from rollout.cli import app
 from rollout.errors import OutputError, RolloutError
 from rollout.job import Job
+from rollout.recipe import Recipe
 from rollout.registry import names
 from rollout.strategies.presets import PRESETS, preset
 from rollout.video import read_video
@@ -49,7 +50,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         folder = root / f"{kind}-{name}"
         folder.mkdir()
-        for _ in Job(backend, preset(name), script, folder, seed=3).run():
+        for _ in Job(backend, Recipe(preset(name), script, seed=3), folder).run():
             pass
     return root
 

@@ -23,21 +23,24 @@ def _first(shows: Tensor) -> int:
     return int(shows.int().argmax()) if bool(shows.any()) else REACT
 
 
-def _over_changes(sample: Sample, *, old: bool) -> list[int]:
-    """Frames from each change until a window shows the new action, or no longer shows the old one."""
-    found, out = facts(sample), []
+def over_changes(sample: Sample, *, old: bool = False) -> dict[Block, int]:
+    """Frames from each change of action until a window shows the new one, or no longer shows the `old`; at most 15.
+
+    A change that is followed too soon by another event, or by the end, is not in it.
+    """
+    found, out = facts(sample), {}
     asked = found.asked("action")
     for block in found.changes:
         windows = _windows(found, block)
         if len(windows):
-            out.append(_first(windows != asked[block.start - 1] if old else windows == asked[block.start]))
+            out[block] = _first(windows != asked[block.start - 1] if old else windows == asked[block.start])
     return out
 
 
 def reaction(sample: Sample) -> Score | None:
     """Reaction time: latent frames from a prompt change to the first 7-frame window that shows the new action, at most 15."""
-    found = _over_changes(sample, old=False)
-    return Score(mean(found)) if found else None
+    found = over_changes(sample)
+    return Score(mean(found.values())) if found else None
 
 
 def reacted(sample: Sample) -> Score | None:
@@ -51,8 +54,8 @@ def reacted(sample: Sample) -> Score | None:
 
 def letting_go(sample: Sample) -> Score | None:
     """Latent frames from a prompt change to the first 7-frame window without the old action, at most 15."""
-    found = _over_changes(sample, old=True)
-    return Score(mean(found)) if found else None
+    found = over_changes(sample, old=True)
+    return Score(mean(found.values())) if found else None
 
 
 def scene_changed(sample: Sample) -> Score | None:

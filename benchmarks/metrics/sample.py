@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rollout.backend import Spec
+from rollout.backends.sprites.world import SIZE
 from rollout.benchmarks.metrics.features import extractor
 from rollout.errors import OutputError
 from rollout.progress import Event, course
@@ -53,8 +54,9 @@ class Sample:
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def frames(self) -> Iterator[Frames]:
-        """The frames (height, width, 3) one by one. Raises OutputError."""
-        return stream_video(self.video) if isinstance(self.video, Path) else iter(self.video)
+        """The frames (height, width, 3) one by one, those of the sprite world in its own size. Raises OutputError."""
+        found = stream_video(self.video) if isinstance(self.video, Path) else iter(self.video)
+        return map(_own_size, found) if self.spec is not None and self.spec.name == "sprites" else found
 
     def pixel(self, frame: int) -> int:
         """The first pixel frame of a latent frame."""
@@ -138,6 +140,22 @@ def sample_of_run(folder: Path) -> Sample:
         given=given,
         record=record,
     )
+
+
+def applies(needs: str, sample: Sample) -> bool:
+    """Whether a metric that needs "video", "plan", "record" or "world" can be asked of a sample."""
+    if needs == "world":
+        return sample.spec is not None and sample.spec.name == "sprites"
+    return needs == "video" or bool(sample.blocks)
+
+
+def _own_size(frame: Frames) -> Frames:
+    """A frame of the sprite world that was enlarged by a whole factor for its video, as the world drew it."""
+    factor = max(1, frame.shape[0] // SIZE)
+    if factor == 1 or frame.shape != (factor * SIZE, factor * SIZE, 3):
+        return frame
+    small: Frames = frame.reshape(SIZE, factor, SIZE, factor, 3).mean((1, 3)).round().astype(np.uint8)
+    return small
 
 
 def mean(values: Iterable[float]) -> float | None:

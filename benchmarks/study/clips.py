@@ -93,7 +93,9 @@ def _clip(folder: Path, name: str | None, record: dict[str, Any]) -> Clip:
     try:
         script, backend = record["script"], record["backend"]
         shots = [[shot[key] for key in ("prompt", "begin", "end", "cut")] for shot in script["shots"]]
-        if record.get("events"):
+        steered = [event for event in record.get("events", ()) if event["kind"] != "strategy"]
+        changes = [event["value"][0] for event in record.get("events", ()) if event not in steered]
+        if steered:
             raise OutputError(
                 f"{folder} was steered while it ran, so that its script does not say what it shows. Leave it out."
             )
@@ -106,8 +108,9 @@ def _clip(folder: Path, name: str | None, record: dict[str, Any]) -> Clip:
             [record["timings"]["frames"], script["fps"]],
             size(folder / "video.mp4"),
         )
-        told = name or _name(record["strategy"])
-        return Clip(folder, told, _text(record["strategy"]), tuple(map(_text, scene)), record)
+        told = name or " then ".join([_name(record["strategy"]), *changes])
+        text = _text([record["strategy"], *changes] if changes else record["strategy"])
+        return Clip(folder, told, text, tuple(map(_text, scene)), record)
     except (KeyError, TypeError) as error:
         raise OutputError(f"{folder / 'run.json'} is no record of a run: it lacks {error}. Run it again.") from error
 

@@ -1,0 +1,153 @@
+"""Finished runs that can be shown side by side, and what each is called."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from rollout.benchmarks.metrics.sample import Sample, sample_of_run
+from rollout.errors import OutputError
+from rollout.record import subtitles
+from rollout.script import Script
+from rollout.specs import part_to_text
+from rollout.strategies.presets import PRESETS
+from rollout.strategy import AXES, Strategy
+from rollout.video import Frames, Subtitle, frames_in
+
+LEAST, MOST = 2, 6
+"""Panes of a comparison."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of pixel frames under one prompt; `kind` is what it opens with: "", "switch" or "cut"."""
+
+    begin: int
+    end: int
+    prompt: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, what is known of it, its pixel frames and their height and width."""
+
+    name: str
+    folder: Path
+    sample: Sample
+    strategy: Strategy
+    """The strategy in force at the end."""
+    frames: int
+    size: tuple[int, int]
+
+    def video(self) -> Iterator[Frames]:
+        """Its frames one by one, the last one for ever. Raises OutputError."""
+        for frame in self.sample.frames():
+            yield frame
+        while True:
+            yield frame
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """What was asked and when, what came from outside included."""
+        sample, found, opened = self.sample, list[Segment](), 0
+        for block in sample.blocks:
+            opens = block.switch or block.cut
+            opened += opens
+            if opens or not found:
+                kind = "cut" if block.cut else "switch" if block.switch else ""
+                found.append(Segment(sample.pixel(block.start), 0, sample.prompts[block.prompt], kind))
+            last = found[-1]
+            found[-1] = Segment(last.begin, sample.pixel(block.end), last.prompt, last.kind)
+        return tuple(found)
+
+    @property
+    def given(self) -> int:
+        """Pixel frames that were given: a prefix, or the history that a fork shares with its parent."""
+        blocks = max(self.sample.given, int(self.sample.record.get("history") or 0))
+        return self.sample.pixel(self.sample.blocks[blocks].start) if 0 < blocks < len(self.sample.blocks) else 0
+
+    @property
+    def subtitles(self) -> list[Subtitle]:
+        """The script's subtitles, else its prompts, on the true frames."""
+        sample = self.sample
+        assert sample.spec is not None
+        lines = subtitles(Script.parse(str(sample.record["script"]["text"])), sample.spec, first=sample.given)
+        return lines or [Subtitle(s.begin / sample.fps, s.end / sample.fps, s.prompt) for s in self.segments]
+
+
+def read_runs(folders: Sequence[Path], names: Sequence[str | None]) -> list[Run]:
+    """The runs of folders, in order; one without a name is called after what tells it from the others.
+
+    Raises OutputError for runs that cannot be shown in step.
+    """
+    count_fits(len(folders))
+    found = [_run(folder) for folder in folders]
+    called = [given or own for given, own in zip(names, _names(found), strict=True)]
+    different(called)
+    runs = [Run(name, *rest) for name, (_, *rest) in zip(called, map(_fields, found), strict=True)]
+    first = runs[0]
+    for run in runs[1:]:
+        for what, one, other in (
+            ("frames a second", first.sample.fps, run.sample.fps),
+            ("height and width", first.size, run.size),
+        ):
+            if one != other:
+                raise OutputError(
+                    f"{first.folder} and {run.folder} cannot be shown in step: their {what} are {_short(one)} and "
+                    f"{_short(other)}. Give runs of one model and size."
+                )
+    return runs
+
+
+def count_fits(panes: int) -> None:
+    """Raise OutputError for fewer or more than can be compared."""
+    if not LEAST <= panes <= MOST:
+        raise OutputError(f"{panes} cannot be compared side by side. Give {LEAST} to {MOST} strategies or runs.")
+
+
+def different(names: Sequence[str]) -> None:
+    """Raise OutputError where two are called alike."""
+    for name, alike in groupby(sorted(names)):
+        if len(list(alike)) > 1:
+            raise OutputError(f"two are called {name!r}. Give each a name of its own with NAME=.")
+
+
+def _run(folder: Path) -> Run:
+    sample = sample_of_run(folder)
+    assert isinstance(sample.video, Path)
+    frames = frames_in(sample.video)
+    if not frames:
+        raise OutputError(f"{folder} has no finished video. Finish the run first, or leave it out.")
+    try:
+        switched = [event["value"][0] for event in sample.record["events"] if event["kind"] == "strategy"]
+        told = sample.record["strategy"]
+        strategy = Strategy.from_text(switched[-1]) if switched else Strategy.from_dict(told)
+    except (KeyError, IndexError, TypeError) as error:
+        raise OutputError(f"{folder / 'run.json'} does not say the strategy. Make the run again.") from error
+    height, width = next(sample.frames()).shape[:2]
+    return Run("", folder, sample, strategy, frames, (height, width))
+
+
+def _fields(run: Run) -> tuple[Any, ...]:
+    return run.name, run.folder, run.sample, run.strategy, run.frames, run.size
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Presets' names; else the parts of the strategies that differ; else the folders' names."""
+    known = {preset.strategy: name for name, preset in PRESETS.items()}
+    presets = [known.get(run.strategy, "") for run in runs]
+    parts = [tuple(part_to_text(getattr(run.strategy, axis)) for axis in AXES) for run in runs]
+    differ = [n for n in range(len(AXES)) if len({part[n] for part in parts}) > 1]
+    apart = [
+        " ".join(filter(None, (part[0] * (0 in differ), "+".join(part[n] for n in differ if n)))) for part in parts
+    ]
+    for names in (presets, apart):
+        if all(names) and len(set(names)) == len(names):
+            return names
+    return [run.folder.resolve().name for run in runs]
+
+
+def _short(value: object) -> str:
+    return " x ".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"

@@ -1,0 +1,81 @@
+"""What the metrics say of whole runs, as a table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rollout.benchmarks.compare.rows import changes
+from rollout.benchmarks.compare.runs import Run
+from rollout.benchmarks.metrics import metric
+from rollout.benchmarks.metrics.sample import applies
+from rollout.benchmarks.results import number
+
+SHOWN = (
+    "reaction", "letting_go", "action", "identity", "background", "position", "scene_changed", "scene_reached",
+    "identity_after_cut", "consistency@pool8", "drift@pool8", "seam", "forwards", "kv_mib", "switch_ms",
+)  # fmt: skip
+NOTE = (
+    "One script and one seed: an example. `rollout bench run` gives means with intervals, `rollout score` every metric."
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A metric of every run, in their order."""
+
+    name: str
+    unit: str
+    values: tuple[float | None, ...]
+
+
+def lines(runs: Sequence[Run]) -> list[Line]:
+    """The metrics that say something of at least one run."""
+    found = []
+    for name in SHOWN:
+        one = metric(name)
+        scores = [one.measure(run.sample) if applies(one.needs, run.sample) else None for run in runs]
+        found.append(Line(name, one.unit, tuple(None if score is None else score.value for score in scores)))
+        if name == "reaction":
+            found += _reactions(runs)
+    found.append(Line("time", "ms a block", tuple(_block(run) for run in runs)))
+    return [line for line in found if any(value is not None for value in line.values)]
+
+
+def _reactions(runs: Sequence[Run]) -> list[Line]:
+    """Each change of action by itself, where there are several."""
+    each = [{change.frame: float(change.reaction) for change in changes(run)} for run in runs]
+    frames = sorted({frame for some in each for frame in some})
+    fps = runs[0].sample.fps
+    if len(frames) < 2:
+        return []
+    return [
+        Line(f"reaction at {frame / fps:g} s", "frames", tuple(some.get(frame) for some in each)) for frame in frames
+    ]
+
+
+def _block(run: Run) -> float | None:
+    """Milliseconds of a generated block, decoding and writing left out."""
+    record = run.sample.record
+    try:
+        made = record["costs"]["blocks"] - max(record["costs"]["given"], record.get("history") or 0)
+        return float(1000 * record["timings"]["generate_seconds"] / made) if made else None
+    except (KeyError, TypeError):
+        return None
+
+
+def markdown(runs: Sequence[Run], table: Sequence[Line]) -> str:
+    """The table as Markdown, with what each run is."""
+    first = runs[0].sample.record
+    seeds = {run.sample.record["seed"] for run in runs}
+    head = [f"`{first['script']['text']}`"] if len({run.segments for run in runs}) == 1 else []
+    head += [f"seed {seeds.pop()}, backend {first['backend']['name']}"] if len(seeds) == 1 else []
+    rows = [
+        "| metric | " + " | ".join(_cell(run.name) for run in runs) + " | unit |",
+        "|---|" + "---:|" * len(runs) + "---|",
+        *(f"| {line.name} | " + " | ".join(map(number, line.values)) + f" | {line.unit} |" for line in table),
+    ]
+    told = [f"- {run.name}: `{run.strategy}`, {run.folder.name}" for run in runs]
+    return "\n\n".join([", ".join(head)] * bool(head) + ["\n".join(rows), "\n".join(told), NOTE]) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,232 @@
+"""rollout compare: several strategies on one script and one noise, or finished runs, side by side in one video."""
+
+import os
+import re
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rollout.cli.gen import SHOW
+from rollout.cli.options import BackendName, Extra, Plugin, added, find_strategy, load_plugins, told
+from rollout.cli.watch import bar, watch
+from rollout.errors import CompositionError, OutputError, Stopped
+from rollout.script import Script, planned
+
+if TYPE_CHECKING:
+    from rollout.backend import Backend
+    from rollout.benchmarks.compare.runs import Run
+    from rollout.benchmarks.compare.table import Line
+    from rollout.recipe import Recipe
+    from rollout.strategy import Strategy
+
+USUAL = ("self-forcing", "longlive", "infinity-rope", "memrope")
+"""The presets where none is named, those that are possible for the script's length."""
+
+
+def compare(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SCRIPT | RUN RUN...", help="One script; or the folders of 2 to 6 finished runs."),
+    ] = None,
+    preset: Annotated[
+        list[str] | None, typer.Option("--preset", metavar="NAME", help="A published composition; 2 to 6 strategies.")
+    ] = None,
+    add: Extra = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the noise, the same for all; default: 0.")] = None,
+    prefix: Annotated[
+        str | None, typer.Option(metavar="N|FILE", help="Start from N true blocks, a video or a latents file.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A new folder; default: the first free of out/001, out/002, ...")
+    ] = None,
+    webp: Annotated[
+        bool, typer.Option("--webp", help="Also write compare.webp, animated, at most 1.5 MB and 800 pixels wide.")
+    ] = False,
+    backend: BackendName = "sprites",
+    model: Annotated[str | None, typer.Option(metavar="PATH", help="The backend's weights.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; default: bfloat16 on a GPU.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's.")] = None,
+    plugin: Plugin = None,
+) -> None:
+    """Show strategies side by side, on the same script and noise: compare.mp4, table.md, and a folder a run.
+
+    A RUN that is written NAME=DIR is called NAME.
+    """
+    load_plugins(plugin)
+    from rollout.files import free_folder
+
+    folder = free_folder(Path("out")) if out is None else out
+    given = what or []
+    if len(given) > 1 or (given and Path(given[0]).is_dir()):
+        if preset or add or seed is not None or prefix is not None:
+            raise OutputError("finished runs are shown as they are. Leave out --preset, --add, --seed and --prefix.")
+        _runs(given, folder, webp)
+        return
+    options = {"model": model, "height": height, "width": width, "dtype": dtype}
+    recipe = {
+        "text": given[0] if given else SHOW,
+        "seed": seed or 0,
+        "prefix": prefix,
+        "backend": backend,
+        "device": device,
+        "options": {k: v for k, v in options.items() if v is not None},
+    }
+    _generate(_named(preset, add), recipe, folder, threads, webp)
+
+
+def _named(preset: Sequence[str] | None, add: Sequence[str] | None) -> "list[tuple[str, Strategy]]":
+    """What to compare, by name; nothing where nothing is asked. Raises RolloutError."""
+    from rollout.benchmarks.compare.runs import count_fits, different
+
+    pairs = [(name, name) for name in preset or ()] + added(add)
+    if pairs:
+        count_fits(len(pairs))
+        different([_folder(name) for name, _ in pairs])
+    return [(name, find_strategy(text)) for name, text in pairs]
+
+
+def _folder(name: str) -> str:
+    """A name as a folder's."""
+    found = re.sub(r"[^\w+-]+", "-", name.casefold()).strip("-")
+    if not found:
+        raise OutputError(f"a strategy called {name!r} gives no name to a folder. Use letters or digits.")
+    return found[:80]
+
+
+def _generate(
+    named: "list[tuple[str, Strategy]]", recipe: dict[str, Any], folder: Path, threads: int | None, webp: bool
+) -> None:
+    """Check everything, then roll out one strategy after the other: one cache at a time, and times that are its own."""
+    import torch
+
+    from rollout.backends import load_backend
+    from rollout.benchmarks.compare.runs import read_runs
+    from rollout.files import new_folder
+    from rollout.job import Job
+    from rollout.recipe import Recipe
+
+    script = Script.parse(recipe["text"])
+    if threads:
+        torch.set_num_threads(threads)
+    loaded = load_backend(recipe["backend"], device=recipe["device"], **recipe["options"])
+    named = named or _usual(script, loaded)
+    recipes = [Recipe(strategy, **recipe) for _, strategy in named]
+    folders = [folder / _folder(name) for name, _ in named]
+    first = Job(loaded, recipes[0], folders[0], exact=True)
+    for _, strategy in named:
+        strategy.check(loaded.spec, first.rollout.blocks * loaded.spec.block)
+    new_folder(folder)
+    for line in told(planned(script, loaded.spec, first=first.rollout.first)):
+        print(line)
+    del first
+    for n, ((name, strategy), into) in enumerate(zip(named, folders, strict=True)):
+        print(f"{name}: {strategy}", flush=True)
+        _roll(loaded, recipes[n], into, folders[:n])
+    _show(read_runs(folders, [name for name, _ in named]), folder, webp)
+
+
+def _usual(script: Script, backend: "Backend") -> "list[tuple[str, Strategy]]":
+    """The usual presets that are possible for so long a script. Raises CompositionError where fewer than two are."""
+    from rollout.strategies.presets import preset
+
+    found = []
+    for name in USUAL:
+        strategy = preset(name)
+        try:
+            strategy.check(backend.spec, script.count(backend.spec) * backend.spec.block)
+        except CompositionError as error:
+            why = error
+            print(f"{name} is left out: {error}")
+        else:
+            found.append((name, strategy))
+    if len(found) < 2:
+        raise why
+    return found
+
+
+def _roll(backend: "Backend", recipe: "Recipe", into: Path, done: Sequence[Path]) -> None:
+    """One run into its folder, which vanishes where the run does not finish."""
+    from rollout.files import new_folder
+    from rollout.job import Job
+
+    job = Job(backend, recipe, new_folder(into), exact=True)
+    try:
+        watch(job)
+    except BaseException as error:
+        shutil.rmtree(into, ignore_errors=True)
+        with suppress(OSError):  # holds what is done
+            into.parent.rmdir()
+        if isinstance(error, Stopped):
+            kept = f"finished runs are kept ({', '.join(map(str, done))})" if done else "nothing was kept"
+            stopped = Stopped(f"stopped; {kept}. Start again with a new --out.")
+            stopped.code = error.code
+            raise stopped from None
+        raise
+
+
+def _runs(given: Sequence[str], folder: Path, webp: bool) -> None:
+    from rollout.benchmarks.compare.runs import read_runs
+    from rollout.files import new_folder
+
+    pairs = [(None, text) if Path(text).exists() else _pair(text) for text in given]
+    runs = read_runs([Path(place) for _, place in pairs], [name for name, _ in pairs])
+    new_folder(folder)
+    _show(runs, folder, webp)
+
+
+def _pair(text: str) -> tuple[str | None, str]:
+    """NAME=DIR, or a folder's path."""
+    name, equals, place = text.partition("=")
+    return (name.strip(), place) if equals and name.strip() and place else (None, text)
+
+
+def _show(runs: "Sequence[Run]", folder: Path, webp: bool) -> None:
+    """The video, the table and the webp of finished runs."""
+    from rollout.benchmarks.compare import film
+    from rollout.benchmarks.compare.panes import Stage
+    from rollout.benchmarks.compare.table import lines, markdown
+    from rollout.files import write_text
+
+    stage = Stage(runs)
+    table = lines(runs)
+    path = folder / "compare.mp4"
+    begun = time.monotonic()
+    try:
+        with bar(stage.frames, what="frame") as advance:
+            for done in film.film(stage, path):
+                advance(done, done / (time.monotonic() - begun), stage.frames - done)
+    except KeyboardInterrupt:
+        again = shlex.join(["rollout", "compare", *(f"{run.name}={run.folder}" for run in runs)])
+        raise Stopped(f"stopped while drawing; all runs are finished. Show them with: {again}") from None
+    write_text(folder / "table.md", markdown(runs, table))
+    _table(runs, table)
+    print(f"{path}: {stage.frames} frames, {stage.size[0]} x {stage.size[1]}")
+    if webp:
+        pictures, size = film.webp(runs, folder / "compare.webp")
+        print(f"{folder / 'compare.webp'}: {pictures} pictures, {size / 1e6:.2f} MB")
+
+
+def _table(runs: "Sequence[Run]", lines: "Sequence[Line]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from rollout.benchmarks.results import number
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("metric", no_wrap=True)
+    for run in runs:
+        table.add_column(run.name, justify="right", overflow="fold")
+    table.add_column("unit", no_wrap=True)
+    for line in lines:
+        table.add_row(line.name, *map(number, line.values), line.unit)
+    Console(markup=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160).print(table)
