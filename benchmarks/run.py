@@ -17,8 +17,8 @@ from rollout.benchmarks.metrics import metric
 from rollout.benchmarks.store import Store
 from rollout.benchmarks.suites.suite import Suite
 from rollout.errors import OutputError
+from rollout.explain.picture import told
 from rollout.files import write_text
-from rollout.picture import told
 from rollout.plan import simulate
 from rollout.record import machine
 from rollout.registry import find

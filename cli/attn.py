@@ -52,7 +52,7 @@ def attn(
     import torch
 
     from rollout.attention import AttentionMap
-    from rollout.attention_picture import draw
+    from rollout.attention.picture import draw
     from rollout.backends import load_backend
     from rollout.files import free_folder, new_folder, write_text, write_whole
     from rollout.loop import generate

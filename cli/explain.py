@@ -23,13 +23,13 @@ from rollout.cli.options import (
     load_plugins,
     told,
 )
+from rollout.explain.story import differ
+from rollout.explain.views import Mark, View, compare, views
 from rollout.plan import Step
 from rollout.registry import find
 from rollout.script import Script, planned
 from rollout.slots import Role
-from rollout.story import differ
 from rollout.strategy import Strategy
-from rollout.views import Mark, View, compare, views
 
 STEADY = 3
 """Blocks of an unchanging pattern that the table shows before it skips ahead."""
@@ -94,9 +94,9 @@ def _json(compared: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec) ->
 def _draw(
     compared: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec, script: str, png: Path | None, html: Path | None
 ) -> None:
+    from rollout.explain.overlay import COLUMNS, paint, save
+    from rollout.explain.page import LONGEST, page, sides
     from rollout.files import write_text, write_whole
-    from rollout.overlay import COLUMNS, paint, save
-    from rollout.page import LONGEST, page, sides
 
     shown = sides(compared, plan, spec, LONGEST if png is None else COLUMNS)
     if png is not None:

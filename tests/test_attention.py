@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from rollout import Strategy, generate, load_backend, preset
 from rollout.attention import ROLES, AttentionMap, FrameMap, frame_shares, middle
-from rollout.attention_picture import draw
+from rollout.attention.picture import draw
 from rollout.backends.sprites.weights import Sprites
 from rollout.backends.wan.random import random_wan
 from rollout.cli import app

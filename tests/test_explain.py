@@ -21,12 +21,12 @@ from rollout.backends.sprites import spec
 from rollout.cli import app
 from rollout.cli.options import find_strategy
 from rollout.errors import OutputError, RolloutError
-from rollout.overlay import COLUMNS, SIDES, paint
-from rollout.page import LONGEST, Side, page, sides
+from rollout.explain.overlay import COLUMNS, SIDES, paint
+from rollout.explain.page import LONGEST, Side, page, sides
+from rollout.explain.story import differ, ranges, tell
+from rollout.explain.views import Mark, View, compare, views
 from rollout.script import Script
-from rollout.story import differ, ranges, tell
 from rollout.strategies.presets import PRESETS
-from rollout.views import Mark, View, compare, views
 
 SPEC = spec()
 SHOW = "a red circle walks right on navy[4s] | a red circle jumps on navy[4s] | a red circle spins on olive[4s#]"
@@ -274,7 +274,7 @@ def test_what_cannot_be_drawn_is_refused_and_nothing_is_written(tmp_path: Path) 
 
 
 def test_a_page_too_large_to_open_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rollout.page.LARGEST", 2**20)
+    monkeypatch.setattr("rollout.explain.page.LARGEST", 2**20)
     with pytest.raises(OutputError, match=r"would hold [2-9] MiB, more than 1"):
         html("relativistic fifo:window=300+keep", script="a[200s]")
 

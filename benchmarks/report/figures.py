@@ -13,7 +13,7 @@ from rollout.benchmarks.report.look import INK, Look
 from rollout.benchmarks.report.svg import inline
 from rollout.benchmarks.report.tables import ARROWS, READ, against
 from rollout.errors import RolloutError
-from rollout.picture import draw
+from rollout.explain.picture import draw
 from rollout.registry import find
 from rollout.script import Script
 from rollout.specs import GROUP_OF

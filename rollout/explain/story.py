@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from itertools import groupby
 
+from rollout.explain.views import Difference, Key, Mark, View
 from rollout.slots import Role, Row, Slot
-from rollout.views import Difference, Key, Mark, View
 
 Told = tuple[str, str]
 """A word or two that say what it is about, and a sentence."""

@@ -11,13 +11,13 @@ from typing import Any
 
 from rollout.backend import Spec
 from rollout.errors import OutputError, RolloutError
+from rollout.explain.story import Told, differ, folds, listed, ranges, tell
+from rollout.explain.views import Difference, Mark, View, compare, views
 from rollout.registry import find
 from rollout.script import Script
 from rollout.slots import Role
 from rollout.specs import GROUP_OF, part_to_text
-from rollout.story import Told, differ, folds, listed, ranges, tell
 from rollout.strategy import AXES, Strategy
-from rollout.views import Difference, Mark, View, compare, views
 
 LONGEST = 3000
 """Blocks that a page holds at most: beyond, its file and its table of text no longer open at once."""

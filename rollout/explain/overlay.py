@@ -5,12 +5,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rollout import picture
 from rollout.backend import Spec
-from rollout.page import Side
-from rollout.picture import INK
+from rollout.explain import picture
+from rollout.explain.page import Side
+from rollout.explain.picture import INK
+from rollout.explain.views import Difference, Key, Mark, View, compare
 from rollout.script import Script
-from rollout.views import Difference, Key, Mark, View, compare
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
