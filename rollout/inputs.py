@@ -46,13 +46,18 @@ def given_latents(latents: Tensor | None, backend: Backend, batch: int, what: st
     return found.expand(batch, -1, -1, -1, -1)
 
 
-def new_cache(backend: Backend, window: int, batch: int) -> KVCache:
-    """A cache for a backend. Raises BackendError where its memory is not there."""
+def check_memory(backend: Backend, window: int, batch: int) -> None:
+    """Raise BackendError where the memory for `window` cached frames is not there."""
     need, free = kv_bytes(backend.spec, window, batch, backend.dtype), free_bytes(backend.device)
     if free is not None and need > free:
         raise BackendError(
             f"{window} cached frames take {need / 2**20:,.0f} MiB of keys and values; {backend.device} has {free / 2**20:,.0f} "
             "free. Use a smaller window, batch or size."
         )
+
+
+def new_cache(backend: Backend, window: int, batch: int) -> KVCache:
+    """A cache for a backend. Raises BackendError where its memory is not there."""
+    check_memory(backend, window, batch)
     attention = getattr(backend, "attention", scaled_dot_product_attention)
     return KVCache(backend.spec, window, batch, dtype=backend.dtype, device=backend.device, attention=attention)

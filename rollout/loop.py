@@ -11,7 +11,7 @@ from torch import Tensor
 from rollout.backend import Backend
 from rollout.devices import now
 from rollout.errors import BackendError, RolloutError
-from rollout.inputs import given_latents, new_cache, rows, same_plan
+from rollout.inputs import check_memory, given_latents, new_cache, rows, same_plan
 from rollout.plan import Step, chunks, decide, reach, replayed, taken_over
 from rollout.progress import Event, Progress
 from rollout.sampler import Noise, Schedule, sample, seeded
@@ -75,6 +75,7 @@ class Rollout(Iterator[Result]):
         ends = (*(event.block for event in changes), self.blocks)
         for each, end in zip((strategy, *others), ends, strict=True):  # each as long as it is in force
             each.check(spec, max(1, min(end, self.blocks)) * spec.block)
+            check_memory(backend, each.policy.window, batch)
         self._hold = max(hold, *(each.policy.window for each in (strategy, *others)))
         self.progress = Progress([tuple(script.prompts[n] for script in plans) for n in range(len(plans[0].shots))])
         self._encoded: dict[str, Tensor] = {}
@@ -109,11 +110,13 @@ class Rollout(Iterator[Result]):
     def use(self, strategy: Strategy) -> None:
         """From the next block on, go on under another strategy; the cache is carried over and dated anew.
 
-        Raises CompositionError where it does not fit the backend, or where the cache lacks what it needs.
+        Raises CompositionError where it does not fit the backend, or where the cache lacks what it needs, and BackendError
+        where its memory is not there.
         """
         spec = self.backend.spec
         start = self.progress.next * spec.block
         strategy.check(spec, max(self.blocks * spec.block, start + spec.block))
+        check_memory(self.backend, strategy.policy.window, self.batch)
         taken_over(strategy, self.cache.slots, start, spec)
         self._next_strategy = strategy
 

@@ -14,11 +14,12 @@ from typer.testing import CliRunner, Result
 
 from rollout import Script, Strategy, generate, preset
 from rollout.cli import app
-from rollout.errors import CompositionError, OutputError, RolloutError, ScriptError
+from rollout.errors import BackendError, CompositionError, OutputError, RolloutError, ScriptError
 from rollout.fork import History
 from rollout.job import Job
 from rollout.latents import LatentsWriter, read_latents
 from rollout.plan import simulate, taken_over
+from rollout.progress import Event
 from rollout.recipe import Recipe
 from rollout.slots import Role
 from rollout.strategies.presets import PRESETS
@@ -233,6 +234,11 @@ def test_a_refused_change_leaves_a_live_rollout_as_it_was(micro: Any) -> None:
         next(run)
     with pytest.raises(CompositionError, match="no longer holds"):
         run.use(preset("memrope"))
+    huge = Strategy.from_text("absolute fifo:window=999999999999+keep")
+    with pytest.raises(BackendError, match="MiB of keys and values"):
+        run.use(huge)
+    with pytest.raises(BackendError, match="MiB of keys and values"):
+        generate(micro, preset("self-forcing"), A, events=[Event(3, "strategy", (str(huge),))])
     assert len(list(run)) == 6
     assert run.progress.events == []
 
