@@ -142,6 +142,12 @@ def finished(out: Path) -> dict[str, int]:
     return {done.parent.name: done.stat().st_mtime_ns for done in (out / "cells").glob("[!.]*/DONE")}
 
 
+def logged(out: Path) -> int:
+    """The cells that the driver has written down as done."""
+    log = out / "attempts.jsonl"
+    return log.read_text().count('"done"') if log.exists() else 0
+
+
 def until(holds: Callable[[], bool], seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not holds():
@@ -213,7 +219,9 @@ def test_workers_end_with_their_driver(
     with (tmp_path / "log").open("w") as log:
         driver = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
-        until(lambda: driver.poll() is not None or (len(finished(out)) == done and bool(stuck(tmp_path))))
+        until(
+            lambda: driver.poll() is not None or (len(finished(out)) == logged(out) == done and bool(stuck(tmp_path)))
+        )
         assert driver.poll() is None
         (os.killpg if stop == signal.SIGINT else os.kill)(driver.pid, stop)
         driver.wait(60)
