@@ -118,7 +118,7 @@ class KVCache:
         """Go back to a state, bit for bit. Raises ValueError, KeyError or TypeError where it is not whole."""
         told = state["slots"]
         slots = tuple(Slot(Role(s["role"]), int(s["frame"]), int(s["block"])) for s in told)
-        if in_order(slots) != slots:
+        if in_order(slots) != slots or any(not 0 <= slot.frame < 2**53 for slot in slots):
             raise ValueError("its slots are out of order")
         entries = [Entry.from_dict(s) for s in told]
         self.reset()

@@ -129,7 +129,7 @@ def course(
 
 def _count(value: object) -> int:
     """A whole number from 0 on: JSON's true and 1.5 are none."""
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value < 2**53:
         raise ValueError(f"{value!r} is no count")
     return value
 

@@ -17,6 +17,9 @@ Pair = tuple[Tensor, Tensor]
 TABLES = 8
 """Tables of turns that are held: those of a block's frames, sinks, memory and evicted frames."""
 
+FARTHEST = 2**40
+"""Indices beyond are damage."""
+
 
 @dataclass
 class Entry:
@@ -37,8 +40,10 @@ class Entry:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Entry":
-        """From JSON, its tensors still empty. Raises KeyError, TypeError."""
+        """From JSON, its tensors still empty. Raises KeyError, TypeError, ValueError."""
         turn = None if data["turn"] is None else index(data["turn"])
+        if (turn is None and not data["raw"] and not data["exact"]) or abs(turn or 0) > FARTHEST:
+            raise ValueError(f"a slot's keys are at the index {turn}")
         return cls(index(data["row"]), turn, [] if data["raw"] else None, [] if data["exact"] else None)
 
 
