@@ -365,8 +365,8 @@ ODD = st.one_of(
 def test_a_snapshot_that_says_something_else(
     snapshot: Path, tmp_path_factory: pytest.TempPathFactory, choice: Any, value: Any, drop: bool
 ) -> None:
-    outer = tmp_path_factory.mktemp("fuzz")
-    folder = outer / "above" / "run"
+    place = tmp_path_factory.mktemp("fuzz")
+    folder = place / "above" / "run"
     folder.mkdir(parents=True)
     path = copied(snapshot, folder)
     found = read_snapshot(path)
@@ -381,7 +381,7 @@ def test_a_snapshot_that_says_something_else(
         inner[last] = value
     replace(found, told=told).write(path.parent)
     go_on(path)
-    assert [*outer.iterdir(), *(outer / "above").iterdir()] == [outer / "above", folder]  # nothing was written outside
+    assert [*place.iterdir(), *folder.parent.iterdir()] == [folder.parent, folder]  # nothing was written outside
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
