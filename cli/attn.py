@@ -7,7 +7,25 @@ from typing import Annotated, Any
 
 import typer
 
-from rollout.cli.options import BackendName, Cache, Plugin, Pos, Preset, compose, load_plugins
+from rollout.cli.options import (
+    BackendName,
+    Cache,
+    Device,
+    Dtype,
+    Force,
+    Height,
+    Model,
+    Out,
+    Plugin,
+    Pos,
+    Prefix,
+    Preset,
+    Threads,
+    Width,
+    backend_options,
+    compose,
+    load_plugins,
+)
 from rollout.errors import SpecError
 from rollout.script import Script
 
@@ -27,21 +45,15 @@ def attn(
     ] = None,
     backend: BackendName = "sprites",
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A new folder; default: the first free of out/001, out/002, ...")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
-    prefix: Annotated[
-        str | None, typer.Option(metavar="N|FILE", help="Start from N true blocks, a video or a latents file.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="PATH", help="The backend's weights; for wan a folder in diffusers' format.")
-    ] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; default: bfloat16 on a GPU.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's.")] = None,
+    out: Out = None,
+    force: Force = False,
+    prefix: Prefix = None,
+    model: Model = None,
+    height: Height = None,
+    width: Width = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    threads: Threads = None,
     plugin: Plugin = None,
 ) -> None:
     """Roll out a script and show how frames attend to frames: attention.npz, attention.png, run.json."""
@@ -62,8 +74,7 @@ def attn(
 
     if threads:
         torch.set_num_threads(threads)
-    wanted = {"model": model, "height": height, "width": width, "dtype": dtype}
-    options = {k: v for k, v in wanted.items() if v is not None}
+    options = backend_options(model=model, height=height, width=width, dtype=dtype)
     loaded = load_backend(backend, device=device, **options)
     start, given = read_prefix(loaded, prefix, plan.prompts[0], seed)
     run = generate(loaded, strategy, plan, seeds=seed, prefix=start)

@@ -14,7 +14,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rollout.cli.gen import SHOW
-from rollout.cli.options import BackendName, Extra, Plugin, added, find_strategy, load_plugins, told
+from rollout.cli.options import (
+    BackendName,
+    Device,
+    Dtype,
+    Extra,
+    Height,
+    Out,
+    Plugin,
+    Prefix,
+    Threads,
+    Width,
+    added,
+    backend_options,
+    find_strategy,
+    load_plugins,
+    told,
+)
 from rollout.cli.watch import bar, watch
 from rollout.errors import CompositionError, OutputError, Stopped
 from rollout.script import Script, planned
@@ -40,22 +56,18 @@ def compare(
     ] = None,
     add: Extra = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise, the same for all; default: 0.")] = None,
-    prefix: Annotated[
-        str | None, typer.Option(metavar="N|FILE", help="Start from N true blocks, a video or a latents file.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A new folder; default: the first free of out/001, out/002, ...")
-    ] = None,
+    prefix: Prefix = None,
+    out: Out = None,
     webp: Annotated[
         bool, typer.Option("--webp", help="Also write compare.webp, animated, at most 1.5 MB and 800 pixels wide.")
     ] = False,
     backend: BackendName = "sprites",
     model: Annotated[str | None, typer.Option(metavar="PATH", help="The backend's weights.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; default: bfloat16 on a GPU.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's.")] = None,
+    height: Height = None,
+    width: Width = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    threads: Threads = None,
     plugin: Plugin = None,
 ) -> None:
     """Show strategies side by side, on the same script and noise: compare.mp4, table.md, and a folder a run.
@@ -72,14 +84,13 @@ def compare(
             raise OutputError("finished runs are shown as they are. Leave out --preset, --add, --seed and --prefix.")
         _runs(given, folder, webp)
         return
-    options = {"model": model, "height": height, "width": width, "dtype": dtype}
     recipe = {
         "text": given[0] if given else SHOW,
         "seed": seed or 0,
         "prefix": prefix,
         "backend": backend,
         "device": device,
-        "options": {k: v for k, v in options.items() if v is not None},
+        "options": backend_options(model=model, height=height, width=width, dtype=dtype),
     }
     _generate(_named(preset, add), recipe, folder, threads, webp)
 

@@ -5,7 +5,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rollout.cli.options import BackendName, Cache, Plugin, Pos, Preset, compose, load_plugins, told
+from rollout.cli.options import (
+    AttentionBackend,
+    BackendName,
+    Cache,
+    Compile,
+    ContextNoise,
+    Device,
+    Dtype,
+    Force,
+    Height,
+    LowVram,
+    Model,
+    Out,
+    Plugin,
+    Pos,
+    Prefix,
+    Preset,
+    Shift,
+    Steps,
+    Threads,
+    Width,
+    backend_options,
+    compose,
+    load_plugins,
+    told,
+)
 from rollout.cli.watch import watch
 from rollout.script import Script, planned
 
@@ -28,39 +53,27 @@ def gen(
     preset: Preset = None,
     backend: BackendName = "sprites",
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A new folder; default: the first free of out/001, out/002, ...")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
+    out: Out = None,
+    force: Force = False,
     latents: Annotated[
         bool, typer.Option("--latents", help="Also write latents.safetensors, from which a run can be forked.")
     ] = False,
     snapshot_every: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Write a snapshot every N blocks: see 'rollout resume'.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Denoising steps a block; the models are made for 4.")] = 4,
-    shift: Annotated[float, typer.Option(help="Shift of the noise schedule.")] = 5.0,
-    context_noise: Annotated[
-        float, typer.Option(help="Timestep (0..1000) of the clean pass that writes the cache.")
-    ] = 0.0,
-    prefix: Annotated[
-        str | None, typer.Option(metavar="N|FILE", help="Start from N true blocks, a video or a latents file.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="PATH", help="The backend's weights; for wan a folder in diffusers' format.")
-    ] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; default: bfloat16 on a GPU.")] = None,
-    attention_backend: Annotated[str | None, typer.Option(help="One of diffusers' names, wan only.")] = None,
-    compile_: Annotated[
-        bool, typer.Option("--compile", help="torch.compile the transformer's blocks, wan only.")
-    ] = False,
-    low_vram: Annotated[
-        bool, typer.Option("--low-vram", help="Keep weights on the CPU until needed, wan only.")
-    ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's.")] = None,
+    steps: Steps = 4,
+    shift: Shift = 5.0,
+    context_noise: ContextNoise = 0.0,
+    prefix: Prefix = None,
+    model: Model = None,
+    height: Height = None,
+    width: Width = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    attention_backend: AttentionBackend = None,
+    compile_: Compile = False,
+    low_vram: LowVram = False,
+    threads: Threads = None,
     plugin: Plugin = None,
 ) -> None:
     """Generate a video from a prompt script: video.mp4, contact.png, run.json, subtitles.vtt."""
@@ -79,16 +92,15 @@ def gen(
     if threads:
         torch.set_num_threads(threads)
     schedule = Schedule.of(steps, shift, context_noise)
-    wanted = {
-        "model": model,
-        "height": height,
-        "width": width,
-        "dtype": dtype,
-        "attention_backend": attention_backend,
-        "compile": compile_ or None,
-        "low_vram": low_vram or None,
-    }
-    given = {k: v for k, v in wanted.items() if v is not None}
+    given = backend_options(
+        model=model,
+        height=height,
+        width=width,
+        dtype=dtype,
+        attention_backend=attention_backend,
+        compile=compile_,
+        low_vram=low_vram,
+    )
     loaded = load_backend(backend, device=device, **given)
     folder = free_folder(Path("out")) if out is None else out
     recipe = Recipe(strategy, text, seed, schedule, prefix, backend, device, given)

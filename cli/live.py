@@ -7,7 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rollout.cli.options import BackendName, Plugin, find_strategy, load_plugins
+from rollout.cli.options import (
+    AttentionBackend,
+    BackendName,
+    Compile,
+    ContextNoise,
+    Device,
+    Dtype,
+    Height,
+    LowVram,
+    Model,
+    Plugin,
+    Shift,
+    Steps,
+    Width,
+    backend_options,
+    find_strategy,
+    load_plugins,
+)
 
 if TYPE_CHECKING:
     from rollout.live.session import Session
@@ -30,25 +47,17 @@ def live(
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0 is any that is free.")] = 8765,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
-    steps: Annotated[int, typer.Option(help="Denoising steps a block; the models are made for 4.")] = 4,
-    shift: Annotated[float, typer.Option(help="Shift of the noise schedule.")] = 5.0,
-    context_noise: Annotated[
-        float, typer.Option(help="Timestep (0..1000) of the clean pass that writes the cache.")
-    ] = 0.0,
-    model: Annotated[
-        str | None, typer.Option(metavar="PATH", help="The backend's weights; for wan a folder in diffusers' format.")
-    ] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; default: bfloat16 on a GPU.")] = None,
-    attention_backend: Annotated[str | None, typer.Option(help="One of diffusers' names, wan only.")] = None,
-    compile_: Annotated[
-        bool, typer.Option("--compile", help="torch.compile the transformer's blocks, wan only.")
-    ] = False,
-    low_vram: Annotated[
-        bool, typer.Option("--low-vram", help="Keep weights on the CPU until needed, wan only.")
-    ] = False,
+    steps: Steps = 4,
+    shift: Shift = 5.0,
+    context_noise: ContextNoise = 0.0,
+    model: Model = None,
+    height: Height = None,
+    width: Width = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    attention_backend: AttentionBackend = None,
+    compile_: Compile = False,
+    low_vram: LowVram = False,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the model.")] = 1,
     plugin: Plugin = None,
 ) -> None:
@@ -68,16 +77,15 @@ def live(
     from rollout.recipe import Recipe
     from rollout.sampler import Schedule
 
-    wanted = {
-        "model": model,
-        "height": height,
-        "width": width,
-        "dtype": dtype,
-        "attention_backend": attention_backend,
-        "compile": compile_ or None,
-        "low_vram": low_vram or None,
-    }
-    given = {k: v for k, v in wanted.items() if v is not None}
+    given = backend_options(
+        model=model,
+        height=height,
+        width=width,
+        dtype=dtype,
+        attention_backend=attention_backend,
+        compile=compile_,
+        low_vram=low_vram,
+    )
     torch.set_num_threads(threads)
     with listen(port) as found:
         loaded = load_backend(backend, device=device, **given)

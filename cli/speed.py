@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rollout.cli.options import Plugin, load_plugins
+from rollout.cli.options import AttentionBackend, Compile, Height, Plugin, Width, backend_options, load_plugins
 from rollout.errors import BackendError, SpecError
 
 if TYPE_CHECKING:
@@ -33,13 +33,11 @@ def speed(
     random: Annotated[bool, typer.Option("--random", help="Random weights of --size, wan only.")] = False,
     size: Annotated[str, typer.Option(help="1.3b or 14b, with --random.")] = "1.3b",
     layers: Annotated[int | None, typer.Option(help="Fewer layers than the size has, with --random.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels, wan only.")] = None,
+    height: Height = None,
+    width: Width = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    attention_backend: Annotated[str | None, typer.Option(help="One of diffusers' names, wan only.")] = None,
-    compile_: Annotated[
-        bool, typer.Option("--compile", help="torch.compile the transformer's blocks, wan only.")
-    ] = False,
+    attention_backend: AttentionBackend = None,
+    compile_: Compile = False,
     blocks: Annotated[int, typer.Option(min=1, help="Blocks timed once the window is full, whole rollouts.")] = 3,
     frames: Annotated[
         int | None,
@@ -72,15 +70,14 @@ def speed(
     if backend is None:
         found = _cache(place, dtype or "float32,bfloat16", windows, repeats)
     else:
-        options = {
-            "dtype": dtype,
-            "height": height,
-            "width": width,
-            "attention_backend": attention_backend,
-            "compile": compile_ or None,
-            "model": model,
-        }
-        given = {k: v for k, v in options.items() if v is not None}
+        given = backend_options(
+            dtype=dtype,
+            height=height,
+            width=width,
+            attention_backend=attention_backend,
+            compile=compile_,
+            model=model,
+        )
         loaded = _load(backend, random, size, layers, device, given)
         if frames is None:
             found = _rollouts(loaded, presets, blocks)
