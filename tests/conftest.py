@@ -1,5 +1,9 @@
 """Shared fixtures: a micro model with random weights, double precision, whose outputs are sensitive to everything."""
 
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
 import hypothesis
 import pytest
 import torch
@@ -12,6 +16,10 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("rollout", deadline=None, max_examples=60, print_blob=True)
 hypothesis.settings.load_profile("rollout")
 
+BROWSER = next(
+    filter(None, map(shutil.which, ("/usr/bin/chromium", "chromium", "google-chrome", "chromium-browser"))), None
+)
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 MICRO = Shape(channels=6, grid=(2, 2), dim=24, layers=2, heads=2, ffn=32, frequencies=16)
 
 
@@ -28,3 +36,15 @@ def micro_backend(dtype: torch.dtype = torch.float64, shape: Shape = MICRO, code
 def micro() -> Sprites:
     """The micro model in float64."""
     return micro_backend()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium, where there is one."""
+    api = pytest.importorskip("playwright.sync_api")
+    if BROWSER is None:
+        pytest.skip("no Chromium here")
+    with api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
+        yield found
+        found.close()

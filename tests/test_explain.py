@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,7 +36,6 @@ ODD = (
     "absolute sink:window=9,sink=0+flush:last=0",
 )
 ALL = (*PRESETS, *ODD)
-BROWSER = next(filter(None, map(shutil.which, ("/usr/bin/chromium", "chromium", "google-chrome"))), None)
 
 
 def run(*args: str) -> Result:
@@ -317,17 +315,6 @@ def test_prompts_are_text_and_nothing_comes_from_elsewhere() -> None:
     assert text.count("<script") == 2
     assert data(text)["prompts"][0] == " ".join(HOSTILE.split())
     assert not re.search(r"(https?:)?//\w+\.\w+", text.replace("http://www.w3.org/2000/svg", ""))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api")
-    if BROWSER is None:
-        pytest.skip("no Chromium here")
-    with api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
-        yield found
-        found.close()
 
 
 @pytest.fixture

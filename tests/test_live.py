@@ -1,7 +1,6 @@
 """Live sessions: panes and their pace, orders, forks, exact records, the server's doors, and the page in a browser."""
 
 import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -50,10 +49,6 @@ ROOT = Path(__file__).parent.parent
 A, B = "a red circle walks right on navy", "a red circle jumps on navy"
 NAMES = ("infinity-rope", "longlive")
 LENGTH = 0.375
-BROWSER = next(
-    filter(None, map(shutil.which, ("/usr/bin/chromium", "chromium", "google-chrome", "chromium-browser"))), None
-)
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 class Clock:
@@ -535,17 +530,6 @@ def test_a_client_that_does_not_read_holds_up_nobody(quick: SimpleNamespace) -> 
 
 
 # The page, in a browser, with the embedded model.
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api")
-    if BROWSER is None:
-        pytest.skip("no Chromium here")
-    with api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")

@@ -52,10 +52,6 @@ better = '<script>alert(1)</script> & "$x$"'
 than = "plain"
 metric = "reaction"
 """
-BROWSER = next(
-    filter(None, map(shutil.which, ("/usr/bin/chromium", "chromium", "google-chrome", "chromium-browser"))), None
-)
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 class Page(HTMLParser):
@@ -318,17 +314,6 @@ def test_a_picture_is_drawn_for_few_blocks_and_many(blocks: int) -> None:
     drawn = draw(steps, title="$not math$")
     assert drawn.get_size_inches()[0] == pytest.approx(4.2)
     drawn.canvas.draw()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api")
-    if BROWSER is None:
-        pytest.skip("no Chromium here")
-    with api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
-        yield found
-        found.close()
 
 
 @pytest.fixture

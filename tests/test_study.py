@@ -34,7 +34,6 @@ from rollout.recipe import Recipe
 from rollout.registry import names
 from rollout.strategies.presets import PRESETS, preset
 from rollout.video import read_video
-from tests.test_report import BROWSER, QUIET
 
 ACTION = "a red circle walks right on navy[0.4s] | a red circle jumps on navy[0.4s] ; infinity-rope | memrope"
 LONG = "a green square stands on teal[0.4s]"
@@ -471,17 +470,6 @@ def test_the_commands(runs: Path, tmp_path: Path) -> None:
     assert isinstance(refused.exception, RolloutError)
     assert "--key" in str(refused.exception)
     assert command("build", runs, "--out", tmp_path / "no").exception is not None
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api")
-    if BROWSER is None:
-        pytest.skip("no Chromium here")
-    with api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
-        yield found
-        found.close()
 
 
 @pytest.fixture
