@@ -1,6 +1,5 @@
 """rollout attn: which frames a frame looks at, as a map and a picture."""
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,11 +65,11 @@ def attn(
     from rollout.attention import AttentionMap
     from rollout.attention.picture import draw
     from rollout.backends import load_backend
-    from rollout.files import free_folder, new_folder, write_text, write_whole
+    from rollout.files import free_folder, new_folder, write_whole
     from rollout.loop import generate
     from rollout.prefix import read_prefix
     from rollout.recipe import Recipe
-    from rollout.record import record
+    from rollout.record import record, write_record
 
     if threads:
         torch.set_num_threads(threads)
@@ -95,7 +94,7 @@ def attn(
     seen = {"layer": found.layer, "step": found.step, "sigma": run.schedule.sigmas[found.step], "summary": summary}
     recipe = Recipe(strategy, script, seed, run.schedule, prefix, backend, device, options)
     said = record(run, recipe, plan, prefix=given, history=0, timings=timings, digests={}) | {"attention": seen}
-    write_text(folder / "run.json", json.dumps(said, indent=2, ensure_ascii=False) + "\n")
+    write_record(folder, said)
     print("shares of attention, and in brackets of how many frames:")
     for part in summary:
         print(_line(part))

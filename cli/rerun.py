@@ -76,12 +76,13 @@ def _repeat(
             differ.append(f"the first block that differs is {block.index} ({backend.spec.seconds(block.start):g}s)")
 
     watch(job, compare)
-    now: dict[str, Any] = read_record(into)["digests"]
+    again = read_record(into)
+    now: dict[str, Any] = again["digests"]
     for name in ("latents", "frames"):
         print(f"{name}: {'the same, bit for bit' if now[name] == digests.get(name) else 'DIFFERENT'}")
     same = all(now[name] == digests.get(name) for name in now)
     if not same:
-        if record.get("rules") != read_record(into)["rules"]:
+        if record.get("rules") != again["rules"]:
             differ.append("the rules of a plugin are not what they were")
         for line in (*differ, *changed(versions, backend.device)):
             print(f"  {line}")

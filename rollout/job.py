@@ -3,7 +3,6 @@
 While it runs its files say partial. A run that was stopped goes on from its last snapshot, bit for bit.
 """
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -15,12 +14,12 @@ from torch import Tensor
 
 from rollout.backend import Backend
 from rollout.errors import RolloutError, Stopped
-from rollout.files import alone, write_text
+from rollout.files import alone
 from rollout.loop import Result, Rollout, generate
 from rollout.output import Output, State
 from rollout.prefix import read_prefix
 from rollout.recipe import Recipe
-from rollout.record import machine, record, subtitles
+from rollout.record import machine, record, subtitles, times, write_record
 from rollout.script import Script
 from rollout.snapshot import Snapshot, damaged, part, snapshots, under
 from rollout.video import Subtitle
@@ -193,23 +192,16 @@ class Job:
 
     def _finish(self, output: Output) -> None:
         """Write the record; snapshots are of no more use."""
-        timings = {
-            "seconds": self.seconds,
-            "decode_and_write_seconds": self.writing,
-            "generate_seconds": self.seconds - self.writing,
-            "frames": output.frames,
-            "frames_per_second": output.frames / self.seconds,
-        }
         found = record(
             self.rollout,
             self.recipe,
             self.script,
             prefix=self.prefix_record,
             history=0 if self.history is None else self.rollout.given,
-            timings=timings,
+            timings=times(self.seconds, self.writing, output.frames),
             digests=output.digests,
         )
-        write_text(self.folder / "run.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        write_record(self.folder, found)
         for path in snapshots(self.folder):
             path.unlink(missing_ok=True)
 

@@ -55,6 +55,8 @@ class Output:
         self.last: Frames | None = None
         """The last block's frames."""
         self._stack = ExitStack()
+        self._writers: list[VideoWriter] = []
+        self._latents: LatentsWriter | None = None
         told, tensors = earlier or ({}, {})
         frames, tail = int(told.get("frames", 0)), tensors.get("tail")
         if tail is not None:
@@ -63,12 +65,11 @@ class Output:
             self.sheet.restore(told["sheet"], part(tensors, "sheet"))
             self.pixels, self.clean = Chain(told["digests"]["frames"]), Chain(told["digests"]["latents"])
         try:
-            self._latents = None
             if latents:
                 writer = LatentsWriter(folder / "latents.safetensors", keep=int(told.get("latents", 0)))
                 self._latents = self._stack.enter_context(writer)
             video = VideoWriter(folder / "video.mp4", self.spec.fps, subtitles=lines, keep=frames)
-            self._writers = [self._stack.enter_context(video)]
+            self._writers.append(self._stack.enter_context(video))
             if exact:
                 mkv = VideoWriter(folder / "frames.mkv", self.spec.fps, exact=True)
                 self._writers.append(self._stack.enter_context(mkv))
@@ -135,9 +136,8 @@ class Output:
 
     def leave(self, error: BaseException, *, keep: bool) -> None:
         """End with an error: files that a snapshot goes on from stay under their partial names, others go."""
-        for writer in getattr(self, "_writers", ()):
+        for writer in self._writers:
             writer.kept = keep
-        latents = getattr(self, "_latents", None)
         self._stack.__exit__(type(error), error, error.__traceback__)
-        if latents is not None and not keep:
-            latents.partial.unlink(missing_ok=True)
+        if self._latents is not None and not keep:
+            self._latents.partial.unlink(missing_ok=True)

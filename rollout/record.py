@@ -16,6 +16,7 @@ import torch
 from rollout import __version__
 from rollout.backend import Spec
 from rollout.errors import OutputError
+from rollout.files import write_text
 from rollout.loop import Rollout
 from rollout.recipe import Recipe
 from rollout.script import Script, planned
@@ -73,6 +74,22 @@ def record(
         },
         "versions": machine(backend.device),
     }
+
+
+def times(seconds: float, writing: float, frames: int) -> dict[str, float]:
+    """A record's timings: `writing` of all `seconds` went into decoding and writing `frames` pixel frames."""
+    return {
+        "seconds": seconds,
+        "decode_and_write_seconds": writing,
+        "generate_seconds": seconds - writing,
+        "frames": frames,
+        "frames_per_second": frames / seconds,
+    }
+
+
+def write_record(folder: Path, found: Mapping[str, Any]) -> None:
+    """Write run.json whole. Raises OutputError."""
+    write_text(folder / "run.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
 
 def rules(strategy: Strategy) -> dict[str, str]:

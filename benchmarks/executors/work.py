@@ -1,6 +1,5 @@
 """What a worker does: hold the model, roll a cell out, score it."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,9 +15,9 @@ from rollout.benchmarks.metrics import metric
 from rollout.benchmarks.metrics.sample import sample_of_run
 from rollout.benchmarks.store import Store
 from rollout.errors import RolloutError
-from rollout.files import write_text
 from rollout.job import Job
 from rollout.recipe import Recipe
+from rollout.record import read_record, write_record
 from rollout.registry import load_plugin
 from rollout.sampler import Schedule
 from rollout.strategy import Strategy
@@ -95,9 +94,9 @@ class Worker:
         peak = Peak(self.backend.device)
         for _ in job.run():
             pass
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        record = read_record(folder)
         record["costs"]["peak_bytes"] = peak.bytes()
-        write_text(folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        write_record(folder, record)
 
 
 class Peak:

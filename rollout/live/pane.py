@@ -1,6 +1,5 @@
 """One pane of a live session: a rollout without an end, its recording from the first block on, and its pace."""
 
-import json
 import time
 from collections.abc import Sequence
 from copy import deepcopy
@@ -14,13 +13,12 @@ from torch import Tensor
 
 from rollout.backend import Backend
 from rollout.errors import OutputError, RolloutError
-from rollout.files import write_text
 from rollout.live.badge import Watch, watch
 from rollout.loop import Result, Rollout, generate
 from rollout.output import Output
 from rollout.progress import Event
 from rollout.recipe import Recipe
-from rollout.record import record
+from rollout.record import record, times, write_record
 from rollout.script import Script, Shot
 from rollout.strategy import Strategy
 from rollout.video import Frames
@@ -143,17 +141,11 @@ class Pane:
         script = Script((Shot(first, done * spec.block * spec.stride / spec.fps),))
         events = tuple(self._events(done - 1))
         recipe = replace(self.recipe, text=str(script), events=events)
-        timings = {
-            "seconds": self.seconds,
-            "decode_and_write_seconds": self.writing,
-            "generate_seconds": self.seconds - self.writing,
-            "frames": output.frames,
-            "frames_per_second": output.frames / self.seconds,
-        }
+        timings = times(self.seconds, self.writing, output.frames)
         found = record(self.run, recipe, script, prefix=None, history=0, timings=timings, digests=output.digests)
         found["events"] = [event.to_dict() for event in events]  # not those of a block that failed
         found["costs"]["blocks"] = done
-        write_text(folder / "run.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        write_record(folder, found)
 
     def _whole(self) -> None:
         if self.lost:
