@@ -1,6 +1,7 @@
 """The embedded model: a causal video diffusion transformer of the Wan kind on a procedural sprite world."""
 
 from hashlib import sha256
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,17 +13,25 @@ if TYPE_CHECKING:
     from rollout.backends.sprites.weights import Sprites
 
 
-WEIGHTS = Path(__file__).parent / "sprites.safetensors"
+WEIGHTS = {None: "sprites.safetensors", "plain": "plain.safetensors"}
+"""The shipped weights by the name that `model` gives them: the default, and those trained without small windows."""
+
+
+def weights_file(model: "str | PathLike[str] | None" = None) -> Path:
+    """The file of the shipped weights that `model` names, else `model` itself."""
+    name = WEIGHTS.get(None if model is None else str(model))
+    return Path(str(model)) if name is None else Path(__file__).parent / name
+
 
 
 def spec() -> Spec:
-    """Geometry of the shipped model: 32x32 pixels, one latent frame a pixel frame at 8 fps, 16 tokens a frame."""
+    """Geometry of the shipped model: 64x64 pixels, one latent frame a pixel frame at 8 fps, 16 tokens a frame."""
     return Spec(
         name="sprites",
         layers=6,
         heads=4,
         head_dim=48,
-        latent=(64, 4, 4),
+        latent=(112, 4, 4),
         grid=(4, 4),
         axes=(8, 8, 8),
         trained=21,
@@ -32,11 +41,11 @@ def spec() -> Spec:
     )
 
 
-def digest(model: str | None = None) -> str:
+def digest(model: "str | PathLike[str] | None" = None) -> str:
     """The identity of the shipped weights, or of the file `model`. Raises BackendError."""
-    path = Path(model) if model is not None else WEIGHTS
+    path = weights_file(model)
     if not path.is_file():
-        raise BackendError(f"the sprite weights {path} are not a file. Leave the path out for the shipped ones.")
+        raise BackendError(f"the sprite weights {path} are not a file. Leave the path out for the shipped ones, or write plain.")
     return sha256(path.read_bytes()).hexdigest()[:16]
 
 

@@ -1,29 +1,48 @@
-"""The prompt grammar of the sprite world: "a red circle walks right on navy". Pure, without torch."""
+"""The prompt grammar of the sprite world: "a red circle walks right on navy at night, mark left". Pure, without torch."""
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
 from rollout.errors import PromptError
 
+__all__ = [
+    "ACTIONS",
+    "BACKGROUNDS",
+    "COLOURS",
+    "LIGHTS",
+    "MARKS",
+    "SHAPES",
+    "SLOTS",
+    "TOKENS",
+    "Caption",
+    "parse",
+    "vocabulary",
+]
+
 COLOURS = ("red", "green", "blue", "yellow", "magenta", "cyan")
 SHAPES = ("circle", "square", "triangle")
 ACTIONS = ("walks right", "walks left", "jumps", "stands", "pulses", "spins", "sways")
-BACKGROUNDS = ("navy", "olive", "maroon", "teal", "grey", "plum")
-SLOTS: tuple[tuple[str, ...], ...] = (COLOURS, SHAPES, ACTIONS, BACKGROUNDS)
+BACKGROUNDS = ("on navy", "on olive", "on maroon", "on teal", "on grey", "on plum")
+LIGHTS = ("by day", "at night")
+MARKS = ("mark far left", "mark left", "mark right", "mark far right")
+"""Columns of the landmark: a prompt names the column and never the height, so that the height lives in the cache."""
+SLOTS: tuple[tuple[str, ...], ...] = (COLOURS, SHAPES, ACTIONS, BACKGROUNDS, LIGHTS, MARKS)
 ARTICLES = ("a", "an", "the", "on")
-VOCABULARY = tuple(word for words in SLOTS for phrase in words for word in phrase.split()) + ARTICLES
+VOCABULARY = tuple(dict.fromkeys(word for words in SLOTS for phrase in words for word in phrase.split())) + ARTICLES[:3]
 
 
 @dataclass(frozen=True)
 class Caption:
-    """What a prompt names, as indices into COLOURS, SHAPES, ACTIONS and BACKGROUNDS; None where it is silent."""
+    """What a prompt names, as indices into the tables of SLOTS; None where it is silent."""
 
     colour: int | None = None
     shape: int | None = None
     action: int | None = None
     background: int | None = None
+    light: int | None = None
+    mark: int | None = None
 
     def tokens(self) -> tuple[int, ...]:
         """One token a slot, each slot with its own range, the first of which means "not named"."""
@@ -34,13 +53,11 @@ class Caption:
         return tuple(out)
 
     def __str__(self) -> str:
-        subject = " ".join(
-            words[value]
-            for value, words in ((self.colour, COLOURS), (self.shape, SHAPES), (self.action, ACTIONS))
-            if value is not None
-        )
-        place = "" if self.background is None else f"on {BACKGROUNDS[self.background]}"
-        return " ".join(part for part in ("a " + subject if subject else "", place) if part)
+        phrases = [
+            "" if value is None else words[value] for value, words in zip(astuple(self), SLOTS, strict=True)
+        ]
+        subject = " ".join(phrase for phrase in phrases[:3] if phrase)
+        return " ".join(part for part in ("a " + subject if subject else "", *phrases[3:]) if part)
 
 
 TOKENS = sum(1 + len(words) for words in SLOTS)
@@ -55,29 +72,24 @@ def parse(prompt: str) -> Caption:
     for word in words:
         if word not in VOCABULARY:
             raise PromptError(_unknown(word))
-    text, found = " ".join(words), []
-    for name, phrases in zip(("colour", "shape", "action", "background"), SLOTS, strict=True):
-        pattern = r"\bon {}\b" if name == "background" else r"\b{}\b"
-        hits = [i for i, phrase in enumerate(phrases) for _ in re.findall(pattern.format(phrase), text)]
+    text, values = " ".join(words), []
+    for name, phrases in zip(Caption.__dataclass_fields__, SLOTS, strict=True):
+        hits = [i for i, phrase in enumerate(phrases) for _ in re.findall(rf"\b{phrase}\b", text)]
         if len(hits) > 1:
             raise PromptError(f"the prompt {prompt!r} names {len(hits)} {name}s; the sprite world shows one. Keep one.")
-        found.append(hits[0] if hits else None)
-    caption = Caption(*found)
-    _complete(prompt, words, caption)
-    return caption
+        values.append(hits[0] if hits else None)
+        if hits:
+            text = re.sub(rf"\b{phrases[hits[0]]}\b", "|", text)  # a bar, so that what remains never joins into a phrase
+    for word in text.replace("|", " ").split():
+        if word not in ARTICLES:
+            raise PromptError(_alone(word, prompt))
+    return Caption(*values)
 
 
-def _complete(prompt: str, words: Sequence[str], caption: Caption) -> None:
-    """Refuse words that are known but do not form a phrase, such as "walks" without a direction."""
-    used: set[str] = set(ARTICLES)
-    for value, phrases in zip(astuple(caption), SLOTS, strict=True):
-        if value is not None:
-            used |= set(phrases[value].split())
-    for word in words:
-        if word not in used:
-            phrase = [p for phrases in SLOTS for p in phrases if word in p.split()]
-            where = f"on {phrase[0]}" if word in BACKGROUNDS else " or ".join(repr(p) for p in phrase)
-            raise PromptError(f"the word {word!r} in {prompt!r} stands alone. Write {where}.")
+def _alone(word: str, prompt: str) -> str:
+    """A word that is known but forms no phrase, such as "walks" without a direction."""
+    phrases = [phrase for slot in SLOTS for phrase in slot if word in phrase.split()]
+    return f"the word {word!r} in {prompt!r} stands alone. Write {' or '.join(map(repr, phrases[:4]))}."
 
 
 def _unknown(word: str) -> str:
@@ -92,6 +104,7 @@ def vocabulary() -> str:
         return ", ".join(words)
 
     return (
-        f"A prompt is 'a COLOUR SHAPE ACTION on BACKGROUND': colours {listed(COLOURS)}; shapes {listed(SHAPES)}; "
-        f"actions {listed(ACTIONS)}; backgrounds (may be left out) {listed(BACKGROUNDS)}."
+        f"A prompt is 'a COLOUR SHAPE ACTION BACKGROUND LIGHT MARK', and each may be left out: colours {listed(COLOURS)}; "
+        f"shapes {listed(SHAPES)}; actions {listed(ACTIONS)}; backgrounds {listed(BACKGROUNDS)}; "
+        f"lights {listed(LIGHTS)}; the landmark's place {listed(MARKS)}."
     )

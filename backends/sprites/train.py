@@ -20,14 +20,17 @@ from torch import Tensor, nn
 
 from rollout.backend import split_pairs
 from rollout.backends.sprites.clips import BLOCK, Clip, sample_clip
-from rollout.backends.sprites.codec import Codec, fit_codec
+from rollout.backends.sprites.codec import CHANNELS, Codec, fit_codec
 from rollout.backends.sprites.model import Shape, SpriteTransformer
+from rollout.backends.sprites.weights import Sprites, read_weights, save_weights
 from rollout.backends.sprites.world import render
 from rollout.files import write_whole
 from rollout.rope import rotate, table
 
 SIGMAS = (1.0, 0.9375, 0.8333333, 0.625)
 """The noise levels of the 4-step schedule; three in ten blocks are trained exactly there."""
+DIRT = 0.12
+"""The most noise on a clean context, a share."""
 
 
 def draw_sigma(batch: int, blocks: int, generator: torch.Generator) -> Tensor:
@@ -40,19 +43,19 @@ def draw_sigma(batch: int, blocks: int, generator: torch.Generator) -> Tensor:
 
 
 def loss_of(
-    model: SpriteTransformer, codec: Codec, clip: Clip, generator: torch.Generator, device: str
-) -> tuple[Tensor, Tensor]:
-    """The weighted squared error of x0, and its unweighted parts (blocks,) for the log."""
+    model: SpriteTransformer, codec: Codec, clip: Clip, generator: torch.Generator, device: str, *, dirt: float
+) -> Tensor:
+    """The weighted squared error of x0; half of the clips' clean frames carry noise of up to `dirt`."""
     frames = clip.time.shape[1]
     with torch.no_grad():
         clean = codec.encode(render(clip.world.to(device), clip.time.to(device)))
     batch = len(clean)
     sigma = draw_sigma(batch, frames // BLOCK, generator).repeat_interleave(BLOCK, 1)
     noise = torch.randn(clean.shape, generator=generator).to(device)
-    dirt = torch.rand(batch, 1, generator=generator) * 0.12 * (torch.rand(batch, 1, generator=generator) < 0.5)
+    dirty = torch.rand(batch, 1, generator=generator) * dirt * (torch.rand(batch, 1, generator=generator) < 0.5)
     context = torch.randn(clean.shape, generator=generator).to(device)
     wide = (slice(None), slice(None), None, None, None)
-    s, d = sigma.to(device)[wide], dirt.expand(batch, frames).to(device)[wide]
+    s, d = sigma.to(device)[wide], dirty.expand(batch, frames).to(device)[wide]
     x = torch.cat([(1 - d) * clean + d * context, (1 - s) * clean + s * noise], 1)
     t = torch.cat([torch.zeros_like(sigma), sigma * 1000], 1).to(device)
     shape = model.shape
@@ -75,7 +78,7 @@ def loss_of(
         x0 = model(x, t, model.texts(text), attend)[:, frames:]
     error = (x0.float() - clean).square().mean((2, 3, 4))
     weight = clip.learn.to(device) / sigma.to(device).clamp_min(0.25).square()
-    return (error * weight).sum() / weight.sum(), error.detach().unflatten(1, (-1, BLOCK)).mean((0, 2))
+    return (error * weight).sum() / weight.sum()
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -88,16 +91,16 @@ def rate(step: int, steps: int, decay: int, warmup: int = 200) -> float:
     return min(1.0, (step + 1) / warmup, (steps - step) / max(1, decay))
 
 
-def optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for embeddings, head, norms and biases."""
+def optimizers(model: nn.Module, factor: float) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for embeddings, head, norms and biases; `factor` scales both rates."""
     hidden = [
         p for n, p in model.named_parameters() if n.startswith("layers.") and n.endswith("weight") and p.ndim == 2
     ]
     known = {id(p) for p in hidden}
     rest = [p for p in model.parameters() if id(p) not in known]
     return [
-        torch.optim.Muon(hidden, lr=0.02, weight_decay=0.01, momentum=0.95),
-        torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01),
+        torch.optim.Muon(hidden, lr=0.02 * factor, weight_decay=0.01, momentum=0.95),
+        torch.optim.AdamW(rest, lr=2e-3 * factor, betas=(0.9, 0.98), weight_decay=0.01),
     ]
 
 
@@ -117,10 +120,14 @@ def train(rank: int, args: argparse.Namespace) -> None:
     if args.procs > 1:
         dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{args.port}", rank=rank, world_size=args.procs)
     torch.manual_seed(args.seed)
-    codec = fit_codec(args.channels).to(args.device)
-    model = SpriteTransformer(Shape(channels=args.channels)).to(args.device)
+    if args.start is None:
+        codec = fit_codec(args.channels)
+        model = SpriteTransformer(Shape(channels=args.channels))
+    else:
+        model, codec = read_weights(args.start)
+    model, codec = model.to(args.device), codec.to(args.device)
     average = {n: p.detach().clone() for n, p in model.state_dict().items()}
-    opts = optimizers(model)
+    opts = optimizers(model, args.rate)
     base = [o.param_groups[0]["lr"] for o in opts]
     path = args.out / "checkpoint.pt"
     step, seconds = 0, 0.0
@@ -137,8 +144,8 @@ def train(rank: int, args: argparse.Namespace) -> None:
         generator = torch.Generator().manual_seed((args.seed * args.procs + rank) * 10_000_019 + step)
         for o, lr in zip(opts, base, strict=True):
             o.param_groups[0]["lr"] = lr * rate(step, args.steps, args.decay)
-        clip = sample_clip(generator, args.frames)
-        loss, _ = loss_of(model, codec, clip, generator, args.device)
+        clip = sample_clip(generator, args.frames, plain=args.plain)
+        loss = loss_of(model, codec, clip, generator, args.device, dirt=0.0 if args.plain else DIRT)
         for o in opts:
             o.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -161,7 +168,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
                     "ms": round((now - shown) * 1000 / len(losses)),
                     "minutes": round((now - begun) / 60, 2),
                 }
-                if step % args.score == 0 or step == args.steps:
+                if args.score and (step % args.score == 0 or step == args.steps):
                     row |= score(model.shape, average, codec, args)
                 write_log(args.out, row)
                 losses, shown = [], time.monotonic()
@@ -175,8 +182,6 @@ def train(rank: int, args: argparse.Namespace) -> None:
                 }
                 write_whole(path, partial(torch.save, state))
     if rank == 0:
-        from rollout.backends.sprites.weights import save_weights
-
         save_weights(args.out / "weights.safetensors", model.shape, average, codec)
     if args.procs > 1:
         dist.barrier()
@@ -186,8 +191,6 @@ def train(rank: int, args: argparse.Namespace) -> None:
 def score(shape: Shape, average: dict[str, Tensor], codec: Codec, args: argparse.Namespace) -> dict[str, Any]:
     """Tracker scores of the averaged weights on a few rollouts."""
     from rollout.backends.sprites.evaluate import accuracy
-    from rollout.backends.sprites.weights import Sprites
-
     model = SpriteTransformer(shape)
     model.load_state_dict(average)
     backend = Sprites(model.eval(), deepcopy(codec))  # it moves its codec to the CPU
@@ -212,14 +215,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--decay", type=int, default=3_000, help="last steps over which the learning rate falls to 0")
     parser.add_argument("--frames", type=int, default=63, help="clips x frames of one process's step")
-    parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--plain", action="store_true", help="no small windows, hidden jumps or noise in the context")
+    parser.add_argument("--start", type=Path, help="weights to start from, with their codec; default: nothing")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor of the learning rates")
+    parser.add_argument("--channels", type=int, default=CHANNELS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--procs", type=int, default=2 if not torch.cuda.is_available() else 1)
     parser.add_argument("--threads", type=int, help="of each process; default: the cores divided by --procs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--log", type=int, default=50)
-    parser.add_argument("--score", type=int, default=1000, help="steps between tracker scores")
+    parser.add_argument("--score", type=int, default=1000, help="steps between tracker scores; 0: none")
     parser.add_argument("--score-clips", type=int, default=24)
     parser.add_argument("--save", type=int, default=200)
     parser.add_argument("--port", type=int, default=29511)

@@ -14,15 +14,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rollout.backend import Attend, Spec, split_pairs
-from rollout.backends.sprites import WEIGHTS, digest
+from rollout.backends.sprites import digest, weights_file
 from rollout.backends.sprites import spec as shipped_spec
 from rollout.backends.sprites.codec import Codec
 from rollout.backends.sprites.grammar import parse
 from rollout.backends.sprites.model import Pair, Shape, SpriteTransformer
-from rollout.backends.sprites.world import SIZE, render, seeded_world
+from rollout.backends.sprites.world import PIXELS, render, seeded_world
 from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
 from rollout.files import write_whole
+
+
+FIRST, FORMAT = "rollout-sprites-1", "rollout-sprites-2"
 
 
 class SpriteDecoder:
@@ -32,7 +35,7 @@ class SpriteDecoder:
         self.codec = codec
 
     def push(self, latents: Tensor) -> Tensor:
-        """Latents (F, 64, 4, 4) to frames (F, 32, 32, 3), uint8."""
+        """Latents (F, 112, 4, 4) to frames (F, 64, 64, 3), uint8."""
         frames = self.codec.decode(latents.float().to(self.codec.mean.device))
         return (frames * 255).round().byte().permute(0, 2, 3, 1).cpu()
 
@@ -80,13 +83,13 @@ class Sprites:
         )
 
     def encode(self, prompt: str) -> Tensor:
-        """Text features (1, 4, dim). Raises PromptError with the vocabulary."""
+        """Text features (1, 6, dim). Raises PromptError with the vocabulary."""
         tokens = torch.tensor([parse(prompt).tokens()], device=self.device)
         with torch.no_grad():
             return self.model.encode(tokens)
 
     def denoise(self, x: Tensor, t: float, prompt: Tensor, attend: Attend) -> Tensor:
-        """The flow at x (B, F, 64, 4, 4) and timestep t in 0..1000."""
+        """The flow at x (B, F, 112, 4, 4) and timestep t in 0..1000."""
         time = torch.full((1, 1), float(t), device=self.device)
         if self._texts is None or self._texts[0] is not prompt:
             self._texts = prompt, self.model.texts(prompt[:, None])
@@ -94,18 +97,18 @@ class Sprites:
         return (x - x0) / max(t / 1000, 1e-3)
 
     def truth(self, prompt: str, blocks: int, seed: int) -> Tensor:
-        """Latents (F, 64, 4, 4) of true frames of what the prompt names; the rest of the world is drawn from the seed."""
+        """Latents (F, 112, 4, 4) of true frames of what the prompt names; the rest of the world is drawn from the seed."""
         frames = blocks * self.spec.block
         video = render(seeded_world(parse(prompt), frames, seed), torch.arange(frames)[None])
         return self.codec.encode(video[0].to(self.device))
 
     def encode_video(self, frames: NDArray[np.uint8]) -> Tensor:
-        """Latents of whole blocks of a video's frames (N, height, width, 3), averaged down to 32x32."""
+        """Latents of whole blocks of a video's frames (N, height, width, 3), averaged down to 64x64."""
         whole = len(frames) // self.spec.block * self.spec.block
         if not whole:
             raise BackendError(f"the video has {len(frames)} frames; a prefix takes whole blocks of {self.spec.block}.")
         video = torch.from_numpy(frames[:whole]).permute(0, 3, 1, 2).float().div(255)
-        video = torch.nn.functional.interpolate(video, (SIZE, SIZE), mode="area")
+        video = torch.nn.functional.interpolate(video, (PIXELS, PIXELS), mode="area")
         return self.codec.encode(video.to(self.device))
 
     def decoder(self) -> SpriteDecoder:
@@ -117,25 +120,22 @@ def save_weights(path: Path, shape: Shape, state: dict[str, Tensor], codec: Code
     """Write model (bf16, the codec in float32) whole or not at all."""
     tensors = {f"model.{n}": p.detach().to("cpu", torch.bfloat16).contiguous() for n, p in state.items()}
     tensors |= {f"codec.{n}": p.detach().to("cpu", torch.float32).contiguous() for n, p in codec.state_dict().items()}
-    metadata = {"format": "rollout-sprites-1", "shape": json.dumps(asdict(shape))}
+    metadata = {"format": FORMAT, "shape": json.dumps(asdict(shape))}
     write_whole(path, lambda partial: save_file(tensors, partial, metadata=metadata))
 
 
-def load_sprites(
-    weights: str | os.PathLike[str] | None = None, device: torch.device | str = "cpu", dtype: str | None = None
-) -> Sprites:
-    """Load weights written by `save_weights`. Raises BackendError."""
-    path = Path(weights) if weights is not None else WEIGHTS
-    place, identity = find_device(device), digest(str(path))
+def read_weights(path: Path) -> tuple[SpriteTransformer, Codec]:
+    """Model and codec in float32 as `save_weights` wrote them. Raises BackendError."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        sizes = json.loads(metadata["shape"]) if metadata.get("format") == "rollout-sprites-1" else None
+        sizes = json.loads(metadata["shape"]) if metadata.get("format") == FORMAT else None
     except (SafetensorError, OSError, ValueError) as error:
         raise BackendError(f"{path} cannot be read as safetensors: {error}. Give sprite weights.") from error
     if sizes is None:
-        raise BackendError(f"{path} is safetensors of another model. Give weights that the sprite training wrote.")
+        edition = "of the first edition, whose world had no nights" if metadata.get("format") == FIRST else "of another model"
+        raise BackendError(f"{path} is safetensors {edition}. Give weights that this version's sprite training wrote.")
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
     shape = Shape(**fields)
     model, codec = SpriteTransformer(shape), Codec(shape.channels)
@@ -146,6 +146,16 @@ def load_sprites(
         raise BackendError(
             f"{path} does not hold a whole sprite model: {str(error).splitlines()[-1].strip()}"
         ) from error
+    return model, codec
+
+
+def load_sprites(
+    weights: str | os.PathLike[str] | None = None, device: torch.device | str = "cpu", dtype: str | None = None
+) -> Sprites:
+    """Load weights written by `save_weights`: a file, or "plain" for the shipped plain ones. Raises BackendError."""
+    path = weights_file(weights)
+    place, identity = find_device(device), digest(weights)
+    model, codec = read_weights(path)
     return Sprites(
         model,
         codec,
