@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rollout.backend import Backend, Spec
 from rollout.errors import BackendError
 from rollout.registry import find
+
+if TYPE_CHECKING:  # a world's trackers need torch
+    from rollout.world import World
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,12 @@ class Entry:
         check = getattr(import_module(self.module), "check_prompt", None)
         if check is not None:
             check(prompt)
+
+    @property
+    def world(self) -> "World | None":
+        """The world that the model was made for, where its truth is known, without loading the model."""
+        open_world = getattr(import_module(self.module), "open_world", None)
+        return None if open_world is None else open_world()
 
     def digest(self, model: str | None = None) -> str | None:
         """The identity of the weights that `load(model=...)` would take, without loading them; None where unknown."""

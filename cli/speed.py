@@ -153,7 +153,7 @@ def _begin(backend: "Backend", presets: str) -> tuple[dict[str, "Strategy"], str
         f"{spec.name}: {spec.layers} layers, {spec.heads} heads of {spec.head_dim}, {spec.tokens} tokens a frame, "
         f"{str(backend.dtype).removeprefix('torch.')}, {_where(backend.device)}, torch {torch.__version__}"
     )
-    prompt = "a red circle walks right" if spec.name == "sprites" else "a cat walks"
+    prompt = "a cat walks" if backend.world is None else backend.world.example
     return {name: preset(name) for name in (part.strip() for part in presets.split(","))}, prompt
 
 
@@ -178,8 +178,8 @@ def _flat(
     from rollout.files import new_folder
 
     strategies, prompt = _begin(backend, presets)
-    if out is not None and (len(strategies) > 1 or backend.spec.name != "sprites"):
-        raise SpecError("--out takes one preset of the sprite world, whose truth is known. Use --presets NAME.")
+    if out is not None and (len(strategies) > 1 or backend.world is None):
+        raise SpecError("--out takes one preset, on a backend with a world whose truth is known. Use --presets NAME.")
     for strategy in strategies.values():
         strategy.check(backend.spec, frames)
     if out is not None:

@@ -8,6 +8,8 @@ if TYPE_CHECKING:  # a Spec is read without torch
     import torch
     from torch import Tensor
 
+    from rollout.world import World
+
 Attend = Callable[[int, "Tensor", "Tensor", "Tensor"], "Tensor"]
 """(layer, q, k, v) -> attention output, all (B, F*h*w, heads, D); q and k are normed and NOT rotated."""
 
@@ -84,6 +86,8 @@ class Backend(Protocol):
     spec: Spec
     device: "torch.device"
     dtype: "torch.dtype"
+    world: "World | None"
+    """What its videos show, where their truth is known."""
 
     def encode(self, prompt: str) -> "Tensor":
         """A prompt's text features (1, tokens, dim). Raises PromptError."""

@@ -1,6 +1,5 @@
 """What a rollout starts from instead of noise."""
 
-from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from rollout.backend import Backend
 from rollout.errors import OutputError
 from rollout.video import read_video
+from rollout.world import Act
 
 
 def read_prefix(
@@ -21,14 +21,13 @@ def read_prefix(
     if given is None:
         return None, None
     if given.isdecimal():
-        make: Callable[[str, int, int], torch.Tensor] | None = getattr(backend, "truth", None)
-        if make is None:
+        if backend.world is None:
             raise OutputError(
                 f"the backend '{backend.spec.name}' has no true blocks to start from. Give a video or a latents file."
             )
         if not 0 < int(given) <= 1000:
             raise OutputError(f"--prefix {given[:20]} is no number of true blocks. Use 1 to 1000.")
-        return make(prompt, int(given), seed), {"blocks": int(given)}
+        return true_latents(backend, prompt, int(given), seed), {"blocks": int(given)}
     path = Path(given)
     if not path.is_file():
         raise OutputError(f"the prefix {path} is not a file. Give a number of true blocks, a video or a latents file.")
@@ -48,6 +47,16 @@ def read_prefix(
     if encode is None:
         raise OutputError(f"the backend '{backend.spec.name}' cannot encode a video. Give a latents file.")
     return encode(read_video(path, most=10_000)), _file_record(path)
+
+
+def true_latents(backend: Backend, prompt: str, blocks: int, seed: int) -> torch.Tensor:
+    """Latents (F, C, H, W) of true blocks of what a prompt names; the rest of the world is drawn from the seed."""
+    encode = getattr(backend, "encode_video", None)
+    if backend.world is None or encode is None:
+        raise OutputError(f"the backend '{backend.spec.name}' has no true blocks to start from.")
+    truth = backend.world.truth((Act(prompt, blocks * backend.spec.block),), seed)
+    latents: torch.Tensor = encode(truth.video())
+    return latents
 
 
 def _file_record(path: Path) -> dict[str, str]:

@@ -364,7 +364,7 @@ def sprites() -> Any:
 def test_the_badge_counts_as_the_metric_reaction_does(name: str, sprites: Any) -> None:
     """The same frames through a page's watch and through the benchmark."""
     script = Script.parse(f"{A}[3s] | a red circle stands on navy[4.125s]")
-    watch, decoder, before, pixels = badge.Watch(), sprites.decoder(), None, []
+    watch, decoder, before, pixels = badge.Watch(sprites.world), sprites.decoder(), None, []
     for result in generate(sprites, preset(name), script, seeds=1):
         pixels.append(decoder.push(result.latents[0]).numpy())
         watch.add(pixels[-1], before, result.prompts[0])
@@ -374,7 +374,7 @@ def test_the_badge_counts_as_the_metric_reaction_does(name: str, sprites: Any) -
     score = reaction(sample)
     assert score is not None
     assert badge.LIMIT == REACT
-    assert watch.told == {"state": "never" if score.value == REACT else "obeyed", "frames": score.value}
+    assert watch.state == {"state": "never" if score.value == REACT else "obeyed", "frames": score.value}
 
 
 @contextmanager
@@ -580,7 +580,7 @@ def test_a_prompt_typed_in_the_page_shows_and_is_measured(browser: Any, real: Si
         assert float(tab.get_attribute("[data-pane='1']", "data-latency")) < 10_000
         badge = "[data-pane='1'] .obeyed:is([data-state='obeyed'], [data-state='never'])"
         tab.wait_for_selector(badge, timeout=20_000)
-        told = real.session.panes[0].watch.told
+        told = real.session.panes[0].watch.state
         assert tab.inner_text(badge) == (
             f"obeyed after {told['frames']} frame{'' if told['frames'] == 1 else 's'}"
             if told["state"] == "obeyed"

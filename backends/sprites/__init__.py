@@ -10,6 +10,7 @@ from rollout.backends.sprites.grammar import parse
 from rollout.errors import BackendError
 
 if TYPE_CHECKING:
+    from rollout.backends.sprites.truth import SpriteWorld
     from rollout.backends.sprites.weights import Sprites
 
 
@@ -21,7 +22,6 @@ def weights_file(model: "str | PathLike[str] | None" = None) -> Path:
     """The file of the shipped weights that `model` names, else `model` itself."""
     name = WEIGHTS.get(None if model is None else str(model))
     return Path(str(model)) if name is None else Path(__file__).parent / name
-
 
 
 def spec() -> Spec:
@@ -45,8 +45,17 @@ def digest(model: "str | PathLike[str] | None" = None) -> str:
     """The identity of the shipped weights, or of the file `model`. Raises BackendError."""
     path = weights_file(model)
     if not path.is_file():
-        raise BackendError(f"the sprite weights {path} are not a file. Leave the path out for the shipped ones, or write plain.")
+        raise BackendError(
+            f"the sprite weights {path} are not a file. Leave the path out for the shipped ones, or write plain."
+        )
     return sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def open_world() -> "SpriteWorld":
+    """The world of the shipped models."""
+    from rollout.backends.sprites.truth import SpriteWorld
+
+    return SpriteWorld()
 
 
 def check_prompt(prompt: str) -> None:

@@ -53,9 +53,7 @@ class Caption:
         return tuple(out)
 
     def __str__(self) -> str:
-        phrases = [
-            "" if value is None else words[value] for value, words in zip(astuple(self), SLOTS, strict=True)
-        ]
+        phrases = ["" if value is None else words[value] for value, words in zip(astuple(self), SLOTS, strict=True)]
         subject = " ".join(phrase for phrase in phrases[:3] if phrase)
         return " ".join(part for part in ("a " + subject if subject else "", *phrases[3:]) if part)
 
@@ -79,7 +77,9 @@ def parse(prompt: str) -> Caption:
             raise PromptError(f"the prompt {prompt!r} names {len(hits)} {name}s; the sprite world shows one. Keep one.")
         values.append(hits[0] if hits else None)
         if hits:
-            text = re.sub(rf"\b{phrases[hits[0]]}\b", "|", text)  # a bar, so that what remains never joins into a phrase
+            text = re.sub(
+                rf"\b{phrases[hits[0]]}\b", "|", text
+            )  # a bar, so that what remains never joins into a phrase
     for word in text.replace("|", " ").split():
         if word not in ARTICLES:
             raise PromptError(_alone(word, prompt))

@@ -1,8 +1,8 @@
 """Exact trackers of the sprite world: what a video shows, read off its pixels alone.
 
-Identity by nearest palette colour and by the angular moments of the sprite's mask; scene by the colours around it;
-action by the best fit of a 7-frame window's trajectory to the world's own motions. They are defined by the renderer and
-know nothing of any model.
+Identity by nearest palette colour, by the median colour inside the sprite and by the angular moments of its mask; scene by
+the colours around it; action by the best fit of a 7-frame window's trajectory to the world's own motions. They are defined
+by the renderer and know nothing of any model. Frames are averaged down to one pixel a unit first.
 """
 
 import math
@@ -15,19 +15,25 @@ from torch.nn import functional as F
 
 from rollout.backends.sprites.grammar import ACTIONS, SHAPES
 from rollout.backends.sprites.world import (
+    DARK,
+    DAY,
     EYE,
     GROUND_SHADE,
     GROUNDS,
     INK,
     LANDMARKS,
+    NIGHT,
     PALETTE,
     PERIOD,
     RADIUS,
     SCENERY,
     SIZE,
+    TINT,
     motion,
     sprite_distance,
 )
+
+__all__ = ["FIT", "WINDOW", "Seen", "action", "torus", "track"]
 
 WINDOW = 7
 """Frames over which an action is read."""
@@ -35,12 +41,23 @@ FIT = 1.5
 """Root mean square distance (pixels, and half pixels of radius) beyond which a window shows no action."""
 
 
+CHUNK = 256
+"""Frames that are looked at together: bounds the memory, whatever the video's length."""
+_TINTS = torch.linspace(-1, 1, 5)
+_BODY = (PALETTE[:, None] * (1 + TINT * _TINTS[:, None])).flatten(0, 1)
+_KNOWN = torch.cat([_BODY, SCENERY, SCENERY * GROUND_SHADE, INK, DARK[None]])
+"""Every colour that a pixel can have, but for hue and soft edges: sprites, skies, grounds, ink, night."""
+_SKY, _GROUND, _INK = (len(_BODY) + n * len(SCENERY) for n in range(3))
+_WHITE, _DARK = _INK + 1, _INK + 2
+
+
 @dataclass(frozen=True)
 class Seen:
-    """What each frame shows, (B, F) each; -1 where nothing fits.
+    """What each frame shows, (B, F) each; -1 where nothing fits, or where it is too dark to see.
 
-    `x`, `y` (pixels, x on the torus), `radius` (of a disc of the sprite's area) and `eye` (B, F, 2), the white eye's
-    offset from the centre; `ground` in rows.
+    `x`, `y` (units, x on the torus), `radius` (of a disc of the sprite's area) and `eye` (B, F, 2), the white eye's
+    offset from the centre; `ground` in rows; `tint` the subject's brightness, a factor of its palette colour, and `hue`
+    its turn from there in degrees; `covered` (B, F, places) says which landmarks the sprite hides or touches.
     """
 
     colour: Tensor
@@ -50,43 +67,86 @@ class Seen:
     ground: Tensor
     place: Tensor
     ink: Tensor
+    light: Tensor
+    tint: Tensor
+    hue: Tensor
     x: Tensor
     y: Tensor
     radius: Tensor
     eye: Tensor
+    covered: Tensor
 
 
 def track(video: Tensor) -> Seen:
-    """Track a video (B, F, 3, 32, 32) in 0..1."""
-    known = torch.cat([PALETTE, SCENERY, SCENERY * GROUND_SHADE, INK])
-    label = torch.cdist(video.movedim(2, -1).flatten(2, 3), known).argmin(-1)
-    label = label.reshape(*label.shape[:-1], SIZE, SIZE)
-    count = F.one_hot(label.flatten(2), len(known)).sum(2)
-    colour = count[..., : len(PALETTE)].argmax(-1)
-    colour = torch.where(count[..., : len(PALETTE)].amax(-1) >= 8, colour, -1)
-    body = (label == colour[..., None, None]) & (colour >= 0)[..., None, None]
-    white = label == len(known) - 1
+    """Track a video (B, F, 3, 64, 64) in 0..1."""
+    parts = [_look(F.avg_pool2d(part.flatten(0, 1), part.shape[-1] // SIZE)) for part in _chunks(video)]
+    joined = {name: torch.cat([part[name] for part in parts]).unflatten(0, video.shape[:2]) for name in parts[0]}
+    return Seen(action=action(joined["x"], joined["y"], joined["radius"], joined["eye"]), **joined)
+
+
+def _chunks(video: Tensor) -> list[Tensor]:
+    """(1, n, 3, H, W) pieces of all clips one after another."""
+    return list(video.flatten(0, 1)[None].split(CHUNK, 1))
+
+
+def _look(frames: Tensor) -> dict[str, Tensor]:
+    """Everything but the action of frames (N, 3, 32, 32), one row a frame."""
+    video = frames[None]
+    label = torch.cdist(video.movedim(2, -1).flatten(2, 3), _KNOWN).argmin(-1).unflatten(-1, (SIZE, SIZE))
+    count = F.one_hot(label.flatten(2), len(_KNOWN)).sum(2)
+    bodies = count[..., :_SKY].unflatten(-1, (len(PALETTE), -1)).sum(-1)
+    colour = torch.where(bodies.amax(-1) >= 8, bodies.argmax(-1), -1)
+    body = (label < _SKY) & (label // len(_TINTS) == colour[..., None, None])
+    white = label == _WHITE
     x, y, near = _centre(body)
     body = body | (white & (near < RADIUS))
     x, y, near = _centre(body)
-    area = body.sum((2, 3)).float()
-    radius = (area / math.pi).sqrt()
-    background = count[..., len(PALETTE) : len(PALETTE) + len(SCENERY)].argmax(-1)
-    place, ink = _landmark(video, background)
-    eye = _eye(video, x, y, near)
-    return Seen(
-        colour=colour,
-        shape=_shape(body, x, y, radius),
-        action=action(x, y, radius, eye),
-        background=background,
-        ground=_ground(label, body),
-        place=place,
-        ink=ink,
-        x=x,
-        y=y,
-        radius=radius,
-        eye=eye,
-    )
+    radius = (body.sum((2, 3)).float() / math.pi).sqrt()
+    light = torch.where(count[..., _DARK] > count[..., _SKY:_INK].sum(-1), NIGHT, DAY)
+    day = light == DAY
+    background = torch.where(day, count[..., _SKY:_GROUND].argmax(-1), -1)
+    place, ink = _landmark(video, background.clamp_min(0))
+    tint, hue = _identity(video, colour, near < 0.6 * radius[..., None, None], white)
+    seen = {
+        "colour": colour,
+        "shape": _shape(body, x, y, radius),
+        "background": background,
+        "ground": torch.where(day, _ground(label, body), -1),
+        "place": torch.where(day, place, -1),
+        "ink": torch.where(day, ink, -1),
+        "light": light,
+        "tint": tint,
+        "hue": hue,
+        "x": x,
+        "y": y,
+        "radius": radius,
+        "eye": _eye(video, x, y, near),
+        "covered": _covered(body),
+    }
+    return {name: values[0] for name, values in seen.items()}
+
+
+def _identity(video: Tensor, colour: Tensor, inside: Tensor, white: Tensor) -> tuple[Tensor, Tensor]:
+    """Brightness (a factor) and hue (degrees) of the median colour inside the sprite, off its palette colour; NaN if none."""
+    eye = F.max_pool2d(white.float(), 3, 1, 1) > 0  # the eye's soft edge too
+    pixels = torch.where((inside & ~eye)[:, :, None], video, torch.nan).flatten(3)
+    median = pixels.nanmedian(-1).values
+    plain = PALETTE[colour.clamp_min(0)]
+    mean, turn = median.mean(-1) / plain.mean(-1), _angle(median) - _angle(plain)
+    there = colour >= 0
+    return torch.where(there, mean, torch.nan), torch.where(there, torch.remainder(turn + 180, 360) - 180, torch.nan)
+
+
+def _angle(rgb: Tensor) -> Tensor:
+    """The hue angle about the grey axis, degrees."""
+    red, green, blue = rgb.unbind(-1)
+    return torch.rad2deg(torch.atan2(math.sqrt(3.0) * (green - blue), 2 * red - green - blue))
+
+
+def _covered(body: Tensor) -> Tensor:
+    """(B, F, places): the sprite lies on a landmark's 3x3 spot or beside it, where soft edges blend."""
+    near = F.max_pool2d(body.float(), 3, 1, 1) > 0
+    return torch.stack([near[..., y - 1 : y + 2, x - 1 : x + 2].any((-2, -1)) for x, y in LANDMARKS], -1)
 
 
 def _grid() -> tuple[Tensor, Tensor]:
@@ -95,7 +155,7 @@ def _grid() -> tuple[Tensor, Tensor]:
 
 
 def torus(x: Tensor) -> Tensor:
-    """A horizontal difference in pixels, wrapped to -16..16."""
+    """A horizontal difference in units, wrapped to -16..16."""
     return torch.remainder(x + SIZE / 2, SIZE) - SIZE / 2
 
 
@@ -145,8 +205,8 @@ def _shapes() -> Tensor:
 
 
 def _shape(mask: Tensor, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
-    found = torch.cdist(_harmonics(mask, x, y, radius), _shapes()).argmin(-1)
-    return torch.where(mask.sum((2, 3)) >= 8, found, -1)
+    nearest = torch.cdist(_harmonics(mask, x, y, radius), _shapes()).argmin(-1)
+    return torch.where(mask.sum((2, 3)) >= 8, nearest, -1)
 
 
 def _eye(video: Tensor, x: Tensor, y: Tensor, near: Tensor) -> Tensor:
@@ -161,9 +221,8 @@ def _eye(video: Tensor, x: Tensor, y: Tensor, near: Tensor) -> Tensor:
 
 def _ground(label: Tensor, body: Tensor) -> Tensor:
     """Rows of the darker band: the height that explains most pixels outside the sprite."""
-    first = len(PALETTE) + len(SCENERY)
-    dark = ((label >= first) & (label < first + len(SCENERY)) & ~body).sum(3).float()
-    light = ((label >= len(PALETTE)) & (label < first) & ~body).sum(3).float()
+    dark = ((label >= _GROUND) & (label < _INK) & ~body).sum(3).float()
+    light = ((label >= _SKY) & (label < _GROUND) & ~body).sum(3).float()
     scores = [
         dark[..., SIZE - g :].sum(-1)
         - light[..., SIZE - g :].sum(-1)
@@ -185,8 +244,8 @@ def _landmark(video: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
             torch.stack([(spot - INK[i][:, None]).square().sum(2).mean(-1) for i in range(len(INK))], -1) / gap
         )
     best = torch.stack(errors, -2).flatten(2).min(-1)
-    found = best.values < 0.25
-    return torch.where(found, best.indices // len(INK), -1), torch.where(found, best.indices % len(INK), -1)
+    fits = best.values < 0.25
+    return torch.where(fits, best.indices // len(INK), -1), torch.where(fits, best.indices % len(INK), -1)
 
 
 @cache
@@ -215,6 +274,6 @@ def action(x: Tensor, y: Tensor, radius: Tensor, eye: Tensor) -> Tensor:
     paths, actions = _motions()
     error = (seen[:, :, None] - paths).square().sum(-1).mean(-1).sqrt()
     best = error.min(-1)
-    found = torch.where(best.values < FIT, actions[best.indices], -1)
+    shown = torch.where(best.values < FIT, actions[best.indices], -1)
     half = WINDOW // 2
-    return torch.cat([found[:, :1].expand(-1, half), found, found[:, -1:].expand(-1, half)], 1)
+    return torch.cat([shown[:, :1].expand(-1, half), shown, shown[:, -1:].expand(-1, half)], 1)

@@ -2,14 +2,14 @@
 
 Teacher forcing on [clean | noisy] frames in one pass, x0 prediction, independent noise a block, Muon for hidden
 matrices and AdamW for the rest, an exponential average of the weights, a constant learning rate and a linear decay to
-zero over the last steps. Stopped runs go on from their checkpoint; --steps may be raised meanwhile. Needs torch >= 2.9.
+zero over the last steps. Stopped runs go on from their checkpoint; --steps may be raised meanwhile. How good
+the weights are, the suites model-* say: rollout bench run model-start --model DIR/weights.safetensors. Needs torch >= 2.9.
 """
 
 import argparse
 import json
 import os
 import time
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from rollout.backend import split_pairs
 from rollout.backends.sprites.clips import BLOCK, Clip, sample_clip
 from rollout.backends.sprites.codec import CHANNELS, Codec, fit_codec
 from rollout.backends.sprites.model import Shape, SpriteTransformer
-from rollout.backends.sprites.weights import Sprites, read_weights, save_weights
+from rollout.backends.sprites.weights import read_weights, save_weights
 from rollout.backends.sprites.world import render
 from rollout.files import write_whole
 from rollout.rope import rotate, table
@@ -168,8 +168,6 @@ def train(rank: int, args: argparse.Namespace) -> None:
                     "ms": round((now - shown) * 1000 / len(losses)),
                     "minutes": round((now - begun) / 60, 2),
                 }
-                if args.score and (step % args.score == 0 or step == args.steps):
-                    row |= score(model.shape, average, codec, args)
                 write_log(args.out, row)
                 losses, shown = [], time.monotonic()
             if step % args.save == 0 or step == args.steps:
@@ -186,19 +184,6 @@ def train(rank: int, args: argparse.Namespace) -> None:
     if args.procs > 1:
         dist.barrier()
         dist.destroy_process_group()
-
-
-def score(shape: Shape, average: dict[str, Tensor], codec: Codec, args: argparse.Namespace) -> dict[str, Any]:
-    """Tracker scores of the averaged weights on a few rollouts."""
-    from rollout.backends.sprites.evaluate import accuracy
-    model = SpriteTransformer(shape)
-    model.load_state_dict(average)
-    backend = Sprites(model.eval(), deepcopy(codec))  # it moves its codec to the CPU
-    out = {}
-    for name, prefix in (("text", 0), ("prefix", 2)):
-        found = accuracy(backend, n=args.score_clips, prefix=prefix, seed=1)
-        out[name] = {k: round(float(found[k]), 3) for k in ("colour", "shape", "action")}
-    return out
 
 
 def write_log(folder: Path, row: dict[str, Any]) -> None:
@@ -225,8 +210,6 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--log", type=int, default=50)
-    parser.add_argument("--score", type=int, default=1000, help="steps between tracker scores; 0: none")
-    parser.add_argument("--score-clips", type=int, default=24)
     parser.add_argument("--save", type=int, default=200)
     parser.add_argument("--port", type=int, default=29511)
     args = parser.parse_args()

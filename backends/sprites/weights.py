@@ -19,11 +19,11 @@ from rollout.backends.sprites import spec as shipped_spec
 from rollout.backends.sprites.codec import Codec
 from rollout.backends.sprites.grammar import parse
 from rollout.backends.sprites.model import Pair, Shape, SpriteTransformer
-from rollout.backends.sprites.world import PIXELS, render, seeded_world
+from rollout.backends.sprites.truth import SpriteWorld
+from rollout.backends.sprites.world import PIXELS
 from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
 from rollout.files import write_whole
-
 
 FIRST, FORMAT = "rollout-sprites-1", "rollout-sprites-2"
 
@@ -65,7 +65,7 @@ class Sprites:
         for layer in self.model.blocks():
             layer.fuse()
         self._texts: tuple[Tensor, list[Pair]] | None = None
-        self.codec = codec.to(self.device)
+        self.codec, self.world = codec.to(self.device), SpriteWorld()
         size = (shape.channels, *shape.grid)
         base = shipped_spec()
         self.spec = Spec(
@@ -95,12 +95,6 @@ class Sprites:
             self._texts = prompt, self.model.texts(prompt[:, None])
         x0: Tensor = self.model(x.to(self.dtype), time, self._texts[1], attend)
         return (x - x0) / max(t / 1000, 1e-3)
-
-    def truth(self, prompt: str, blocks: int, seed: int) -> Tensor:
-        """Latents (F, 112, 4, 4) of true frames of what the prompt names; the rest of the world is drawn from the seed."""
-        frames = blocks * self.spec.block
-        video = render(seeded_world(parse(prompt), frames, seed), torch.arange(frames)[None])
-        return self.codec.encode(video[0].to(self.device))
 
     def encode_video(self, frames: NDArray[np.uint8]) -> Tensor:
         """Latents of whole blocks of a video's frames (N, height, width, 3), averaged down to 64x64."""
@@ -134,7 +128,9 @@ def read_weights(path: Path) -> tuple[SpriteTransformer, Codec]:
     except (SafetensorError, OSError, ValueError) as error:
         raise BackendError(f"{path} cannot be read as safetensors: {error}. Give sprite weights.") from error
     if sizes is None:
-        edition = "of the first edition, whose world had no nights" if metadata.get("format") == FIRST else "of another model"
+        edition = (
+            "of the first edition, whose world had no nights" if metadata.get("format") == FIRST else "of another model"
+        )
         raise BackendError(f"{path} is safetensors {edition}. Give weights that this version's sprite training wrote.")
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
     shape = Shape(**fields)

@@ -40,7 +40,11 @@ def _rotation(degrees: Tensor) -> Tensor:
     angle = torch.deg2rad(degrees)[..., None, None]
     axis = torch.full((3,), 1 / math.sqrt(3.0), device=degrees.device)
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=degrees.device) / math.sqrt(3.0)
-    return angle.cos() * torch.eye(3, device=degrees.device) + angle.sin() * cross + (1 - angle.cos()) * axis[:, None] * axis
+    return (
+        angle.cos() * torch.eye(3, device=degrees.device)
+        + angle.sin() * cross
+        + (1 - angle.cos()) * axis[:, None] * axis
+    )
 
 
 def _palette(rgb: list[list[int]]) -> Tensor:
@@ -73,6 +77,8 @@ class World:
     light: Tensor
     tint: Tensor
     hue: Tensor
+    start: Tensor
+    """(B,) units by which the path is shifted to the right."""
 
     @property
     def frames(self) -> int:
@@ -108,7 +114,7 @@ def sample_world(batch: int, frames: int, generator: torch.Generator) -> World:
     scene = draw(len(BACKGROUNDS)), draw(len(GROUNDS)), draw(len(LANDMARKS)), draw(len(INK))
     tint, hue = torch.rand(2, batch, generator=generator) * 2 - 1
     over_time = [s[:, None].expand(batch, frames).clone() for s in scene]
-    return World(*subject, *over_time, torch.full((batch, frames), DAY), tint, hue)
+    return World(*subject, *over_time, torch.full((batch, frames), DAY), tint, hue, torch.zeros(batch))
 
 
 def seeded_world(caption: Caption, frames: int, seed: int) -> World:
@@ -190,7 +196,7 @@ def render(world: World, time: Tensor) -> Tensor:
     image = torch.where(night, DARK.to(device)[:, None, None], image)
 
     dx, dy, radius, angle = motion(world.action[:, None], world.phase[:, None], time)
-    x = torch.remainder(columns - (CENTRE[0] + dx)[wide] + SIZE / 2, SIZE) - SIZE / 2
+    x = torch.remainder(columns - (CENTRE[0] + world.start[:, None] + dx)[wide] + SIZE / 2, SIZE) - SIZE / 2
     y = rows - (CENTRE[1] + dy)[wide]
     cos, sin = angle.cos()[wide], angle.sin()[wide]
     x, y = x * cos + y * sin, y * cos - x * sin

@@ -20,10 +20,14 @@ from rollout.backends.wan.vae import WanDecoder, encode_frames
 from rollout.backends.wan.weights import read_config
 from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
+from rollout.world import World
 
 
 class Wan:
     """A WanTransformer3DModel whose self-attention is `attend`; `close`, or leaving a with block, puts it back."""
+
+    world: World | None = None
+    """What real videos should show is not known."""
 
     def __init__(
         self,

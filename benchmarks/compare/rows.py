@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from rollout.benchmarks.compare.runs import Run
 from rollout.benchmarks.metrics import metric
 from rollout.benchmarks.metrics.events import REACT, over_changes
-from rollout.benchmarks.metrics.sample import Sample
 
 Values = list[float | None]
 """One a pixel frame; None where there is nothing to say."""
@@ -43,9 +42,9 @@ def rows(runs: Sequence[Run]) -> list[list[Row]]:
 
 
 def changes(run: Run) -> list[Change]:
-    """When each change of action shows, on the sprite world."""
+    """When each change of action shows, in a world whose truth is known."""
     sample = run.sample
-    if not _world(sample):
+    if sample.world is None:
         return []
     pairs = over_changes(sample).items()
     return [Change(sample.pixel(b.start), r, None if r >= REACT else sample.pixel(b.start + r)) for b, r in pairs]
@@ -53,7 +52,7 @@ def changes(run: Run) -> list[Change]:
 
 def _of(run: Run) -> Iterator[Row]:
     sample = run.sample
-    if _world(sample):
+    if sample.world is not None:
         for name, by in (("action", "action"), ("subject", "identity"), ("scene", "background")):
             yield Row(name, _curve(by, run))
         yield Row("off path", _curve("position", run), "px", 2.0)
@@ -61,10 +60,6 @@ def _of(run: Run) -> Iterator[Row]:
         change = [None, *map(float, sample.changes.mean)]
         yield Row("change", [*change, *[None] * (run.frames - len(change))], "grey", 8.0)
         yield Row("alike", _curve("consistency@pool8", run))
-
-
-def _world(sample: Sample) -> bool:
-    return sample.spec is not None and sample.spec.name == "sprites"
 
 
 def _curve(name: str, run: Run) -> Values:

@@ -11,7 +11,7 @@ from rollout.benchmarks.metrics.features import check_extractor, label
 from rollout.benchmarks.metrics.sample import mean
 from rollout.benchmarks.metrics.score import Better, Curve, Metric, Score
 from rollout.errors import SpecError
-from rollout.registry import find
+from rollout.registry import find, names
 
 if TYPE_CHECKING:
     from rollout.benchmarks.metrics.sample import Sample
@@ -27,8 +27,17 @@ EXTRACTING: dict[str, Callable[[str], Callable[["Sample"], Score | None]]] = {
 """Metrics that compare features, made for an extractor."""
 
 
-MATTERS = {"share": 0.005, "px": 0.02, "frames": 0.1, "ratio": 0.01, "cosine": 0.002, "cosine a minute": 0.01}
-"""Differences that are worth a word, by unit: half a frame in a hundred, a fiftieth of a pixel, ..."""
+MATTERS = {
+    "share": 0.05,
+    "px": 0.5,
+    "frames": 1.0,
+    "brightness": 0.02,
+    "degrees": 1.0,
+    "ratio": 0.05,
+    "cosine": 0.01,
+    "cosine a minute": 0.02,
+}
+"""Differences that matter, by unit: one frame in twenty, half a pixel, one frame of reaction, ..."""
 
 
 def _about(function: object) -> str:
@@ -47,14 +56,28 @@ def _of(
     return Metric(name or function.__name__, function, unit, better, about, source, needs, matters)  # type: ignore[arg-type]
 
 
+def _of_world(kind: str, name: str, unit: str = "share", called: str = "") -> Metric:
+    """A metric of one property or group of a world, `KIND@NAME` unless it is called otherwise."""
+    make = world.OF_PROPERTY[kind]
+    better: Better = "higher" if kind in ("right", "recall", "new") else "lower"
+    return replace(
+        _of(make(name), unit, better, "world", name=called or f"{kind}@{name}"), about=f"{name}: {_about(make)}"
+    )
+
+
 VBENCH = "VBench, arXiv 2311.17982"
+SHARES = ("identity", "colour", "shape", "action", "light", "background", "ground", "landmark", "mark")
+"""Properties and groups of a world whose share of right frames is a metric under their own name."""
+ERRORS = {"position": "px", "tint": "brightness", "hue": "degrees"}
+"""Properties whose mean error is one, and its unit."""
+SCENE = ("background", "ground", "landmark")
 _ALL = [
-    *(
-        _of(f, "share", "higher", "world")
-        for f in (world.identity, world.colour, world.shape, world.action, world.background, world.ground)
-    ),
-    _of(world.landmark, "share", "higher", "world"),
-    _of(world.position, "px", "lower", "world"),
+    *(_of_world("right", name, "share", name) for name in SHARES),
+    *(_of_world("error", name, unit, name) for name, unit in ERRORS.items()),
+    *(_of_world(kind, name) for kind in ("recall", "new", "old", "neither") for name in SCENE),
+    replace(_of(world.recall(), "share", "higher", "world", name="recall"), about=_about(world.recall)),
+    _of(world.moved, "share", "higher", "world"),
+    _of(world.slip, "frames", "higher", "world"),
     _of(events.reaction, "frames", "lower", "world"),
     _of(events.reacted, "share", "higher", "world"),
     _of(events.letting_go, "frames", "lower", "world"),
@@ -87,11 +110,23 @@ def metric(name: str) -> Metric:
         check_extractor(extractor)
         like = METRICS[f"{kind}@pool8"]
         found = replace(like, name=f"{kind}@{label(extractor)}", measure=EXTRACTING[kind](extractor))
+    elif at and kind in world.OF_PROPERTY and base not in METRICS:
+        found = _of_property(kind, extractor)
     else:
         found = find("metrics", base)
         if not isinstance(found, Metric):
             raise SpecError(f"the metric {base!r} is no rollout.benchmarks.metrics.Metric but {found!r}.")
     return replace(found, name=f"{found.name}:{span}", measure=_until(found, int(span))) if colon else found
+
+
+def _of_property(kind: str, name: str) -> Metric:
+    """A metric of any property that a backend's world has. Raises SpecError."""
+    worlds = [entry.world for entry in (find("backends", backend) for backend in names("backends"))]
+    for place in worlds:
+        if place is not None and (name in place.properties or name in place.groups):
+            described = place.properties.get(name)
+            return _of_world(kind, name, "share" if described is None or kind != "error" else described.unit)
+    raise SpecError(f"no backend's world has the property {name!r}, so there is no metric '{kind}@{name}'.")
 
 
 def _until(whole: Metric, end: int) -> Callable[["Sample"], Score | None]:

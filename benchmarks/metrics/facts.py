@@ -1,80 +1,149 @@
-"""What a rollout of the sprite world shows and what its prompts ask, latent frame by latent frame."""
+"""What a rollout in a known world shows and what it should show, latent frame by latent frame."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rollout.backends.sprites.grammar import Caption, parse
-from rollout.backends.sprites.trackers import WINDOW, Seen, track
-from rollout.backends.sprites.world import World, seeded_world
 from rollout.benchmarks.metrics.sample import Sample
+from rollout.errors import SpecError
 from rollout.slots import Block
+from rollout.world import Act, Seen, Truth, World
 
-HALF = WINDOW // 2
+__all__ = ["Facts", "facts"]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """One rollout's frames as the trackers see them, and what its prompts ask, latent frame by latent frame.
+    """One rollout's frames as the trackers see them, and as its prompts, its start and its cuts determine them.
 
-    `world` is the true world of a rollout that began with true blocks, else None. `shot` numbers each frame's prompt.
+    A rollout that began with true blocks is judged by their world; another by what its prompts name, and what they leave
+    open by what its first block showed.
     """
 
+    world: World
     seen: Seen
-    captions: tuple[Caption, ...]
+    truth: Truth
+    true_start: bool
+    """It began with true blocks."""
+    blocks: tuple[Block, ...]
+    named: tuple[Mapping[str, int], ...]
+    """What each prompt names, by property."""
     shot: Tensor
-    world: World | None
+    """(F,) the number of each frame's prompt."""
     begin: int
     """First generated frame."""
-    known: int
-    """Frames before the first cut: the scene is that of the start."""
-    undisturbed: int
-    """Frames before the first change of action or cut: the path is that of the start."""
-    changes: tuple[Block, ...]
-    """Blocks at which the action changes."""
-    cuts: tuple[Block, ...]
 
     @property
     def frames(self) -> int:
         return len(self.shot)
 
-    def until(self, block: Block) -> int:
-        """The end of the stretch that begins at a block: the next prompt change or cut, or the end."""
-        later = [b.start for b in (*self.changes, *self.cuts) if b.start > block.start]
-        return min([*later, self.frames])
+    @property
+    def cuts(self) -> tuple[Block, ...]:
+        return tuple(block for block in self.blocks if block.cut)
+
+    def changes(self, name: str) -> tuple[Block, ...]:
+        """Blocks at which the prompts name another value of a property."""
+        pairs = pairwise(self.blocks)
+        return tuple(b for a, b in pairs if self.named[a.prompt].get(name) != self.named[b.prompt].get(name))
+
+    def until(self, block: Block, *names: str) -> int:
+        """The end of the stretch that begins at a block: the next cut or change of a property, or the end."""
+        events = [*self.cuts, *(change for name in names for change in self.changes(name))]
+        return min([*(event.start for event in events if event.start > block.start), self.frames])
 
     def asked(self, name: str) -> Tensor:
-        """(F,) what each frame's prompt names of "colour", "shape", "action" or "background"; -1 where it is silent."""
-        named = [getattr(caption, name) for caption in self.captions]
-        return torch.tensor([-1 if value is None else value for value in named])[self.shot]
+        """(F,) what each frame's prompt names of a property; -1 where it is silent."""
+        return torch.tensor([names.get(name, -1) for names in self.named])[self.shot]
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """The properties of a name: itself, or a group's. Raises SpecError."""
+        if name in self.world.properties:
+            return (name,)
+        if name in self.world.groups:
+            return self.world.groups[name]
+        listed = ", ".join((*self.world.properties, *self.world.groups))
+        raise SpecError(f"this world has no property {name!r}. It has {listed}.")
+
+    def expected(self, name: str) -> tuple[Tensor, Tensor]:
+        """The values that a property should have (F, ...), and where that is determined and visible (F,)."""
+        return self.truth.values[name], self.truth.known[name] & self.truth.visible[name]
+
+    def errors(self, name: str) -> Tensor:
+        """(F,) errors of a property, or the worst of a group's; NaN where it cannot be judged."""
+        parts = [self._errors(part) for part in self.parts(name)]
+        return torch.stack(parts).amax(0) if len(parts) > 1 else parts[0]
+
+    def _errors(self, name: str) -> Tensor:
+        true, judged = self.expected(name)
+        error = self.world.error(name, self.seen, true).float()
+        span = self.world.properties[name].span
+        return error.masked_fill(~(judged & self.steady(span)), torch.nan)
+
+    def steady(self, span: int) -> Tensor:
+        """(F,) frames whose `span` frames around them lie under one prompt; at both ends the nearest whole window."""
+        steady = torch.ones(self.frames, dtype=torch.bool)
+        if 1 < span <= self.frames:
+            near = self.shot.unfold(0, span, 1)
+            whole = (near == near[:, :1]).all(1)
+            half = span // 2
+            steady[half : half + len(near)] = whole
+        return steady
+
+    def hidden_before(self, name: str) -> Tensor:
+        """(F,) frames that show a property again after generated frames that did not."""
+        visible = self.truth.visible[name]
+        generated = torch.arange(self.frames) >= self.begin
+        return visible & ((~visible & generated).int().cumsum(0) > 0)
 
 
 def facts(sample: Sample) -> Facts:
-    """Track a rollout of the sprite world; once a sample."""
+    """Track a rollout in a known world; once a sample. Raises SpecError."""
     if "world" not in sample.facts:
         sample.facts["world"] = _facts(sample)
-    found: Facts = sample.facts["world"]
-    return found
+    facts_of_sample: Facts = sample.facts["world"]
+    return facts_of_sample
+
+
+def acts(blocks: Sequence[Block], prompts: Sequence[str]) -> tuple[Act, ...]:
+    """The stretches of blocks under one prompt, or between cuts."""
+
+    def key(block: Block) -> tuple[int, int]:
+        return block.prompt, sum(b.cut for b in blocks if b.index <= block.index)
+
+    stretches = [list(stretch) for _, stretch in groupby(blocks, key)]
+    return tuple(Act(prompts[s[0].prompt], sum(b.frames for b in s), s[0].cut) for s in stretches)
 
 
 def _facts(sample: Sample) -> Facts:
-    video = torch.from_numpy(np.stack(list(sample.frames()))).permute(0, 3, 1, 2).float().div(255)
-    captions = tuple(parse(prompt) for prompt in sample.prompts)
-    blocks, frames = sample.blocks, len(video)
-    true = (sample.record.get("prefix") or {}).get("blocks")
-    changes = [b for a, b in pairwise(blocks) if captions[a.prompt].action != captions[b.prompt].action]
-    cuts = [b for b in blocks if b.cut]
+    world, blocks = sample.world, sample.blocks
+    if world is None:
+        raise SpecError("this video is of no world whose truth is known. Leave its metrics out.")
+    true_start = bool((sample.record.get("prefix") or {}).get("blocks"))
+    begin = sample.given * blocks[0].frames
+    seen = world.track(np.stack(list(sample.frames())))
+    start = None if true_start else _start(world, seen, slice(begin, begin + blocks[0].frames))
     return Facts(
-        seen=track(video[None]),
-        captions=captions,
+        world=world,
+        seen=seen,
+        truth=world.truth(acts(blocks, sample.prompts), int(sample.record.get("seed") or 0), start),
+        true_start=true_start,
+        blocks=blocks,
+        named=tuple(world.parse(prompt) for prompt in sample.prompts),
         shot=torch.tensor([b.prompt for b in blocks for _ in range(b.frames)]),
-        world=seeded_world(captions[0], frames, int(sample.record["seed"])) if true else None,
-        begin=sample.given * blocks[0].frames,
-        known=min([b.start for b in cuts] or [frames]),
-        undisturbed=min([b.start for b in (*changes, *cuts)] or [frames]),
-        changes=tuple(changes),
-        cuts=tuple(cuts),
+        begin=begin,
     )
+
+
+def _start(world: World, seen: Seen, frames: slice) -> dict[str, int]:
+    """What most of some frames show, by property: only labels that can be read."""
+    labels = {}
+    for name, described in world.properties.items():
+        shown = seen.values[name][frames]
+        shown = shown[shown >= 0] if described.unit == "share" else shown[:0]
+        if len(shown):
+            labels[name] = int(shown.mode().values)
+    return labels

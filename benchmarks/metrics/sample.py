@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rollout.backend import Spec
-from rollout.backends.sprites.world import SIZE
 from rollout.benchmarks.metrics.features import extractor
 from rollout.errors import OutputError
 from rollout.progress import Event, course
@@ -21,6 +20,7 @@ from rollout.registry import find
 from rollout.script import Script
 from rollout.slots import Block
 from rollout.video import Frames, stream_video, video_fps
+from rollout.world import World
 
 Numbers = NDArray[np.float64]
 
@@ -54,9 +54,15 @@ class Sample:
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def frames(self) -> Iterator[Frames]:
-        """The frames (height, width, 3) one by one, those of the sprite world in its own size. Raises OutputError."""
-        found = stream_video(self.video) if isinstance(self.video, Path) else iter(self.video)
-        return map(_own_size, found) if self.spec is not None and self.spec.name == "sprites" else found
+        """The frames (height, width, 3) one by one, those of a world in its own size. Raises OutputError."""
+        frames = stream_video(self.video) if isinstance(self.video, Path) else iter(self.video)
+        world = self.world
+        return frames if world is None else (_own_size(frame, world.size) for frame in frames)
+
+    @cached_property
+    def world(self) -> World | None:
+        """The world whose truth is known, if its backend has one."""
+        return None if self.spec is None else find("backends", self.spec.name).world
 
     def pixel(self, frame: int) -> int:
         """The first pixel frame of a latent frame."""
@@ -145,16 +151,17 @@ def sample_of_run(folder: Path) -> Sample:
 def applies(needs: str, sample: Sample) -> bool:
     """Whether a metric that needs "video", "plan", "record" or "world" can be asked of a sample."""
     if needs == "world":
-        return sample.spec is not None and sample.spec.name == "sprites"
+        return sample.world is not None
     return needs == "video" or bool(sample.blocks)
 
 
-def _own_size(frame: Frames) -> Frames:
-    """A frame of the sprite world that was enlarged by a whole factor for its video, as the world drew it."""
-    factor = max(1, frame.shape[0] // SIZE)
-    if factor == 1 or frame.shape != (factor * SIZE, factor * SIZE, 3):
+def _own_size(frame: Frames, size: tuple[int, int]) -> Frames:
+    """A frame of a world that was enlarged by a whole factor for its video, as the world drew it."""
+    height, width = size
+    factor = max(1, frame.shape[0] // height)
+    if factor == 1 or frame.shape != (factor * height, factor * width, 3):
         return frame
-    small: Frames = frame.reshape(SIZE, factor, SIZE, factor, 3).mean((1, 3)).round().astype(np.uint8)
+    small: Frames = frame.reshape(height, factor, width, factor, 3).mean((1, 3)).round().astype(np.uint8)
     return small
 
 

@@ -1,96 +1,150 @@
-"""Exact metrics: the sprite world's truth is known, so what a frame shows is right or wrong."""
+"""Exact metrics: where a world's truth is known, what a frame shows is right or wrong."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from rollout.backends.sprites.trackers import WINDOW, torus
-from rollout.backends.sprites.world import CENTRE, GROUNDS, motion
-from rollout.benchmarks.metrics.facts import HALF, Facts, facts
+from rollout.benchmarks.metrics.facts import Facts, facts
 from rollout.benchmarks.metrics.sample import Sample, mean
 from rollout.benchmarks.metrics.score import Curve, Score
 
+__all__ = ["OF_PROPERTY", "error", "moved", "neither", "new", "old", "recall", "right", "seam_motion", "slip"]
 
-def _share(found: Facts, right: Tensor, valid: Tensor) -> Score | None:
-    """The share of generated frames that are right, and its curve; frames that are not valid do not count."""
-    rows = range(found.begin, found.frames)
-    values = [float(right[f]) if valid[f] else None for f in rows]
-    return Score(mean(v for v in values if v is not None), Curve([float(f) for f in rows], values, "frame"))
-
-
-def _as_asked(sample: Sample, *names: str) -> Score | None:
-    found = facts(sample)
-    right = torch.ones(found.frames, dtype=torch.bool)
-    valid = torch.ones(found.frames, dtype=torch.bool)
-    for name in names:
-        wanted = found.asked(name)
-        right &= getattr(found.seen, name)[0] == wanted
-        valid &= wanted >= 0
-    return _share(found, right, valid)
+Measure = Callable[[Sample], Score | None]
+SLIP = 4.0
+"""Pixels that a sprite jumps off its path, from one frame to the next, when it slips: twice a walker's step."""
 
 
-def colour(sample: Sample) -> Score | None:
-    """Frames whose sprite has the prompt's colour."""
-    return _as_asked(sample, "colour")
+def _over(present: Facts, values: Tensor) -> Score:
+    """The mean over generated frames of values (F,), NaN where they do not count, and their curve."""
+    rows = range(present.begin, present.frames)
+    curve = [None if values[f].isnan() else float(values[f]) for f in rows]
+    return Score(mean(value for value in curve if value is not None), Curve([float(f) for f in rows], curve, "frame"))
 
 
-def shape(sample: Sample) -> Score | None:
-    """Frames whose sprite has the prompt's shape."""
-    return _as_asked(sample, "shape")
+def right(name: str) -> Measure:
+    """Frames that show a property, or all of a group, as prompts, start and cuts determine it; hidden ones do not count."""
+
+    def measure(sample: Sample) -> Score | None:
+        present = facts(sample)
+        return _over(present, 1 - present.errors(name))
+
+    return measure
 
 
-def identity(sample: Sample) -> Score | None:
-    """Frames whose sprite has the prompt's colour and shape."""
-    return _as_asked(sample, "colour", "shape")
+def error(name: str) -> Measure:
+    """How far a property is from its true value, over the frames in which that is known; from true blocks only."""
+
+    def measure(sample: Sample) -> Score | None:
+        present = facts(sample)
+        return _over(present, present.errors(name)) if present.true_start else None
+
+    return measure
 
 
-def action(sample: Sample) -> Score | None:
-    """Frames whose 7-frame window, all under one prompt, shows the prompt's action."""
-    found = facts(sample)
-    wanted = found.asked("action")
-    near = found.shot.unfold(0, WINDOW, 1) if found.frames >= WINDOW else found.shot[None, :]
-    whole = torch.ones(found.frames, dtype=torch.bool)
-    whole[HALF : HALF + len(near)] = (near == near[:, :1]).all(1)
-    return _share(found, found.seen.action[0] == wanted, whole & (wanted >= 0))
+def recall(name: str | None = None) -> Measure:
+    """Frames that are right once they can be seen again after frames in which they could not: what the cache brought back.
+
+    Without a name the mean over all that the world hides.
+    """
+
+    def measure(sample: Sample) -> Score | None:
+        present = facts(sample)
+        names = present.world.scene if name is None else (name,)
+        scores = [_over(present, _again(present, 1 - present.errors(n), n)) for n in names]
+        values = [score.value for score in scores if score.value is not None]
+        if len(values) < len(names):
+            return None
+        return scores[0] if name is not None else Score(mean(values))
+
+    return measure
 
 
-def background(sample: Sample) -> Score | None:
-    """Frames with the background that the prompt names; where it names none, that of the start, up to the first cut."""
-    found = facts(sample)
-    wanted, start = found.asked("background"), _start(found, "background")
-    silent = wanted < 0
-    valid = ~silent | (torch.arange(found.frames) < found.known)
-    return _share(found, found.seen.background[0] == torch.where(silent, start, wanted), valid)
+def _again(present: Facts, values: Tensor, name: str) -> Tensor:
+    """Values where a property shows again, NaN elsewhere."""
+    again = torch.stack([present.hidden_before(part) for part in present.parts(name)]).all(0)
+    return values.masked_fill(~again, torch.nan)
 
 
-def ground(sample: Sample) -> Score | None:
-    """Frames with the ground height of the start, up to the first cut; no prompt says it, only the cache can carry it."""
-    found = facts(sample)
-    start = GROUNDS[int(found.world.ground[0, 0])] if found.world is not None else _start(found, "ground")
-    return _share(found, found.seen.ground[0] == start, torch.arange(found.frames) < found.known)
+def new(name: str) -> Measure:
+    """Frames that show, once visible again, what stood there last: the scene after its change."""
+    return _came_back(name, lambda newest, oldest: newest)
 
 
-def landmark(sample: Sample) -> Score | None:
-    """Frames with the landmark (place and ink) of the start, up to the first cut; no prompt says it."""
-    found = facts(sample)
-    right = (found.seen.place[0] == _start(found, "place")) & (found.seen.ink[0] == _start(found, "ink"))
-    return _share(found, right, torch.arange(found.frames) < found.known)
+def old(name: str) -> Measure:
+    """Frames that show, once visible again, what stood there first: the scene before its change."""
+    return _came_back(name, lambda newest, oldest: oldest & ~newest)
 
 
-def _start(found: Facts, name: str) -> int:
-    """A property of the scene at the start: the true one, or what most of the first generated block's frames show."""
-    if found.world is not None:
-        return int(getattr(found.world, name)[0, 0])
-    return int(getattr(found.seen, name)[0, found.begin : found.begin + 3].mode().values)
+def neither(name: str) -> Measure:
+    """Frames that show, once visible again, neither the scene after its change nor the one before."""
+    return _came_back(name, lambda newest, oldest: ~newest & ~oldest)
 
 
-def position(sample: Sample) -> Score | None:
-    """Pixels between the sprite and its true place, up to the first change of action or cut; from true blocks only."""
-    found = facts(sample)
-    if found.world is None:
+def _came_back(name: str, choose: Callable[[Tensor, Tensor], Tensor]) -> Measure:
+    """The share of frames, visible again, that `choose` picks of (equal to the newest, equal to the oldest) scene."""
+
+    def measure(sample: Sample) -> Score | None:
+        present = facts(sample)
+        newest = torch.zeros(present.frames)
+        oldest, differ = newest.clone(), torch.zeros(present.frames, dtype=torch.bool)
+        for part in present.parts(name):
+            last, first = _last_seen(present, part), _first(present, part)
+            newest = torch.maximum(newest, present.world.error(part, present.seen, last).float())
+            oldest = torch.maximum(oldest, present.world.error(part, present.seen, first).float())
+            differ |= last != first
+        judged = ~newest.isnan() & ~oldest.isnan() & differ
+        chosen = choose(newest == 0, oldest == 0).float()
+        score = _over(present, _again(present, chosen.masked_fill(~judged, torch.nan), name))
+        return None if score.value is None else score
+
+    return measure
+
+
+def _last_seen(present: Facts, name: str) -> Tensor:
+    """(F,) what stood there last: the truth where it is known, else what most frames showed before they were hidden."""
+    truth = present.truth
+    values = truth.values[name].clone()
+    unknown = ~truth.known[name]
+    if not bool(unknown.any()):
+        return values
+    visible = truth.visible[name] & unknown
+    hidden_yet = (~truth.visible[name] & unknown).int().cumsum(0) > 0
+    shown = present.seen.values[name][visible & ~hidden_yet]
+    shown = shown[shown >= 0]
+    values[unknown] = int(shown.mode().values) if len(shown) else -1
+    return values
+
+
+def _first(present: Facts, name: str) -> Tensor:
+    """(F,) what stood there first."""
+    values = present.truth.values[name]
+    return values[:1].expand_as(values)
+
+
+def moved(sample: Sample) -> Score | None:
+    """Blocks that first name the landmark's column, by day, whose last visible frame shows it there."""
+    present, shares = facts(sample), []
+    errors = present.errors("mark")
+    for block in present.changes("mark"):
+        if "mark" in present.named[block.prompt]:
+            shown = errors[block.start : block.end]
+            shown = shown[~shown.isnan()]
+            shares += [1 - float(shown[-1])] if len(shown) else []
+    return Score(mean(shares)) if shares else None
+
+
+def slip(sample: Sample) -> Score | None:
+    """The first frame at which the sprite is suddenly off its path; the number of frames where that never happens."""
+    present = facts(sample)
+    if not present.true_start:
         return None
-    x, y, _, _ = motion(found.world.action[:, None], found.world.phase[:, None], torch.arange(found.frames)[None])
-    error = torch.hypot(torus(found.seen.x - CENTRE[0] - x), found.seen.y - CENTRE[1] - y)[0]
-    return _share(found, error, torch.arange(found.frames) < found.undisturbed)
+    off = present.errors("position")
+    jumps = (off[1:] - off[:-1]).abs() > SLIP  # false beside NaN
+    frames = (jumps.nonzero() + 1).flatten()
+    judged = int((~off.isnan()).sum())
+    return Score(float(frames[0]) if len(frames) else float(judged)) if judged else None
 
 
 def seam_motion(sample: Sample) -> Score | None:
@@ -98,15 +152,26 @@ def seam_motion(sample: Sample) -> Score | None:
 
     The bend is the second difference of the centre; seams of prompt changes and cuts are left out.
     """
-    found = facts(sample)
-    x, y = found.seen.x[0], found.seen.y[0]
-    dx, dy = torus(x[1:] - x[:-1]), y[1:] - y[:-1]
-    bend = torch.hypot(dx[1:] - dx[:-1], dy[1:] - dy[:-1])  # bend[i] is centred on frame i + 1
+    present = facts(sample)
+    place = present.seen.values["position"]
+    step = present.world.difference("position", place[1:], place[:-1])
+    bend = torch.linalg.vector_norm(step[1:] - step[:-1], dim=-1)  # bend[i] is centred on frame i + 1
     starts, events = ({b.start for b in blocks} for blocks in (sample.blocks, sample.events))
     seams: list[float] = []
     rest: list[float] = []
-    for centre in range(max(1, found.begin), found.frames - 1):
+    for centre in range(max(1, present.begin), present.frames - 1):
         opens = {centre, centre + 1} & starts
         if not opens & events:
             (seams if opens else rest).append(bend[centre - 1].item())
     return Score(sum(seams) / len(seams) - sum(rest) / len(rest)) if seams and rest else None
+
+
+OF_PROPERTY: dict[str, Callable[[str], Measure]] = {
+    "right": right,
+    "error": error,
+    "recall": recall,
+    "new": new,
+    "old": old,
+    "neither": neither,
+}
+"""Metrics of any property or group of a world, as `recall@ground`."""

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from rollout.backend import Backend
-from rollout.backends.sprites.grammar import parse
-from rollout.backends.sprites.trackers import torus, track
-from rollout.backends.sprites.world import CENTRE, motion, seeded_world
 from rollout.job import Job
 from rollout.loop import Result, Rollout, generate
 from rollout.recipe import Recipe
 from rollout.script import Script, Shot
 from rollout.strategy import Strategy
+from rollout.world import Act
 
 TRUE = 2
 """True blocks that a rollout starts from where its drift is measured."""
@@ -67,8 +65,8 @@ def flat(
 ) -> Iterator[Point]:
     """Roll out one prompt for `frames` latent frames; about `points` points, evenly.
 
-    With a `folder` it is a whole run, with video and a snapshot `every` blocks, and starts from true blocks of the sprite
-    world, against which its drift is measured.
+    With a `folder` it is a whole run, with video and a snapshot `every` blocks, and starts from true blocks of the
+    backend's world, against which its drift is measured.
     """
     blocks = -(-frames // backend.spec.block)
     run, results = _start(backend, strategy, prompt, blocks, folder, every)
@@ -104,15 +102,15 @@ def _start(
 
 def _drift(backend: Backend, prompt: str, end: int, latents: Sequence[Tensor]) -> Drift:
     """The drift over the stretch of `latents` that ends before frame `end`; the action needs neighbours on both sides."""
-    video = backend.decoder().push(torch.cat(list(latents)))
-    caption, times = parse(prompt), torch.arange(end - len(video), end)[None]
-    world = seeded_world(caption, TRUE * backend.spec.block, 0)
-    seen = track(video.permute(0, 3, 1, 2).float().div(255)[None])
-    x, y, _, _ = motion(world.action[:, None], world.phase[:, None], times)
-    error = torch.hypot(torus(seen.x - CENTRE[0] - x), seen.y - CENTRE[1] - y)
-    right = (seen.colour == world.colour[0]) & (seen.shape == world.shape[0])
-    action = seen.action == world.action[0]
-    return Drift(*(float(row[0].float().mean()) for row in (error, right, action)))
+    assert backend.world is not None
+    video = backend.decoder().push(torch.cat(list(latents))).numpy()
+    truth = backend.world.truth((Act(prompt, end),), 0)
+    seen, stretch = backend.world.track(video), slice(end - len(video), end)
+    names = ("position", "colour", "shape", "action")
+    off, *wrong = (backend.world.error(name, seen, truth.values[name][stretch]).float() for name in names)
+    colour, shape, action = wrong
+    identity = 1 - torch.maximum(colour, shape).mean()
+    return Drift(float(off.mean()), float(identity), float(1 - action.mean()))
 
 
 def resident() -> float:

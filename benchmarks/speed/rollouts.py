@@ -70,7 +70,7 @@ class Timed:
     def __init__(self, inner: Backend, clock: Clock) -> None:
         self.inner, self.clock = inner, clock
         self.spec, self.device, self.dtype = inner.spec, inner.device, inner.dtype
-        self.encode, self.decoder = inner.encode, inner.decoder
+        self.encode, self.decoder, self.world = inner.encode, inner.decoder, inner.world
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The inner backend's attention kernel."""

@@ -1,96 +1,74 @@
-"""How soon a new prompt shows: the metric `reaction`, frame by frame while the rollout runs. For the sprite world alone."""
+"""How soon a new prompt shows: the metric `reaction`, frame by frame while the rollout runs, in a world that is known."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from rollout.backend import Spec
 from rollout.video import Frames
+from rollout.world import World
 
-if TYPE_CHECKING:
-    from rollout.backends.sprites.trackers import Seen
+__all__ = ["LIMIT", "Watch", "watch"]
 
 LIMIT = 15
 """Latent frames within which a prompt change must show, as in the benchmark's metric `reaction`."""
 BEFORE = 24
-"""Frames before the change that the trackers see too: they measure a sprite's size against its usual one."""
-SIZE = 32
-PATH = ("x", "y", "radius", "eye")
-"""From what an action is read."""
-NAMES = ("colour", "shape", "action", "background")
+"""Frames before the change that the trackers see too: they measure a subject's size against its usual one."""
 
 
-def vocabulary(spec: Spec) -> str:
-    """What a prompt may say, where the backend knows only so much."""
-    if spec.name != "sprites":
-        return ""
-    from rollout.backends.sprites.grammar import vocabulary as told
-
-    return told()
-
-
-def watch(spec: Spec) -> "Watch | None":
-    """What measures a pane of this backend, if anything does."""
-    return Watch() if spec.name == "sprites" and spec.stride == 1 else None
+def watch(spec: Spec, world: World | None) -> "Watch | None":
+    """What measures a pane of this backend, if anything does: a world whose latent frames are pixel frames."""
+    return None if world is None or spec.stride != 1 else Watch(world)
 
 
 @dataclass
 class Watch:
-    """Follows one pane; `told` is what its badge says."""
+    """Follows one pane; `state` is what its badge says."""
 
-    told: dict[str, Any] | None = None
-    _seen: list["Seen"] = field(default_factory=list)
-    """The last blocks, each tracked once."""
+    world: World
+    state: dict[str, Any] | None = None
+    _frames: list[Frames] = field(default_factory=list)
+    """The last blocks."""
     _wanted: Mapping[str, int] = field(default_factory=dict)
-    _done: int | None = None
+    _since: int | None = None
     """Frames since the change, while it is looked for."""
 
     def add(self, frames: Frames, before: str | None, prompt: str) -> None:
         """Add a block's frames; `before` is the last block's prompt."""
-        from rollout.backends.sprites.trackers import WINDOW, track
-
-        if frames.shape[1:3] != (SIZE, SIZE):
+        if frames.shape[1:3] != self.world.size:
             return
         if before is not None and before != prompt:
             self._change(before, prompt)
-        self._seen.append(track(torch.from_numpy(frames).movedim(-1, 1)[None] / 255))
-        del self._seen[: -(BEFORE + LIMIT + WINDOW) // len(frames)]
-        if self._done is not None:
-            self._done += len(frames)
-            self._look(self._done)
+        longest = max(described.span for described in self.world.properties.values())
+        self._frames.append(frames)
+        del self._frames[: -(BEFORE + LIMIT + longest) // len(frames)]
+        if self._since is not None:
+            self._since += len(frames)
+            self._look(self._since, longest)
 
     def _change(self, before: str, prompt: str) -> None:
-        from rollout.backends.sprites.grammar import parse
+        old, new = self.world.parse(before), self.world.parse(prompt)
+        self._wanted = {name: value for name, value in new.items() if value != old.get(name)}
+        self._since = 0 if self._wanted else None
+        self.state = {"state": "waiting", "frames": 0} if self._wanted else None
 
-        old, new = parse(before), parse(prompt)
-        named = {name: getattr(new, name) for name in NAMES}
-        self._wanted = {n: v for n, v in named.items() if v is not None and v != getattr(old, n)}
-        self._done = 0 if self._wanted else None
-        self.told = {"state": "waiting", "frames": 0} if self._wanted else None
-
-    def _look(self, done: int) -> None:
-        """Obeyed after n frames: the action from the first window that shows it, all else from its first frame."""
-        from rollout.backends.sprites.trackers import WINDOW, action
-
-        def joined(name: str) -> Tensor:
-            return torch.cat([getattr(seen, name) for seen in self._seen], 1)
-
+    def _look(self, since: int, longest: int) -> None:
+        """Obeyed after n frames: a property that is read from several frames counts from the first of them."""
+        seen = self.world.track(np.concatenate(self._frames))
         firsts = []
         for name, wanted in self._wanted.items():
-            if name == "action":
-                shown, shift, last = action(*map(joined, PATH)), WINDOW // 2, done - WINDOW
-            else:
-                shown, shift, last = joined(name), 0, done - 1
-            since = shown[0, shown.shape[1] - done + shift :]
-            shows = since[: max(0, min(last, LIMIT) + 1)] == wanted
+            span = self.world.properties[name].span
+            shown = seen.values[name]
+            after = shown[len(shown) - since + span // 2 :]
+            last = min(since - span, LIMIT)  # the last window that lies wholly after the change
+            shows = after[: max(0, last + 1)] == wanted
             firsts.append(int(shows.int().argmax()) if bool(shows.any()) else None)
-        found = [first for first in firsts if first is not None]
-        if len(found) == len(firsts):
-            self.told, self._done = {"state": "obeyed", "frames": max(found)}, None
-        elif done >= LIMIT + WINDOW:
-            self.told, self._done = {"state": "never", "frames": LIMIT}, None
+        reached = [first for first in firsts if first is not None]
+        if len(reached) == len(firsts):
+            self.state, self._since = {"state": "obeyed", "frames": max(reached)}, None
+        elif since >= LIMIT + longest:
+            self.state, self._since = {"state": "never", "frames": LIMIT}, None
         else:
-            self.told = {"state": "waiting", "frames": done}
+            self.state = {"state": "waiting", "frames": since}

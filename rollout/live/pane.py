@@ -54,7 +54,7 @@ class Pane:
         )
         folder.mkdir(parents=True)
         self._output: Output | None = None
-        self.watch: Watch | None = watch(backend.spec)
+        self.watch: Watch | None = watch(backend.spec, backend.world)
         self.speed, self.paused, self.due = 1.0, False, 0.0
         self.cost = 0.0
         """Seconds that a block takes."""

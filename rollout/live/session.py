@@ -15,7 +15,6 @@ from typing import Any
 from rollout.backend import Backend
 from rollout.errors import OutputError, RolloutError
 from rollout.files import free_folder
-from rollout.live.badge import vocabulary
 from rollout.live.pane import Made, Pane, first_text, told
 from rollout.live.wire import SPEEDS, Order, Outbox, block_messages, error
 from rollout.recipe import Recipe
@@ -317,7 +316,7 @@ class Session:
         state = {
             "type": "state",
             "backend": {"name": spec.name, "fps": spec.fps, "block": spec.block * spec.stride, "trained": spec.trained},
-            "vocabulary": vocabulary(spec),
+            "vocabulary": "" if self.backend.world is None else self.backend.world.vocabulary(),
             "most": MOST,
             "speeds": SPEEDS,
             "presets": self.presets,

@@ -161,7 +161,7 @@ def block_messages(pane: Pane, made: Made, seen: float) -> list[str | bytes]:
         "slots": [(slot.role.value, slot.frame, index) for slot, index in placed],
         "at": result.placement.block,
         "trained": spec.trained,
-        "badge": None if pane.watch is None else pane.watch.told,
+        "badge": None if pane.watch is None else pane.watch.state,
     }
     each = min(65535, round(1000 * seen / len(made.frames)))
     first = spec.pixel_frames(block.start)
