@@ -42,6 +42,8 @@ class Clip:
     """(B, F, 6) text tokens, one prompt a block."""
     learn: Tensor
     """(F,) bool: frames that carry loss."""
+    marked: Tensor
+    """(B, F) bool: the prompt names the landmark's column."""
     visible: Tensor
     """(2F, 2F) bool over [clean | noisy] frames: who attends to whom."""
 
@@ -114,6 +116,7 @@ def sample_clip(generator: torch.Generator, frames_per_batch: int = 63, *, plain
         positions=tuple(positions),
         tokens=_prompts(world, column, generator),
         learn=learn,
+        marked=column >= 0,
         visible=frame_mask(frames, sink or 0, recent or frames),
     )
 
@@ -137,13 +140,13 @@ def with_nights(world: World, generator: torch.Generator) -> World:
 
 
 def _with_moves(world: World, generator: torch.Generator) -> Moved:
-    """In two of five clips some blocks' prompts name the landmark's column; it moves there and stays there."""
+    """In three of five clips some blocks' prompts name the landmark's column; it moves there and stays there."""
     batch, blocks = len(world.colour), world.frames // BLOCK
     block = torch.arange(world.frames) // BLOCK
     draw = torch.rand(3, batch, 1, generator=generator)
     begin = (draw[1] * blocks).floor()
     end = begin + 1 + (draw[2] * (blocks - begin)).floor()
-    moves = draw[0] < 0.4
+    moves = draw[0] < 0.6
     column = torch.randint(len(MARKS), (batch, 1), generator=generator)
     place = torch.where(moves & (block >= begin), move_mark(world.place, column), world.place)
     named = torch.where(moves & (block >= begin) & (block < end), column, -1)
