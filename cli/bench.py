@@ -204,23 +204,29 @@ def _trouble(attempt: "Attempt") -> str:
 
 
 def _told(folder: Path) -> None:
-    """The primary metric of every strategy, in a few lines."""
+    """The primary metric of every strategy, in a few lines, and how many claims show."""
+    from collections import Counter
+
     from rich.console import Console
     from rich.table import Table
 
-    from rollout.benchmarks.results import number
+    from rollout.benchmarks.results import because, number
     from rollout.benchmarks.summary import summarise
 
     found = summarise(folder)
     primary = found["metrics"][found["plan"]["primary"]]
     table = Table(box=None, pad_edge=False, header_style="bold")
     baseline = found["plan"]["baseline"]
-    for name in ("strategy", f"{primary['name']}, {primary['unit']}", "95%", f"against {baseline}", ""):
+    for name in ("strategy", f"{primary['name']}, {primary['unit']}", "95%", f"against {baseline}", "", "why"):
         table.add_column(name)
     for name, mean in primary["means"].items():
         pair = next((p for p in primary["pairs"] if (p["a"], p["b"]) == (name, baseline)), None)
         gap = f"{number(pair['mean'])} [{number(pair['low'])}, {number(pair['high'])}]" if pair else ""
         interval = f"[{number(mean['low'])}, {number(mean['high'])}]"
-        table.add_row(name, number(mean["mean"]), interval, gap, pair["verdict"] if pair else "baseline")
+        word, why = (pair["verdict"], because(pair)) if pair else ("baseline", "")
+        table.add_row(name, number(mean["mean"]), interval, gap, word, why)
     Console(soft_wrap=False, markup=False).print(table)
+    if found["claims"]:
+        counts = Counter(claim["shows"] for claim in found["claims"])
+        print("claims: " + ", ".join(f"{count} {shows}" for shows, count in counts.most_common()))
     print(f"now: rollout bench report {folder}")

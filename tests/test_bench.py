@@ -153,10 +153,11 @@ def test_the_summary_compares_in_pairs(made: Path) -> None:
     assert found["done"] == found["total"] == 6
     assert found["groups"] == {9: ["keep", "recache"]}
     pair = found["metrics"]["action"]["pairs"][0]
-    assert (pair["a"], pair["b"], pair["n"], pair["verdict"]) == ("recache", "keep", 3, "few")
+    assert (pair["a"], pair["b"], pair["n"], pair["verdict"]) == ("recache", "keep", 3, "inconclusive")
+    assert pair["reason"] == "3 prompts, and 10 are the least for a mark"
     means = found["metrics"]["action"]["means"]
     assert pair["mean"] == pytest.approx(means["recache"]["mean"] - means["keep"]["mean"], abs=1e-6)
-    assert found["claims"][0]["shows"] == "too few pairs"
+    assert found["claims"][0]["shows"] == "inconclusive"
     curve = found["metrics"]["action"]["curves"]["keep"]
     assert len(curve["x"]) == len(curve["mean"]) == 24
 
