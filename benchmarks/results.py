@@ -92,13 +92,15 @@ def _claims(claims: Sequence[dict[str, Any]]) -> list[str]:
 def because(found: Mapping[str, Any]) -> str:
     """Why a verdict is no clearer: its reason, what the run could have seen, and what would decide."""
     parts = [found["reason"]] if found["reason"] else []
-    if found["verdict"] == "inconclusive":
-        if found["p"] is not None and found["visible"] is not None:
-            parts.append(f"could have seen {number(found['visible'])}")
-        if found["settles"] is not None:
-            have = found["n"] / found["prompts"] if found["fixed"] else found["prompts"]
-            more, what = max(1, ceil(found["settles"] - have)), "seed" if found["fixed"] else "prompt"
-            parts.append(f"about {more} more {what}{'s' * (more > 1)} would decide")
+    if found["verdict"] not in ("inconclusive", "cannot tell"):
+        return "".join(parts)
+    undecided = found["verdict"] == "inconclusive" or found["settles"] is not None
+    if undecided and found["p"] is not None and found["low"] <= 0 <= found["high"]:
+        parts.append(f"could have seen {number(found['visible'])}")
+    if found["settles"] is not None:
+        have = found["n"] / found["prompts"] if found["fixed"] else found["prompts"]
+        more, what = max(1, ceil(found["settles"] - have)), "seed" if found["fixed"] else "prompt"
+        parts.append(f"about {more} more {what}{'s' * (more > 1)} would decide")
     return "; ".join(parts)
 
 

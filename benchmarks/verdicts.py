@@ -20,6 +20,7 @@ SHOWS = {
     "differs": "differs, and neither is better",
 }
 """What a verdict says of the claim that the first is better than the second."""
+STILL = "the run has no control, and no two of its strategies are told apart"
 Pair = tuple[str, str]
 
 
@@ -54,7 +55,10 @@ class Controls:
         if self.measured or verdict.decided or verdict.p is None:
             return verdict
         doubt = self._doubt(a, b)
-        return replace(verdict, word="cannot tell", settles=None, reason=doubt) if doubt else verdict
+        if not doubt:
+            return verdict
+        settles = verdict.settles if doubt == STILL else None  # more prompts help where no control has spoken
+        return replace(verdict, word="cannot tell", settles=settles, reason=doubt)
 
     def _doubt(self, a: str, b: str) -> str:
         """Why the metric may be blind to what tells a from b; nothing where it is known not to be."""
@@ -67,7 +71,7 @@ class Controls:
         for name, verdict in own.items():
             if not verdict.decided:
                 return f"{name} and the same with another video's memory {_same(verdict)}"
-        return "" if keeping or own or self._moves else "no two strategies of the run are told apart"
+        return "" if keeping or own or self._moves else STILL
 
     def _names(self, role: str) -> list[str]:
         return [name for name, control in self.roles.items() if control.role == role]
