@@ -26,6 +26,7 @@ from rollout.errors import RolloutError
 __all__ = [
     "LEAST",
     "SEEN",
+    "SENSIBLE",
     "Crossed",
     "Grid",
     "Interval",

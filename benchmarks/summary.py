@@ -1,5 +1,6 @@
 """From a run's folder to what it shows: means, paired differences, curves and claims, as one JSON value."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -20,13 +21,11 @@ def summarise(out: Path) -> dict[str, Any]:
     """Everything that a report says of a run, finished or not. Raises OutputError where no cell is there."""
     plan, store = read_plan(out), Store(out)
     shape = (len(plan["scripts"]), len(plan["seeds"]))
-    scores: dict[str, Found] = {
-        c["address"]: store.scores(c["address"]) for c in plan["cells"] if store.done(c["address"])
-    }
+    scores = scores_of(plan, store)
     if not scores:
         raise OutputError(f"{out} has no finished cell to report on. Run the suite first.")
     names = list(plan["strategies"])
-    grids = {m["name"]: {name: _grid(plan, scores, name, m["name"], shape) for name in names} for m in plan["metrics"]}
+    grids = {m["name"]: {name: score_grid(plan, scores, name, m["name"]) for name in names} for m in plan["metrics"]}
     judges = {m["name"]: _judge(plan, m, grids[m["name"]]) for m in plan["metrics"]}
     metrics = {}
     for m in plan["metrics"]:
@@ -72,16 +71,20 @@ def _pairs(plan: dict[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _grid(
-    plan: dict[str, Any], scores: dict[str, Found], strategy: str, metric: str, shape: tuple[int, int]
-) -> NDArray[np.float64]:
-    grid = np.full(shape, np.nan)
+def score_grid(plan: dict[str, Any], scores: Mapping[str, Found], strategy: str, metric: str) -> NDArray[np.float64]:
+    """A strategy's values under a metric, (prompts, seeds); NaN where there is none. `scores` by address."""
+    grid = np.full((len(plan["scripts"]), len(plan["seeds"])), np.nan)
     for c in plan["cells"]:
         if c["strategy"] == strategy and c["address"] in scores:
             value = scores[c["address"]].get(metric, {}).get("value")
             if value is not None:
                 grid[c["prompt"], c["seed"]] = value
     return grid
+
+
+def scores_of(plan: dict[str, Any], store: Store) -> dict[str, Found]:
+    """The scores of every cell that is there, by address."""
+    return {c["address"]: store.scores(c["address"]) for c in plan["cells"] if store.done(c["address"])}
 
 
 def _curves(
@@ -106,7 +109,7 @@ def _curves(
         values = np.full((*shape, len(rows[0][2]["x"])), np.nan)
         for prompt, seed, curve in rows:
             values[prompt, seed] = [np.nan if y is None else y for y in curve["y"]]
-        mean, low, high = (_plain(side) for side in band(values, fixed=_fixed(plan)))
+        mean, low, high = (_plain(side) for side in band(values, fixed=is_population(plan)))
         out[name] = {"unit": rows[0][2]["unit"], "x": rows[0][2]["x"], "mean": mean, "low": low, "high": high}
     return out
 
@@ -115,14 +118,14 @@ def _plain(values: NDArray[np.float64]) -> list[float | None]:
     return [round(float(v), 5) if np.isfinite(v) else None for v in values]
 
 
-def _fixed(plan: dict[str, Any]) -> bool:
+def is_population(plan: dict[str, Any]) -> bool:
     """The prompts are all there are, so that chance is in the seeds alone."""
     return bool(plan.get("population", False))
 
 
 def _interval(plan: dict[str, Any], metric: dict[str, Any], grid: NDArray[np.float64]) -> Interval | None:
     """A mean's interval; that of a share ends where shares do."""
-    over = interval(grid, fixed=_fixed(plan))
+    over = interval(grid, fixed=is_population(plan))
     if over is None or metric["unit"] != "share":
         return over
     return replace(over, low=max(over.low, min(over.mean, 0.0)), high=min(over.high, max(over.mean, 1.0)))
@@ -132,7 +135,7 @@ def _judge(plan: dict[str, Any], metric: dict[str, Any], grid: dict[str, NDArray
     """The verdicts of one metric on all pairs, and what its controls say of them."""
 
     def compared(a: str, b: str) -> Verdict:
-        return compare(grid[b], grid[a], matters=metric["matters"], better=metric["better"], fixed=_fixed(plan))
+        return compare(grid[b], grid[a], matters=metric["matters"], better=metric["better"], fixed=is_population(plan))
 
     verdicts = {(a, b): compared(a, b) for a, b in _pairs(plan)}
     measured = metric["name"] in COSTS  # read from a clock or counted, whatever the model can tell

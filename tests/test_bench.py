@@ -148,6 +148,26 @@ def test_a_strategy_of_ones_own_joins_a_suite(copy: Path) -> None:
     assert "9 cells, 6 there, 3 to do" in again.output  # the code of a rule is part of its cells' address
 
 
+def test_a_run_is_extended_by_seeds_and_keeps_them(copy: Path) -> None:
+    before = finished(copy)
+    more = bench(copy, "--add-seeds", "1")
+    assert more.exit_code == 0, more.output
+    assert "adding the seed 1" in more.output
+    assert "12 cells, 6 there, 6 to do" in more.output
+    after = finished(copy)
+    assert {k: after[k] for k in before} == before
+    plan = json.loads((copy / "run" / "plan.json").read_text())
+    assert (plan["seeds"], plan["added_seeds"]) == ([0, 1], [1])
+    plain = bench(copy)
+    assert "with the seeds that were added before: 1" in plain.output
+    assert "12 cells, 12 there, 0 to do" in plain.output
+    assert summarise(copy / "run")["metrics"]["action"]["means"]["keep"]["n"] == 6
+    shutil.rmtree(next((copy / "run" / "cells").iterdir()))
+    unfinished = bench(copy, "--add-seeds", "1")
+    assert isinstance(unfinished.exception, OutputError)
+    assert "lacks 1 of its rollouts" in str(unfinished.exception)
+
+
 def test_the_summary_compares_in_pairs(made: Path) -> None:
     found = summarise(made / "run")
     assert found["done"] == found["total"] == 6
@@ -219,6 +239,7 @@ def test_one_run_at_a_time_writes(copy: Path) -> None:
         (("bench", "run", "smoke", "--add", "memrope=absolute fifo+keep"), "Choose another"),
         (("bench", "run", "smoke", "--address", "auto"), "--executor ray"),
         (("bench", "run", "smoke", "--device", "cuda:99"), "Use cpu"),
+        (("bench", "run", "smoke", "--add-seeds", "1"), "Leave --add-seeds out"),
         (("bench", "report", "nowhere"), "no plan.json"),
         (("bench", "results", "nowhere"), "no plan.json"),
         (("score", "nowhere.mp4"), "not a file"),
