@@ -3,10 +3,10 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -240,23 +240,28 @@ def _told(folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from rollout.benchmarks.results import because, number
+    from rollout.benchmarks.results import because
     from rollout.benchmarks.summary import summarise
 
     found = summarise(folder)
     primary = found["metrics"][found["plan"]["primary"]]
     table = Table(box=None, pad_edge=False, header_style="bold")
     baseline = found["plan"]["baseline"]
-    for name in ("strategy", f"{primary['name']}, {primary['unit']}", "95%", f"against {baseline}", "", "why"):
-        table.add_column(name)
+    for name in ("strategy", f"{primary['name']}, {primary['unit']}", f"against {baseline}", "", "why"):
+        table.add_column(name, no_wrap=name != "why")
     for name, mean in primary["means"].items():
         pair = next((p for p in primary["pairs"] if (p["a"], p["b"]) == (name, baseline)), None)
-        gap = f"{number(pair['mean'])} [{number(pair['low'])}, {number(pair['high'])}]" if pair else ""
-        interval = f"[{number(mean['low'])}, {number(mean['high'])}]"
+        gap = _with_interval(pair) if pair else ""
         word, why = (pair["verdict"], because(pair)) if pair else ("baseline", "")
-        table.add_row(name, number(mean["mean"]), interval, gap, word, why)
+        table.add_row(name, _with_interval(mean), gap, word, why)
     Console(soft_wrap=False, markup=False).print(table)
     if found["claims"]:
         counts = Counter(claim["shows"] for claim in found["claims"])
         print("claims: " + ", ".join(f"{count} {shows}" for shows, count in counts.most_common()))
     print(f"now: rollout bench report {folder}")
+
+
+def _with_interval(found: Mapping[str, Any]) -> str:
+    from rollout.benchmarks.results import number
+
+    return f"{number(found['mean'])} [{number(found['low'])}, {number(found['high'])}]"

@@ -30,8 +30,9 @@ def plan(
     name = load_suite(suite, metrics=False).name
     folder = out or Path("runs") / name
     planned = plan_run(folder, name, metric, difference)
+    seeds = "seed" if planned.seeds == 1 else "seeds"
     print(
-        f"{folder}: {planned.strategies} strategies x {planned.prompts} prompts x {planned.seeds} seeds could have seen "
+        f"{folder}: {planned.strategies} strategies x {planned.prompts} prompts x {planned.seeds} {seeds} could have seen "
         f"{number(planned.visible)} {planned.unit} of {metric} ({planned.pair[0]} against {planned.pair[1]} varies most)"
     )
     if planned.sizes:

@@ -86,6 +86,7 @@ def test_again_computes_nothing(copy: Path) -> None:
     before = finished(copy)
     result = bench(copy)
     assert "6 cells, 6 there, 0 to do" in result.output
+    assert "claims: 1 inconclusive" in result.output
     assert finished(copy) == before
 
 

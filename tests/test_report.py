@@ -15,8 +15,9 @@ import pytest
 
 from rollout.benchmarks.executors.local import Serial
 from rollout.benchmarks.executors.work import Setup
-from rollout.benchmarks.report import write_report
+from rollout.benchmarks.report import figures, write_report
 from rollout.benchmarks.report.axes import spread
+from rollout.benchmarks.report.charts import scatter
 from rollout.benchmarks.report.look import FOCUS, looks
 from rollout.benchmarks.report.numbers import figure, interval, places, show
 from rollout.benchmarks.report.tables import against, columns, groups
@@ -190,6 +191,20 @@ def test_numbers() -> None:
     assert places([{"low": 0.6, "high": 0.7, "mean": 0.65}]) == 3
     assert places([{"low": 3, "high": 3, "mean": 3.25}]) == 2
     assert interval({"low": -1, "high": 2.5}, 1) == "[−1.0, 2.5]"
+
+
+def test_a_run_of_one_prompt_is_drawn_without_intervals() -> None:
+    found = found_of(3)
+    bare = {"low": None, "high": None}
+    metric = found["metrics"]["m"]
+    metric["pairs"] = [{**pair, **bare} for pair in metric["pairs"]]
+    metric["means"] = {name: {**mean, **bare} for name, mean in metric["means"].items()}
+    seen = looks(found["plan"], metric)
+    assert len(list(figures.forests(found, seen))) == 2
+    points = [(look, metric["means"][name], metric["means"][name]) for name, look in seen.items()]
+    scatter(points, xlabel="x", ylabel="y").canvas.draw()
+    assert interval({**bare, "mean": 1.0}, 2) == "[one prompt]"
+    assert against(metric, "s0", "s2")["low"] is None
 
 
 def test_letters_stay_apart_and_inside() -> None:
