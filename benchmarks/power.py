@@ -13,7 +13,7 @@ from rollout.benchmarks.metrics.score import Better
 from rollout.benchmarks.run import read_plan
 from rollout.benchmarks.statistics import LEAST, SEEN, SENSIBLE, compare, paired, student
 from rollout.benchmarks.store import Store
-from rollout.benchmarks.summary import is_population, score_grid, scores_of
+from rollout.benchmarks.summary import is_fixed, score_grid, scores_of
 from rollout.errors import OutputError, SuiteError
 
 __all__ = ["Plan", "Size", "Spread", "needed_prompts", "needed_seeds", "plan_run", "spread"]
@@ -109,7 +109,7 @@ def plan_run(out: Path, suite: str, metric: str, difference: float) -> Plan:
     pilot, said = _pilot(out, suite, metric)
     scores = scores_of(pilot, Store(out))
     grids = {name: score_grid(pilot, scores, name, metric) for name in pilot["strategies"]}
-    better, fixed = said["better"], is_population(pilot)
+    better, fixed = said["better"], is_fixed(pilot)
     verdicts = {
         (a, b): compare(grids[b], grids[a], matters=said["matters"], better=better, fixed=fixed)
         for a, b in _pairs(pilot, metric)
@@ -195,7 +195,7 @@ def _notes(prompts: int, over: Spread, done: int, pilot: dict[str, Any]) -> Iter
         yield f"a pilot of {prompts} prompts is a rough guide: run {LEAST} or more"
     if over.within is None:
         yield "the pilot has one seed, so it cannot say what more seeds would bring: --add-seeds 1 lets it"
-    if is_population(pilot):
+    if is_fixed(pilot):
         yield f"the prompts are all {len(pilot['scripts'])} there are, so that only seeds can be added"
     if over.between == 0 and not over.within:
         yield "the pilot's differences do not vary at all"

@@ -109,7 +109,7 @@ def _curves(
         values = np.full((*shape, len(rows[0][2]["x"])), np.nan)
         for prompt, seed, curve in rows:
             values[prompt, seed] = [np.nan if y is None else y for y in curve["y"]]
-        mean, low, high = (_plain(side) for side in band(values, fixed=is_population(plan)))
+        mean, low, high = (_plain(side) for side in band(values, fixed=is_fixed(plan)))
         out[name] = {"unit": rows[0][2]["unit"], "x": rows[0][2]["x"], "mean": mean, "low": low, "high": high}
     return out
 
@@ -118,14 +118,14 @@ def _plain(values: NDArray[np.float64]) -> list[float | None]:
     return [round(float(v), 5) if np.isfinite(v) else None for v in values]
 
 
-def is_population(plan: dict[str, Any]) -> bool:
+def is_fixed(plan: dict[str, Any]) -> bool:
     """The prompts are all there are, so that chance is in the seeds alone."""
-    return bool(plan.get("population", False))
+    return bool(plan.get("fixed", False))
 
 
 def _interval(plan: dict[str, Any], metric: dict[str, Any], grid: NDArray[np.float64]) -> Interval | None:
     """A mean's interval; that of a share ends where shares do."""
-    over = interval(grid, fixed=is_population(plan))
+    over = interval(grid, fixed=is_fixed(plan))
     if over is None or metric["unit"] != "share":
         return over
     return replace(over, low=max(over.low, min(over.mean, 0.0)), high=min(over.high, max(over.mean, 1.0)))
@@ -135,7 +135,7 @@ def _judge(plan: dict[str, Any], metric: dict[str, Any], grid: dict[str, NDArray
     """The verdicts of one metric on all pairs, and what its controls say of them."""
 
     def compared(a: str, b: str) -> Verdict:
-        return compare(grid[b], grid[a], matters=metric["matters"], better=metric["better"], fixed=is_population(plan))
+        return compare(grid[b], grid[a], matters=metric["matters"], better=metric["better"], fixed=is_fixed(plan))
 
     verdicts = {(a, b): compared(a, b) for a, b in _pairs(plan)}
     measured = metric["name"] in COSTS  # read from a clock or counted, whatever the model can tell

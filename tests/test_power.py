@@ -102,7 +102,7 @@ def test_a_pilot_of_few_prompts_and_one_seed_says_that_it_is_a_rough_guide(tmp_p
 
 
 def test_a_population_is_planned_in_seeds(tmp_path: Path) -> None:
-    planned = plan_run(pilot(tmp_path / "run", population=True), "little", "action", 0.2)
+    planned = plan_run(pilot(tmp_path / "run", fixed=True), "little", "action", 0.2)
     assert [(size.prompts, size.seeds > 2) for size in planned.sizes] == [(12, True)]
     assert any("only seeds" in note for note in planned.notes)
 

@@ -208,6 +208,6 @@ def test_a_population_of_prompts_is_compared_over_seeds(tmp_path: Path) -> None:
     effect = np.repeat([3.0, -2.6], 6)[:, None] + rng.normal(0, 0.1, (12, 4))
     values = {"base": {"moves": 0 * effect}, "other": {"moves": effect}}
     for population, word in ((False, "cannot tell"), (True, "better")):
-        run = write_run(tmp_path / str(population), values, population=population)
+        run = write_run(tmp_path / str(population), values, fixed=population)
         pair = summarise(run)["metrics"]["moves"]["pairs"][0]
         assert (pair["verdict"], pair["fixed"]) == (word, population)

@@ -112,7 +112,7 @@ def columns(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def intervals(plan: Mapping[str, Any]) -> str:
     """How the intervals of a run were made."""
-    if not plan.get("population"):
+    if not plan.get("fixed"):
         return "Intervals are 95% ones of Student's t over prompts, each by the mean over its seeds."
     whole = "The prompts are all there are, so that chance is in the seeds alone: 95% intervals of Student's t over the seeds"
     sample = "; with one seed of a prompt they are taken as a sample of prompts" if len(plan["seeds"]) < 2 else ""
