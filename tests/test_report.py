@@ -34,8 +34,8 @@ SUITE = """
 name = "tiny"
 about = "Two strategies & a <i>few</i> frames"
 scripts = [
-  "a red circle walks right on navy[1.125s] | a red circle jumps on navy[1.5s] | a red circle jumps on olive[1.125s#]",
-  "a green square stands on teal[1.125s] | a green square spins on teal[1.5s] | a green square spins on grey[1.125s#]",
+  "a red circle walks right on navy[1.125s] | a red circle jumps on navy[3s] | a red circle jumps on olive[1.125s#]",
+  "a green square stands on teal[1.125s] | a green square spins on teal[3s] | a green square spins on grey[1.125s#]",
 ]
 prefix = 1
 steps = 2
@@ -147,7 +147,7 @@ def test_a_moved_folder_keeps_its_videos(run: Path, tmp_path: Path) -> None:
     shown = [tile["src"] for scene in scenes for tile in scene["tiles"]]
     assert len(shown) == 4
     assert all((moved / src).stat().st_size > 1000 for src in shown)
-    assert [shot["begin"] for shot in scenes[0]["shots"]] == [0.0, 1.5, 3.0]
+    assert [shot["begin"] for shot in scenes[0]["shots"]] == [0.0, 1.5, 4.5]
     assert not any(path.is_symlink() for path in moved.rglob("*"))
 
 
