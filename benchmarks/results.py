@@ -1,16 +1,26 @@
 """A finished run as Markdown, for benchmarks/RESULTS.md: what was measured, and which claims show on this model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
+from rollout.benchmarks.statistics import LEAST
 from rollout.benchmarks.summary import summarise
+from rollout.benchmarks.verdicts import CERTAIN
 from rollout.errors import OutputError
 from rollout.files import write_text
 
 BEGIN = "<!-- rollout bench results: what follows is generated -->"
 END = "<!-- rollout bench results: end -->"
-MARKS = {"better": " ▲", "worse": " ▼", "tie": " =", "few": "", "differs": " ≠", "slight": " ~"}
+MARKS = {
+    "better": " ▲",
+    "worse": " ▼",
+    "equivalent": " =",
+    "inconclusive": " …",
+    "cannot tell": " ?",
+    "differs": " ≠",
+}
 COLUMNS = 8
 """Metrics that a table shows: a suite's first ones; its report shows all."""
 
@@ -30,10 +40,11 @@ def write_results(runs: Sequence[Path], to: Path) -> None:
 
 
 HOW = """
-Means with 95% intervals: bootstrap over prompts, and within each over its seeds. Every strategy has the same prompts, seeds
-and noise. Against the baseline, by the interval of the paired difference: ▲ better, ▼ worse, = a tie (the interval holds 0),
-~ certain but too slight to matter (below 0.005 of a share, 0.02 px, 0.1 frames or 0.002 of a cosine). Claims are paired
-differences too. Nothing is corrected for the number of comparisons. Times are of rollouts side by side.
+Means with 95% intervals: Student's t over prompts, each by the mean over its seeds. Every strategy has the same prompts, seeds
+and noise. Against the baseline, by the interval of the paired difference: ▲ better, ▼ worse, = equivalent (the whole interval
+lies within what matters: 0.005 of a share, 0.02 px, 0.1 frames or 0.002 of a cosine), … inconclusive, ? this model cannot tell
+(what should change the figure does not change it either). Below 10 prompts nothing is marked. Claims are paired differences
+too, corrected for the number of a suite's claims (Holm); marks in tables are not. Times are of rollouts side by side.
 """
 
 
@@ -46,7 +57,8 @@ def section(run: Path) -> str:
     lines = [f"## {plan['suite']}", "", f"{plan['about']}.", "", *_facts(plan), ""]
     if found["claims"]:
         lines += [*_claims(found["claims"]), ""]
-    return "\n".join([*lines, *_table(found)]) + "\n"
+    shown = [found["metrics"][m["name"]] for m in plan["metrics"][:COLUMNS]]
+    return "\n".join([*lines, *_table(found), "", by_chance(shown, plan["baseline"])]) + "\n"
 
 
 def _facts(plan: dict[str, Any]) -> list[str]:
@@ -72,8 +84,36 @@ def _claims(claims: Sequence[dict[str, Any]]) -> list[str]:
         means = c["means"]
         sides = f"{c['better']} {number(means['better'])}, {c['than']} {number(means['than'])}"
         gap = f"{number(c['mean'])} [{number(c['low'])}, {number(c['high'])}], n = {c['n']}"
-        rows.append(f"| {c['says']} | {c['source']} | `{c['metric']}`: {sides} | {gap} | **{c['shows']}** |")
+        why = f" ({because(c)})" if because(c) else ""
+        rows.append(f"| {c['says']} | {c['source']} | `{c['metric']}`: {sides} | {gap} | **{c['shows']}**{why} |")
     return rows
+
+
+def because(found: Mapping[str, Any]) -> str:
+    """Why a verdict is no clearer: its reason, what the run could have seen, and what would decide."""
+    parts = [found["reason"]] if found["reason"] else []
+    if found["verdict"] not in ("inconclusive", "cannot tell"):
+        return "".join(parts)
+    undecided = found["verdict"] == "inconclusive" or found["settles"] is not None
+    if undecided and found["p"] is not None and found["low"] <= 0 <= found["high"]:
+        parts.append(f"could have seen {number(found['visible'])}")
+    if found["settles"] is not None:
+        have = found["n"] / found["prompts"] if found["fixed"] else found["prompts"]
+        more, what = max(1, ceil(found["settles"] - have)), "seed" if found["fixed"] else "prompt"
+        parts.append(f"about {more} more {what}{'s' * (more > 1)} would decide")
+    return "; ".join(parts)
+
+
+def by_chance(metrics: Sequence[Mapping[str, Any]], baseline: str) -> str:
+    """How many marks of a table are to be expected though nothing differs."""
+    tested = sum(pair["b"] == baseline and pair["p"] is not None for metric in metrics for pair in metric["pairs"])
+    if not tested:
+        return f"Nothing is marked: no comparison has {LEAST} prompts."
+    wrong = tested * CERTAIN
+    return (
+        f"Of {tested} comparisons with the baseline, {wrong:.{0 if wrong >= 10 else 1}f} marks ▲ or ▼ would be due to chance "
+        "if nothing differed."
+    )
 
 
 def _table(found: dict[str, Any]) -> list[str]:
@@ -103,7 +143,7 @@ def _cell(metric: dict[str, Any], name: str, baseline: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits that matter, without an exponent."""
+    """Three digits that matter, without an exponent; - for none."""
     if value is None:
         return "-"
     size = abs(value)

@@ -38,6 +38,8 @@ class Run:
     setup: Setup
     executor: Executor
     again: bool = False
+    added: tuple[int, ...] = ()
+    """Those of the suite's seeds that its file does not have."""
 
     def __post_init__(self) -> None:
         self.store = Store(self.out)
@@ -108,6 +110,7 @@ class Run:
             "claims": [asdict(replace(claim, metric=metric(claim.metric).name)) for claim in suite.claims],
             "scripts": list(suite.scripts),
             "seeds": list(suite.seeds),
+            "added_seeds": list(self.added),
             "prefix": suite.prefix,
             "strategies": {name: _strategy(s, suite, spec) for name, s in suite.strategies.items()},
             "cells": [_place(place) for place in self.places],

@@ -3,14 +3,15 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rollout.cli.options import Extra, Plugin, added, load_plugins
+from rollout.cli.plan import plan
 from rollout.cli.speed import speed
 from rollout.errors import SuiteError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rollout.benchmarks.run import Run
 
 app = typer.Typer(no_args_is_help=True, help="Compare strategies: suites, reports, speed.")
+app.command("plan")(plan)
 app.command("speed")(speed)
 
 CLUSTER = 10_000
@@ -88,6 +90,9 @@ def run(
     address: Annotated[str | None, typer.Option(help="Ray cluster to join: auto, or HOST:6379.")] = None,
     model: Annotated[str | None, typer.Option(metavar="PATH", help="The backend's weights.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Compute every cell again.")] = False,
+    add_seeds: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Extend a finished run by N more seeds, which it keeps.")
+    ] = None,
     add: Extra = None,
     plugin: Plugin = None,
 ) -> None:
@@ -109,7 +114,7 @@ def run(
     plugins = tuple(str(path.resolve()) for path in plugin or ())
     setup = Setup(str(folder.resolve()), found.backend, found.options, device, threads, plugins)
     count = workers or (CLUSTER if address else max(1, (os.cpu_count() or 1) // threads))
-    job = Run(found, folder, setup, _executor(executor, count, device, address), again=again)
+    job = _with_seeds(Run(found, folder, setup, _executor(executor, count, device, address), again=again), add_seeds)
     missing = job.total if again else len(job.missing())
     print(
         f"{found.name}: {job.total} cells, {job.total - missing} there, {missing} to do; {executor.value}, into {folder}"
@@ -118,11 +123,13 @@ def run(
         failed = sum(attempt.outcome != "done" for attempt in _watch(job, missing) if attempt.last)
     except KeyboardInterrupt:
         left = len(job.missing())
-        print(f"stopped with {job.total - left} of {job.total} cells done; the same command goes on from there")
+        command = "the same command without --add-seeds" if add_seeds else "the same command"
+        print(f"stopped with {job.total - left} of {job.total} cells done; {command} goes on from there")
         raise SystemExit(130) from None
     _told(folder)
     if failed:
-        print(f"{failed} cells failed; {folder / 'attempts.jsonl'} says why, and the same command tries them again")
+        command = "the same command without --add-seeds" if add_seeds else "the same command"
+        print(f"{failed} cells failed; {folder / 'attempts.jsonl'} says why, and {command} tries them again")
         raise SystemExit(1)
 
 
@@ -144,6 +151,29 @@ def results(
 
     write_results(folders, to)
     print(to)
+
+
+def _with_seeds(job: "Run", more: int | None) -> "Run":
+    """The run under the seeds that were added to it before, and `more`."""
+    from dataclasses import replace
+
+    from rollout.benchmarks.seeds import added_before, check_whole, more_seeds
+
+    own = job.suite
+    before = added_before(own, job.out)
+    if before:
+        print(f"with the seeds that were added before: {', '.join(map(str, before))}")
+        job = replace(job, suite=replace(own, seeds=own.seeds + before), added=before)
+    if more is None:
+        return job
+    if not (job.out / "plan.json").is_file():
+        raise SuiteError(
+            f"there is no run in {job.out} to add seeds to. Leave --add-seeds out, or set seeds in the suite."
+        )
+    check_whole({task.address for task in job.missing()}, job.out)
+    fresh = more_seeds(job.suite.seeds, more)
+    print(f"adding the seed{'s' * (len(fresh) > 1)} {', '.join(map(str, fresh))}")
+    return replace(job, suite=replace(own, seeds=job.suite.seeds + fresh), added=before + fresh)
 
 
 def _executor(where: Where, workers: int, device: str, address: str | None) -> "Executor":
@@ -204,23 +234,34 @@ def _trouble(attempt: "Attempt") -> str:
 
 
 def _told(folder: Path) -> None:
-    """The primary metric of every strategy, in a few lines."""
+    """The primary metric of every strategy, in a few lines, and how many claims show."""
+    from collections import Counter
+
     from rich.console import Console
     from rich.table import Table
 
-    from rollout.benchmarks.results import number
+    from rollout.benchmarks.results import because
     from rollout.benchmarks.summary import summarise
 
     found = summarise(folder)
     primary = found["metrics"][found["plan"]["primary"]]
     table = Table(box=None, pad_edge=False, header_style="bold")
     baseline = found["plan"]["baseline"]
-    for name in ("strategy", f"{primary['name']}, {primary['unit']}", "95%", f"against {baseline}", ""):
-        table.add_column(name)
+    for name in ("strategy", f"{primary['name']}, {primary['unit']}", f"against {baseline}", "", "why"):
+        table.add_column(name, no_wrap=name != "why")
     for name, mean in primary["means"].items():
         pair = next((p for p in primary["pairs"] if (p["a"], p["b"]) == (name, baseline)), None)
-        gap = f"{number(pair['mean'])} [{number(pair['low'])}, {number(pair['high'])}]" if pair else ""
-        interval = f"[{number(mean['low'])}, {number(mean['high'])}]"
-        table.add_row(name, number(mean["mean"]), interval, gap, pair["verdict"] if pair else "baseline")
+        gap = _with_interval(pair) if pair else ""
+        word, why = (pair["verdict"], because(pair)) if pair else ("baseline", "")
+        table.add_row(name, _with_interval(mean), gap, word, why)
     Console(soft_wrap=False, markup=False).print(table)
+    if found["claims"]:
+        counts = Counter(claim["shows"] for claim in found["claims"])
+        print("claims: " + ", ".join(f"{count} {shows}" for shows, count in counts.most_common()))
     print(f"now: rollout bench report {folder}")
+
+
+def _with_interval(found: Mapping[str, Any]) -> str:
+    from rollout.benchmarks.results import number
+
+    return f"{number(found['mean'])} [{number(found['low'])}, {number(found['high'])}]"

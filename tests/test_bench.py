@@ -86,6 +86,7 @@ def test_again_computes_nothing(copy: Path) -> None:
     before = finished(copy)
     result = bench(copy)
     assert "6 cells, 6 there, 0 to do" in result.output
+    assert "claims: 1 inconclusive" in result.output
     assert finished(copy) == before
 
 
@@ -148,15 +149,36 @@ def test_a_strategy_of_ones_own_joins_a_suite(copy: Path) -> None:
     assert "9 cells, 6 there, 3 to do" in again.output  # the code of a rule is part of its cells' address
 
 
+def test_a_run_is_extended_by_seeds_and_keeps_them(copy: Path) -> None:
+    before = finished(copy)
+    more = bench(copy, "--add-seeds", "1")
+    assert more.exit_code == 0, more.output
+    assert "adding the seed 1" in more.output
+    assert "12 cells, 6 there, 6 to do" in more.output
+    after = finished(copy)
+    assert {k: after[k] for k in before} == before
+    plan = json.loads((copy / "run" / "plan.json").read_text())
+    assert (plan["seeds"], plan["added_seeds"]) == ([0, 1], [1])
+    plain = bench(copy)
+    assert "with the seeds that were added before: 1" in plain.output
+    assert "12 cells, 12 there, 0 to do" in plain.output
+    assert summarise(copy / "run")["metrics"]["action"]["means"]["keep"]["n"] == 6
+    shutil.rmtree(next((copy / "run" / "cells").iterdir()))
+    unfinished = bench(copy, "--add-seeds", "1")
+    assert isinstance(unfinished.exception, OutputError)
+    assert "lacks 1 of its rollouts" in str(unfinished.exception)
+
+
 def test_the_summary_compares_in_pairs(made: Path) -> None:
     found = summarise(made / "run")
     assert found["done"] == found["total"] == 6
     assert found["groups"] == {9: ["keep", "recache"]}
     pair = found["metrics"]["action"]["pairs"][0]
-    assert (pair["a"], pair["b"], pair["n"], pair["verdict"]) == ("recache", "keep", 3, "few")
+    assert (pair["a"], pair["b"], pair["n"], pair["verdict"]) == ("recache", "keep", 3, "inconclusive")
+    assert pair["reason"] == "3 prompts, and 10 are the least for a mark"
     means = found["metrics"]["action"]["means"]
     assert pair["mean"] == pytest.approx(means["recache"]["mean"] - means["keep"]["mean"], abs=1e-6)
-    assert found["claims"][0]["shows"] == "too few pairs"
+    assert found["claims"][0]["shows"] == "inconclusive"
     curve = found["metrics"]["action"]["curves"]["keep"]
     assert len(curve["x"]) == len(curve["mean"]) == 24
 
@@ -218,6 +240,7 @@ def test_one_run_at_a_time_writes(copy: Path) -> None:
         (("bench", "run", "smoke", "--add", "memrope=absolute fifo+keep"), "Choose another"),
         (("bench", "run", "smoke", "--address", "auto"), "--executor ray"),
         (("bench", "run", "smoke", "--device", "cuda:99"), "Use cpu"),
+        (("bench", "run", "smoke", "--add-seeds", "1"), "Leave --add-seeds out"),
         (("bench", "report", "nowhere"), "no plan.json"),
         (("bench", "results", "nowhere"), "no plan.json"),
         (("score", "nowhere.mp4"), "not a file"),

@@ -15,8 +15,9 @@ import pytest
 
 from rollout.benchmarks.executors.local import Serial
 from rollout.benchmarks.executors.work import Setup
-from rollout.benchmarks.report import write_report
+from rollout.benchmarks.report import figures, write_report
 from rollout.benchmarks.report.axes import spread
+from rollout.benchmarks.report.charts import scatter
 from rollout.benchmarks.report.look import FOCUS, looks
 from rollout.benchmarks.report.numbers import figure, interval, places, show
 from rollout.benchmarks.report.tables import against, columns, groups
@@ -33,8 +34,8 @@ SUITE = """
 name = "tiny"
 about = "Two strategies & a <i>few</i> frames"
 scripts = [
-  "a red circle walks right on navy[1.125s] | a red circle jumps on navy[1.5s] | a red circle jumps on olive[1.125s#]",
-  "a green square stands on teal[1.125s] | a green square spins on teal[1.5s] | a green square spins on grey[1.125s#]",
+  "a red circle walks right on navy[1.125s] | a red circle jumps on navy[3s] | a red circle jumps on olive[1.125s#]",
+  "a green square stands on teal[1.125s] | a green square spins on teal[3s] | a green square spins on grey[1.125s#]",
 ]
 prefix = 1
 steps = 2
@@ -134,8 +135,8 @@ def test_names_and_prompts_are_text(run: Path, page: Page) -> None:
 def test_the_summary_beside_it_says_the_same(run: Path) -> None:
     found = json.loads((run / "report" / "summary.json").read_text(encoding="utf-8"))
     assert found["done"] == found["total"] == 4
-    assert found["claims"][0]["shows"] == "too few pairs"
-    assert "too few pairs" in (run / "report" / "index.html").read_text(encoding="utf-8")
+    assert found["claims"][0]["shows"] == "inconclusive"
+    assert "2 prompts, and 10 are the least for a mark" in (run / "report" / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_moved_folder_keeps_its_videos(run: Path, tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_a_moved_folder_keeps_its_videos(run: Path, tmp_path: Path) -> None:
     shown = [tile["src"] for scene in scenes for tile in scene["tiles"]]
     assert len(shown) == 4
     assert all((moved / src).stat().st_size > 1000 for src in shown)
-    assert [shot["begin"] for shot in scenes[0]["shots"]] == [0.0, 1.5, 3.0]
+    assert [shot["begin"] for shot in scenes[0]["shots"]] == [0.0, 1.5, 4.5]
     assert not any(path.is_symlink() for path in moved.rglob("*"))
 
 
@@ -192,6 +193,20 @@ def test_numbers() -> None:
     assert interval({"low": -1, "high": 2.5}, 1) == "[−1.0, 2.5]"
 
 
+def test_a_run_of_one_prompt_is_drawn_without_intervals() -> None:
+    found = found_of(3)
+    bare = {"low": None, "high": None}
+    metric = found["metrics"]["m"]
+    metric["pairs"] = [{**pair, **bare} for pair in metric["pairs"]]
+    metric["means"] = {name: {**mean, **bare} for name, mean in metric["means"].items()}
+    seen = looks(found["plan"], metric)
+    assert len(list(figures.forests(found, seen))) == 2
+    points = [(look, metric["means"][name], metric["means"][name]) for name, look in seen.items()]
+    scatter(points, xlabel="x", ylabel="y").canvas.draw()
+    assert interval({**bare, "mean": 1.0}, 2) == "[one prompt]"
+    assert against(metric, "s0", "s2")["low"] is None
+
+
 def test_letters_stay_apart_and_inside() -> None:
     spots = spread([0.5, 0.5, 0.51, 0.99, 1.0], 0.1)
     assert all(b - a >= 0.1 - 1e-9 for a, b in pairwise(spots))
@@ -199,7 +214,7 @@ def test_letters_stay_apart_and_inside() -> None:
 
 
 def found_of(count: int) -> dict[str, Any]:
-    """A summary of `count` strategies, each one better than the one before, two of them a tie."""
+    """A summary of `count` strategies, each one better than the one before, two of them equivalent."""
     names = [f"s{n}" for n in range(count)]
     pairs = [
         {
@@ -208,13 +223,19 @@ def found_of(count: int) -> dict[str, Any]:
             "mean": 1.0,
             "low": -0.5 if n == 1 else 0.5,
             "high": 2.0,
-            "n": 9,
-            "verdict": "tie" if n == 1 else "better",
+            "n": 12,
+            "prompts": 12,
+            "fixed": False,
+            "verdict": "equivalent" if n == 1 else "better",
+            "p": 0.01,
+            "visible": 1.0,
+            "settles": None,
+            "reason": "",
         }
         for i, a in enumerate(names)
         for n, b in enumerate(names[i + 1 :], i + 1)
     ]
-    means = {name: {"mean": float(n), "low": n - 1.0, "high": n + 1.0, "n": 9} for n, name in enumerate(names)}
+    means = {name: {"mean": float(n), "low": n - 1.0, "high": n + 1.0, "n": 12} for n, name in enumerate(names)}
     metric = {"name": "m", "unit": "px", "better": "higher", "about": "", "source": "", "means": means, "pairs": pairs}
     plan = {
         "strategies": {n: {"text": n, "window": 6} for n in names},
@@ -230,8 +251,9 @@ def test_bold_is_better_than_all_of_its_budget() -> None:
         found = found_of(count)
         rows = groups(found, looks(found["plan"], found["metrics"]["m"]))[0]["rows"]
         assert [row["look"].name for row in rows if row["cells"][0]["best"]] == best
-    assert against(found_of(3)["metrics"]["m"], "s0", "s2") == {
-        "a": "s0", "b": "s2", "mean": -1.0, "low": -2.0, "high": -0.5, "n": 9, "verdict": "worse",
+    turned = against(found_of(3)["metrics"]["m"], "s0", "s2")
+    assert {k: turned[k] for k in ("a", "b", "mean", "low", "high", "verdict")} == {
+        "a": "s0", "b": "s2", "mean": -1.0, "low": -2.0, "high": -0.5, "verdict": "worse",
     }  # fmt: skip
     assert columns(found)[0]["arrow"] == "↑"
 

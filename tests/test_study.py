@@ -19,7 +19,7 @@ from rollout.backends import load_backend
 from rollout.benchmarks.executors.local import Serial
 from rollout.benchmarks.executors.work import Setup
 from rollout.benchmarks.run import Run
-from rollout.benchmarks.statistics import Bootstrap, Crossed
+from rollout.benchmarks.statistics import Crossed, interval
 from rollout.benchmarks.study.agreement import ordinal_alpha
 from rollout.benchmarks.study.answers import Answer, Rater, read_answers, read_key
 from rollout.benchmarks.study.build import WHEN, build_study
@@ -282,7 +282,7 @@ def test_a_crossed_bootstrap_is_as_wide_as_raters_and_scenes_make_it() -> None:
     """Values that depend on the rater alone say as much as there are raters, however many pairs each has judged."""
     draw = np.random.default_rng(1)
     by_rater = np.repeat(draw.normal(size=(40, 1)), 30, 1)
-    crossed, nested = Crossed(40, list(range(30))).interval(by_rater), Bootstrap(40, 30).interval(by_rater)
+    crossed, nested = Crossed(40, list(range(30))).interval(by_rater), interval(by_rater)
     assert crossed is not None
     assert nested is not None
     half = 1.96 * by_rater[:, 0].std() / 40**0.5

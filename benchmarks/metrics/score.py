@@ -50,4 +50,4 @@ class Metric:
     source: str = ""
     needs: Literal["video", "plan", "world", "record"] = "video"
     matters: float = 0.0
-    """The smallest difference of means that is worth a word; a certain one below it is called slight."""
+    """The smallest difference of means that is worth a mark: within it is equivalent, below it nothing is better or worse."""

@@ -1,6 +1,5 @@
 """A run's report: one folder that opens from disk, without a network, and can be moved or zipped."""
 
-import inspect
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,8 @@ from rollout.benchmarks.report import figures, tables, videos
 from rollout.benchmarks.report.look import FOCUS, looks
 from rollout.benchmarks.report.numbers import breakable, figure, first_sentence, ticked
 from rollout.benchmarks.report.svg import swatch
-from rollout.benchmarks.statistics import LEAST, Bootstrap
+from rollout.benchmarks.results import because, by_chance
+from rollout.benchmarks.statistics import LEAST
 from rollout.benchmarks.summary import summarise
 from rollout.files import new_folder, write_text
 
@@ -66,7 +66,9 @@ def _view(out: Path, found: dict[str, Any], scenes: list[dict[str, Any]], folder
         "pictures": list(figures.pictures(found, seen, scenes[0]["block"] if scenes else None)),
         "scenes": scenes,
         "size": {"width": width, "height": height},
-        "bootstrap": (inspect.getdoc(Bootstrap) or "").split("\n")[0],
+        "intervals": tables.intervals(plan),
+        "matters": tables.matters(plan),
+        "chance": by_chance(list(found["metrics"].values()), plan["baseline"]),
         "least": LEAST,
         "focus": FOCUS,
         "theme": figures.markup(HOME / "theme.js"),
@@ -81,5 +83,11 @@ def _environment() -> "Environment":
     made = Environment(
         loader=FileSystemLoader(HOME), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    made.filters |= {"breakable": breakable, "figures": figure, "first_sentence": first_sentence, "ticked": ticked}
+    made.filters |= {
+        "because": because,
+        "breakable": breakable,
+        "figures": figure,
+        "first_sentence": first_sentence,
+        "ticked": ticked,
+    }
     return made

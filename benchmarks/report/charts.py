@@ -31,7 +31,8 @@ def forest(rows: Sequence[Row], *, unit: str, better: str, names: bool = True) -
     aside = 0.1 + LETTER / 72 * max(map(len, texts))
     step = 0.36 if names else 0.2
     axes = panel(step * len(rows), left=0.1 if names else 0.5, right=0.1 if names else aside, top=0.22)
-    reach = max(max(abs(r.found["low"]), abs(r.found["high"]), 1e-9) for r in rows) * 1.06
+    spans = [_span(row.found) for row in rows]
+    reach = max(max(abs(low), abs(high), 1e-9) for low, high in spans) * 1.06
     axes.set(xlim=(-reach, reach), ylim=(len(rows), 0), yticks=[])
     axes.spines["left"].set_visible(False)
     axes.axvline(0, color=INK, linewidth=0.9)
@@ -39,7 +40,7 @@ def forest(rows: Sequence[Row], *, unit: str, better: str, names: bool = True) -
         y, look, found = n + (0.72 if names else 0.5), row.look, row.found
         fill = look.colour if found["verdict"] in DECIDED else PAPER
         dot: dict[str, Any] = {"ms": size(look, 5.5), "mfc": fill, "mec": look.colour, "mew": 1.3}
-        axes.plot([found["low"], found["high"]], [y, y], color=look.colour, lw=1.8, gid=look.row)
+        axes.plot(spans[n], [y, y], color=look.colour, lw=1.8, gid=look.row)
         axes.plot([found["mean"]], [y], look.marker, gid=look.row, **dot)
         (_named if names else _lettered)(axes, n, row, texts[n])
     axes.set_xlabel(f"difference, {unit}", **font(labelpad=3))
@@ -51,8 +52,13 @@ def forest(rows: Sequence[Row], *, unit: str, better: str, names: bool = True) -
     return whole(axes)
 
 
+def _span(found: Mapping[str, Any]) -> tuple[float, float]:
+    """An interval, or the mean alone where there is none."""
+    return (found["mean"],) * 2 if found["low"] is None else (found["low"], found["high"])
+
+
 def _numbers(found: Mapping[str, Any]) -> str:
-    """A difference and its interval, with digits of its own: a tie and a large one stand side by side."""
+    """A difference and its interval, with digits of its own: a small one and a large one stand side by side."""
     decimals = places([found])
     return f"{show(found['mean'], decimals, signed=True)} {interval(found, decimals, signed=True)}"
 
@@ -163,8 +169,8 @@ def scatter(
     axes = panel(2.2, left=0.46, top=0.3)
     for look, x, y in points:
         style: dict[str, Any] = {"color": look.colour, "lw": 1, "alpha": 0.55, "gid": look.gid}
-        axes.plot([x["low"], x["high"]], [y["mean"]] * 2, **style)
-        axes.plot([x["mean"]] * 2, [y["low"], y["high"]], **style)
+        axes.plot(_span(x), [y["mean"]] * 2, **style)
+        axes.plot([x["mean"]] * 2, _span(y), **style)
         axes.plot(
             [x["mean"]],
             [y["mean"]],

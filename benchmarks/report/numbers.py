@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 def places(found: Iterable[Mapping[str, Any]]) -> int:
     """Decimals that suit values with these intervals: two digits of the usual half width."""
     found = list(found)
-    halves = [half for f in found if (half := (f["high"] - f["low"]) / 2) > 0]
+    halves = [half for f in found if f["low"] is not None and (half := (f["high"] - f["low"]) / 2) > 0]
     if halves:
         return min(5, max(0, 1 - floor(log10(median(halves)))))
     largest = max((abs(f["mean"]) for f in found), default=0)
@@ -35,7 +35,9 @@ def figure(value: float) -> str:
 
 
 def interval(found: Mapping[str, Any], decimals: int, *, signed: bool = False) -> str:
-    """[low, high]."""
+    """[low, high], or that one prompt has none."""
+    if found["low"] is None:
+        return "[one prompt]"
     low, high = (show(found[side], decimals, signed=signed) for side in ("low", "high"))
     return f"[{low}, {high}]"
 

@@ -9,6 +9,7 @@ from typing import Any
 from rollout.benchmarks.metrics import SPAN
 from rollout.benchmarks.report.look import Look
 from rollout.benchmarks.report.numbers import interval, places, show
+from rollout.benchmarks.results import because
 from rollout.benchmarks.suites.suite import shipped
 
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0", "neither": ""}
@@ -20,13 +21,8 @@ READ = {
     "neither": "neither direction is better",
 }
 TURNED = {"better": "worse", "worse": "better"}
-VERDICTS = {
-    "shows": "yes",
-    "does not show": "tie",
-    "too slight to matter": "tie",
-    "the opposite shows": "no",
-    "too few pairs": "few",
-}
+KINDS = {"better": "yes", "worse": "no", "equivalent": "equal", "inconclusive": "open", "cannot tell": "blind"}
+"""How a claim looks, by its verdict."""
 
 
 def facts(found: Mapping[str, Any]) -> dict[str, str]:
@@ -80,19 +76,30 @@ def claims(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     out = []
     for claim in found["claims"]:
         metric = found["metrics"][claim["metric"]]
-        row: dict[str, Any] = {**claim, "kind": VERDICTS.get(claim["shows"], "few"), "metric_about": _about(metric)}
+        row: dict[str, Any] = {
+            **claim,
+            "kind": KINDS.get(claim.get("verdict", ""), "open"),
+            "metric_about": _about(metric),
+        }
         if "mean" in claim:
             decimals = places([claim])
-            sign = 1 if metric["better"] == "higher" else -1
-            reach = max(abs(claim["low"]), abs(claim["high"]), 1e-9) * 1.1
-            low, middle, high = (50 + 50 * sign * claim[k] / reach for k in ("low", "mean", "high"))
             row |= {
                 "texts": {side: show(mean, decimals) for side, mean in claim["means"].items()},
                 "gap": f"{show(claim['mean'], decimals, signed=True)} {interval(claim, decimals, signed=True)}",
-                "strip": {"low": round(min(low, high), 1), "high": round(max(low, high), 1), "mean": round(middle, 1)},
+                "strip": _strip(claim, 1 if metric["better"] == "higher" else -1),
+                "why": because(claim),
             }
         out.append(row)
     return out
+
+
+def _strip(claim: Mapping[str, Any], sign: int) -> dict[str, float]:
+    """Where a difference and its interval lie between 0 and 100, 50 being none; the whole width for no interval."""
+    if claim["low"] is None:
+        return {"low": 0.0, "high": 100.0, "mean": 50.0 + 20 * sign * ((claim["mean"] > 0) - (claim["mean"] < 0))}
+    reach = max(abs(claim["low"]), abs(claim["high"]), 1e-9) * 1.1
+    low, middle, high = (50 + 50 * sign * claim[k] / reach for k in ("low", "mean", "high"))
+    return {"low": round(min(low, high), 1), "high": round(max(low, high), 1), "mean": round(middle, 1)}
 
 
 def columns(found: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -101,6 +108,21 @@ def columns(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         {**m, "about": _about(m), "arrow": ARROWS[m["better"]], "read": READ[m["better"]], "number": n}
         for n, m in enumerate(found["plan"]["metrics"])
     ]
+
+
+def intervals(plan: Mapping[str, Any]) -> str:
+    """How the intervals of a run were made."""
+    if not plan.get("fixed"):
+        return "Intervals are 95% ones of Student's t over prompts, each by the mean over its seeds."
+    whole = "The prompts are all there are, so that chance is in the seeds alone: 95% intervals of Student's t over the seeds"
+    sample = "; with one seed of a prompt they are taken as a sample of prompts" if len(plan["seeds"]) < 2 else ""
+    return f"{whole} within each prompt{sample}."
+
+
+def matters(plan: Mapping[str, Any]) -> str:
+    """What matters, by unit."""
+    least = {m["unit"]: m["matters"] for m in plan["metrics"] if m["matters"]}
+    return ", ".join(f"{value:g} {unit}" for unit, value in least.items()) or "nothing is known of these metrics"
 
 
 def _about(metric: Mapping[str, Any]) -> str:
@@ -113,11 +135,14 @@ def groups(found: Mapping[str, Any], looks: Mapping[str, Look]) -> list[dict[str
     """Strategies of equal budget, each with a cell a metric."""
     out = []
     for window, names in found["groups"].items():
-        best = {name: _best(metric, names) for name, metric in found["metrics"].items()}
+        strategies = found["plan"]["strategies"]
+        compared = [name for name in names if not strategies[name].get("control")]
+        best = {name: _best(metric, compared) for name, metric in found["metrics"].items()}
         rows = [
             {
                 "look": looks[name],
-                "text": found["plan"]["strategies"][name]["text"],
+                "text": strategies[name]["text"],
+                "control": strategies[name].get("control", ""),
                 "cells": [_cell(found, metric, name, best[metric["name"]]) for metric in found["metrics"].values()],
             }
             for name in names
@@ -144,6 +169,7 @@ def _cell(found: Mapping[str, Any], metric: Mapping[str, Any], name: str, best: 
         cell |= {
             "verdict": pair["verdict"],
             "gap": f"{show(pair['mean'], gap, signed=True)} {interval(pair, gap, signed=True)}",
+            "why": because(pair),
         }
     return cell
 
@@ -154,9 +180,13 @@ def against(metric: Mapping[str, Any], a: str, b: str) -> dict[str, Any] | None:
         if (pair["a"], pair["b"]) == (a, b):
             return dict(pair)
         if (pair["a"], pair["b"]) == (b, a):
-            turned = {"mean": -pair["mean"], "low": -pair["high"], "high": -pair["low"]}
+            turned = {"mean": -pair["mean"], "low": _minus(pair["high"]), "high": _minus(pair["low"])}
             return {**pair, "a": a, "b": b, **turned, "verdict": TURNED.get(pair["verdict"], pair["verdict"])}
     return None
+
+
+def _minus(end: float | None) -> float | None:
+    return None if end is None else -end
 
 
 def _best(metric: Mapping[str, Any], names: Sequence[str]) -> str | None:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rollout.benchmarks.statistics import LEAST, Bootstrap, Crossed, Interval, compare
+from rollout.benchmarks.statistics import Crossed, Interval
 from rollout.benchmarks.study.agreement import ordinal_alpha
 from rollout.benchmarks.study.answers import Key, Rater, read_answers, read_key
 
 Grid = NDArray[np.float64]
 """(raters, pairs); NaN where there is no answer."""
+LEAST = 6
+"""Answers, or raters, or scenes, below which a bootstrap is no interval."""
 
 
 def score_study(answers: Sequence[Path], key: Path) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def _bare(found: dict[str, Any], few: bool = False) -> dict[str, Any]:
 
 
 def _meeting(
-    bootstrap: Bootstrap,
+    bootstrap: Crossed,
     a: str,
     b: str,
     sides: Sequence[tuple[str, str]],
@@ -98,9 +100,18 @@ def _meeting(
     differences = {}
     for name, grid in ratings.items():
         mine, other = (np.where(met, _of(grid, sides, strategy), np.nan) for strategy in (a, b))
-        found = compare(bootstrap, mine, other, "higher")
-        differences[name] = None if found is None else _bare(found)
+        over = bootstrap.interval(mine - other)
+        differences[name] = None if over is None else _bare(over.to_dict() | {"verdict": _verdict(over)})
     return {"a": a, "b": b, **shares, "differences": differences}
+
+
+def _verdict(difference: Interval) -> str:
+    """better, worse, tie (the interval holds 0), or few."""
+    if difference.n < LEAST:
+        return "few"
+    if difference.low <= 0 <= difference.high:
+        return "tie"
+    return "better" if difference.mean > 0 else "worse"
 
 
 def _alpha(grid: Grid) -> dict[str, Any]:

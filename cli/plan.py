@@ -1,0 +1,63 @@
+"""rollout bench plan: how large a run must be to see a difference."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rollout.cli.options import Plugin, load_plugins
+from rollout.errors import SuiteError
+
+__all__ = ["plan"]
+
+
+def plan(
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="A shipped suite or a .toml file.")],
+    see: Annotated[str, typer.Option(metavar="METRIC=DIFFERENCE", help="What to see, such as reaction=1.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The pilot's folder; default: runs/SUITE.")] = None,
+    plugin: Plugin = None,
+) -> None:
+    """How many prompts, seeds and minutes would see a difference, from what varied in a finished run of the suite."""
+    load_plugins(plugin)
+    from rich.console import Console
+    from rich.table import Table
+
+    from rollout.benchmarks.power import plan_run
+    from rollout.benchmarks.results import number
+    from rollout.benchmarks.suites.reader import load_suite
+
+    metric, difference = _asked(see)
+    name = load_suite(suite, metrics=False).name
+    folder = out or Path("runs") / name
+    planned = plan_run(folder, name, metric, difference)
+    seeds = "seed" if planned.seeds == 1 else "seeds"
+    print(
+        f"{folder}: {planned.strategies} strategies x {planned.prompts} prompts x {planned.seeds} {seeds} could have seen "
+        f"{number(planned.visible)} {planned.unit} of {metric} ({planned.pair[0]} against {planned.pair[1]} varies most)"
+    )
+    if planned.sizes:
+        print(f"to see {difference:g} {planned.unit} in four of five runs:")
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("prompts", "seeds", "rollouts", "of them new", "minutes"):
+            table.add_column(column, justify="right")
+        for size in planned.sizes:
+            minutes = f"{size.minutes:.0f}" if size.minutes >= 10 else f"{size.minutes:.1f}"
+            table.add_row(*map(str, (size.prompts, size.seeds, size.rollouts, size.new)), minutes)
+        Console(markup=False).print(table)
+        print("prompts are the suite's draw, seeds its seeds, or --add-seeds of 'rollout bench run'")
+    else:
+        print(f"no run of a sensible size would see {difference:g} {planned.unit}")
+    for note in planned.notes:
+        print(f"note: {note}")
+
+
+def _asked(see: str) -> tuple[str, float]:
+    """METRIC=DIFFERENCE. Raises SuiteError."""
+    metric, _, text = see.rpartition("=")
+    try:
+        difference = float(text)
+    except ValueError:
+        difference = 0.0
+    if not metric or not 0 < difference < float("inf"):
+        raise SuiteError(f"--see {see!r} is not METRIC=DIFFERENCE with a number above 0. Write --see action=0.02.")
+    return metric, difference
