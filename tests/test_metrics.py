@@ -5,20 +5,28 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from rollout import preset
 from rollout.backends.sprites import spec
 from rollout.backends.sprites.truth import SpriteWorld
 from rollout.benchmarks.metrics import METRICS, metric
+from rollout.benchmarks.metrics.cost import Generated, generated
 from rollout.benchmarks.metrics.sample import Sample, sample_of_run
+from rollout.cache import kv_bytes
 from rollout.errors import BackendError, OutputError, SpecError
+from rollout.fork import History
+from rollout.job import Job
+from rollout.recipe import Recipe
 from rollout.registry import register
 from rollout.script import Script
 from rollout.video import Frames
 from rollout.world import Act
+from tests.conftest import micro_backend
 
 GIVEN = 2
 
@@ -163,6 +171,50 @@ def test_every_metric_defines_itself_and_measures_one_frame_and_many() -> None:
         assert m.about, name
         if m.needs == "video":
             assert value(name, one) is None
+
+
+def rolled(folder: Path, name: str, text: str, **more: Any) -> Sample:
+    """A run of the micro model into a folder, read back."""
+    folder.mkdir()
+    recipe = more.pop("recipe", None) or Recipe(preset(name), text)
+    for _ in Job(micro_backend(torch.float32), recipe, folder, latents=True, **more).run():
+        pass
+    return sample_of_run(folder)
+
+
+@pytest.mark.parametrize(("name", "copies"), [("self-forcing", 0), ("infinity-rope", 1), ("memrope", 3 + 2 * 2)])
+def test_kv_mib_counts_the_window_and_every_raw_copy(tmp_path: Path, name: str, copies: int) -> None:
+    """Copies in halves of a cached frame: a sink's raw keys are one, a memory's exact keys and values two."""
+    sample = rolled(tmp_path / "run", name, "a red circle jumps[9s]")
+    window = kv_bytes(micro_backend().spec, preset(name).policy.window, 1, torch.float32)
+    half = kv_bytes(micro_backend().spec, 1, 1, torch.float32) / 2
+    assert value("kv_mib", sample) == pytest.approx((window + copies * half) / 2**20)
+
+
+def test_a_fork_counts_the_passes_of_the_blocks_that_it_generated(tmp_path: Path) -> None:
+    """The replay of the shared history takes fewer passes a block, and a recache there takes further ones."""
+    text = "a red circle jumps[2.25s] | a red circle spins[1.125s] | a red circle spins[2.25s]"
+    whole = rolled(tmp_path / "whole", "longlive", text)
+    history = History.of(tmp_path / "whole")
+    recipe = history.branch(9, micro_backend().spec)
+    fork = rolled(tmp_path / "fork", "", "", recipe=recipe, history=history.latents[:27])
+    assert value("forwards", whole) == (15 * 5 + 3) / 15  # one recache, of three blocks
+    assert value("forwards", fork) == 5.0
+    assert Generated(6, 18, 30, 0, 0.0) == replace(generated(fork), rotated_bytes=0, seconds=0.0)
+    costs = fork.record["costs"]
+    assert value("rotated_mib", fork) > 1.3 * costs["rotated_bytes"] / 2**20 / costs["blocks"]
+    assert generated(fork).seconds < fork.record["timings"]["generate_seconds"]
+
+
+def test_seconds_are_those_of_the_frames_that_were_generated() -> None:
+    encoded = {"blocks": 4, "forwards": 4, "rotated_bytes": 0, "seconds": 2.0}
+    costs = {"blocks": 10, "forwards": 34, "rotated_bytes": 0, "encoded": encoded}
+    record = {"costs": costs, "timings": {"generate_seconds": 11.0, "frames": 30}}
+    fork = Sample(Path("none"), 8.0, spec(), record=record)
+    assert value("seconds_per_frame", fork) == (11 - 2) / (30 - 12)
+    assert value("seconds_per_frame", replace(fork, spec=replace(spec(), stride=4))) == 9 / (117 - 45)
+    encoded["blocks"] = 10
+    assert value("seconds_per_frame", fork) is None
 
 
 def tiny_vit(folder: Path) -> Path:
