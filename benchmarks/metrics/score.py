@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from rollout.benchmarks.metrics.sample import Sample
 
+__all__ = ["Better", "Curve", "Metric", "Score"]
+
 Better = Literal["higher", "lower", "one", "zero", "neither"]
+"""What is better: a higher or a lower mean, or one that is nearer to 1 or to 0, whichever side of it a rollout lies on."""
 
 
 @dataclass(frozen=True)
