@@ -15,7 +15,7 @@ from rollout import preset
 from rollout.backends.sprites import spec
 from rollout.backends.sprites.grammar import SHAPES
 from rollout.backends.sprites.truth import SpriteWorld
-from rollout.benchmarks.metrics import METRICS, metric
+from rollout.benchmarks.metrics import METRICS, code, metric
 from rollout.benchmarks.metrics.cost import Generated, generated
 from rollout.benchmarks.metrics.features import resize
 from rollout.benchmarks.metrics.sample import Sample, sample_of_run
@@ -24,7 +24,7 @@ from rollout.errors import BackendError, OutputError, SpecError
 from rollout.fork import History
 from rollout.job import Job
 from rollout.recipe import Recipe
-from rollout.registry import register
+from rollout.registry import load_plugin, register
 from rollout.script import Script
 from rollout.video import Frames
 from rollout.world import Act
@@ -340,6 +340,54 @@ def test_what_is_no_metric_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     register("metrics", "no-metric")(lambda sample: 1.0)
     with pytest.raises(SpecError, match="is no rollout"):
         metric("no-metric")
+
+
+def codes(*names: str) -> list[str]:
+    return [metric(name).code for name in names]
+
+
+@pytest.mark.parametrize(
+    ("module", "concerned"),
+    [
+        ("rollout.backends.sprites.trackers", {"action", "action:42", "landmark", "reaction"}),
+        ("rollout.benchmarks.metrics.span", {"action:42"}),
+        ("rollout.benchmarks.metrics.cost", {"kv_mib"}),
+        ("rollout.benchmarks.metrics.video", {"consistency@pool8", "seam"}),
+    ],
+)
+def test_a_corrected_metric_has_another_identity(
+    module: str, concerned: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("action", "action:42", "landmark", "reaction", "kv_mib", "consistency@pool8", "seam")
+    before, find = codes(*names), code._source
+    edited = tmp_path / "edited.py"
+    edited.write_bytes(find(module).read_bytes() + b"# corrected\n")
+    assert codes(*names) == before
+    monkeypatch.setattr(code, "_source", lambda name: edited if name == module else find(name))
+    assert {n for n, a, b in zip(names, before, codes(*names), strict=True) if a != b} == concerned
+
+
+def test_an_extractor_is_part_of_what_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find, before = code._source, codes("consistency@pool8", "drift@pool8")
+    edited = tmp_path / "features.py"
+    edited.write_text(find("rollout.benchmarks.metrics.features").read_text().replace("(8, 8)", "(9, 9)"))
+    monkeypatch.setattr(code, "_source", lambda name: edited if name.endswith("metrics.features") else find(name))
+    assert not set(before) & set(codes("consistency@pool8", "drift@pool8"))
+
+
+def test_a_plugins_metric_has_the_identity_of_its_file(tmp_path: Path) -> None:
+    text = """from rollout.benchmarks.metrics import Metric, Score
+from rollout.registry import load_plugin, register
+
+register("metrics", "brightness")(Metric("brightness", lambda sample: Score({}), "share", "neither", "How bright."))
+"""
+    plugin = tmp_path / "bright.py"
+    seen = []
+    for value in ("1.0", "2.0", "1.0"):
+        plugin.write_text(text.format(value))
+        load_plugin(plugin)
+        seen.append(metric("brightness").code)
+    assert seen[0] == seen[2] != seen[1]
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING
 
 from rollout.benchmarks.metrics import cost, events, video, world
 from rollout.benchmarks.metrics.features import check_extractor, label
-from rollout.benchmarks.metrics.sample import mean
 from rollout.benchmarks.metrics.score import Better, Curve, Metric, Score
+from rollout.benchmarks.metrics.span import SPAN, until
 from rollout.errors import SpecError
 from rollout.registry import find, names
 
 if TYPE_CHECKING:
     from rollout.benchmarks.metrics.sample import Sample
 
-__all__ = ["METRICS", "Curve", "Metric", "Score", "metric"]
+__all__ = ["METRICS", "SPAN", "Curve", "Metric", "Score", "metric"]
 
-SPAN = 15
-"""Latent frames that a metric's `:N` form looks at."""
 VBENCH = "VBench, arXiv 2311.17982"
 OF_FEATURES: dict[str, tuple[Callable[[str], Callable[["Sample"], Score | None]], str, Better, str, str]] = {
     "consistency": (video.consistency, "cosine", "higher", "video", VBENCH),
@@ -73,17 +71,17 @@ def _of_world(kind: str, name: str, unit: str = "share", called: str = "") -> Me
     )
 
 
-SHARES = ("identity", "colour", "shape", "action", "light", "background", "ground", "landmark", "mark")
-"""Properties and groups of a world whose share of right frames is a metric under their own name."""
-ERRORS = {"position": "px", "tint": "brightness", "hue": "degrees"}
-"""Properties whose mean error is one, and its unit."""
-SCENE = ("background", "ground", "landmark")
 def _of_features(kind: str, extractor: str) -> Metric:
     """A metric that compares an extractor's features, `KIND@EXTRACTOR`."""
     make, unit, better, needs, source = OF_FEATURES[kind]
     return replace(_of(make(extractor), unit, better, needs, source, f"{kind}@{label(extractor)}"), about=_about(make))
 
 
+SHARES = ("identity", "colour", "shape", "action", "light", "background", "ground", "landmark", "mark")
+"""Properties and groups of a world whose share of right frames is a metric under their own name."""
+ERRORS = {"position": "px", "tint": "brightness", "hue": "degrees"}
+"""Properties whose mean error is one, and its unit."""
+SCENE = ("background", "ground", "landmark")
 _ALL = [
     *(_of_world("right", name, "share", name) for name in SHARES),
     *(_of_world("error", name, unit, name) for name, unit in ERRORS.items()),
@@ -123,7 +121,9 @@ def metric(name: str) -> Metric:
         found = find("metrics", base)
         if not isinstance(found, Metric):
             raise SpecError(f"the metric {base!r} is no rollout.benchmarks.metrics.Metric but {found!r}.")
-    return replace(found, name=f"{found.name}:{span}", measure=_until(found, int(span))) if colon else found
+    if not colon:
+        return found
+    return replace(found, name=f"{found.name}:{span}", measure=until(found, int(span)), uses=found.modules)
 
 
 def _of_property(kind: str, name: str) -> Metric:
@@ -134,24 +134,3 @@ def _of_property(kind: str, name: str) -> Metric:
             described = place.properties.get(name)
             return _of_world(kind, name, "share" if described is None or kind != "error" else described.unit)
     raise SpecError(f"no backend's world has the property {name!r}, so there is no metric '{kind}@{name}'.")
-
-
-def _until(whole: Metric, end: int) -> Callable[["Sample"], Score | None]:
-    """A metric over the 15 latent frames before frame `end`: the mean of its curve there."""
-
-    def measure(sample: "Sample") -> Score | None:
-        found = whole.measure(sample)
-        if found is None:
-            return None
-        if found.curve is None:
-            raise SpecError(
-                f"the metric {whole.name!r} has no curve over time, so ':{end}' means nothing. Leave it out."
-            )
-        low, high = float(end - SPAN), float(end)
-        if found.curve.unit == "s":
-            low, high = sample.seconds(max(0, end - SPAN)), sample.seconds(end)
-        return Score(
-            mean(y for x, y in zip(found.curve.x, found.curve.y, strict=True) if y is not None and low <= x < high)
-        )
-
-    return measure
