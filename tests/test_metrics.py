@@ -156,6 +156,22 @@ def test_consistency_is_vbenchs_formula() -> None:
     assert value("dynamic@difference", still) == 0
 
 
+def test_consistency_from_truth_does_not_reward_stillness() -> None:
+    walker, stander = (filmed(f"a red circle {action} on navy[4s]") for action in ("walks right", "stands"))
+    assert value("consistency@pool8", stander) == pytest.approx(1, abs=1e-6)
+    assert value("consistency@pool8", walker) < 0.95
+    for true in (walker, stander):
+        assert value("consistency_from_truth@pool8", true) == pytest.approx(0, abs=1e-9)
+    lazy = replace(walker, video=stander.video)  # asked to walk, and stands
+    assert value("consistency_from_truth@pool8", lazy) == pytest.approx(1 - value("consistency@pool8", walker))
+    odd = np.arange(len(walker.video))[:, None, None, None] % 2 == 1
+    flashing = replace(walker, video=np.where(odd, 255 - walker.video, walker.video))
+    score = metric("consistency_from_truth@pool8").measure(flashing)
+    assert score.value < -0.2
+    assert np.mean(score.curve.y) == pytest.approx(score.value)
+    assert value("consistency_from_truth@pool8:21", flashing) < -0.2
+
+
 def test_drift_is_similarity_against_distance() -> None:
     sample = turning(160, 0.5)
     found = metric("drift@pool8").measure(sample)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rollout.benchmarks.metrics import cost, events, video, world
+from rollout.benchmarks.metrics import cost, events, truth, video, world
 from rollout.benchmarks.metrics.features import check_extractor, label
 from rollout.benchmarks.metrics.score import Better, Curve, Metric, Score
 from rollout.benchmarks.metrics.span import SPAN, until
@@ -28,6 +28,7 @@ OF_FEATURES: dict[str, tuple[Callable[[str], Callable[["Sample"], Score | None]]
         "video",
         "VBench-Long, in the code of arXiv 2311.17982",
     ),
+    "consistency_from_truth": (truth.consistency_from_truth, "cosine", "zero", "world", VBENCH),
     "drift": (video.drift, "cosine a minute", "higher", "video", ""),
 }
 """Metrics that compare features, made for an extractor: with unit, what is better, what they need, and source."""
