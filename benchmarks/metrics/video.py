@@ -110,7 +110,10 @@ def drift(extractor: str) -> Callable[[Sample], Score | None]:
 
 
 def flicker(sample: Sample) -> Score | None:
-    """VBench's temporal flickering without its choice of static videos: 1 - mean |difference of neighbours| / 255."""
+    """VBench's temporal flickering without its choice of static videos: 1 - mean |difference of neighbours| / 255.
+
+    A video that stands still has 1, and one that moves has less.
+    """
     change = sample.changes.mean
     return Score(1 - change.mean() / 255) if len(change) else None
 
@@ -118,7 +121,8 @@ def flicker(sample: Sample) -> Score | None:
 def smoothness(sample: Sample) -> Score | None:
     """VBench's motion smoothness, linear interpolation for its network: 1 - mean |frame - mean of its neighbours| / 255.
 
-    As there over every second frame: the first, third, ... are what is interpolated between, the others what is compared.
+    As there over every second frame: the first, third, ... are what is interpolated between, the others what is compared. A
+    video that stands still has 1.
     """
     bend = sample.changes.bend[::2]  # centred on frames 1, 3, ...
     return Score(1 - bend.mean() / 255) if len(bend) else None
