@@ -1,4 +1,4 @@
-"""A run's videos in the layout that VBench's own tool reads (arXiv 2311.17982, `--mode custom_input`)."""
+"""A run's videos in the layouts that VBench's own tools read (arXiv 2311.17982): VBench's, and VBench-Long's."""
 
 import json
 import os
@@ -7,22 +7,30 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rollout.benchmarks.metrics.video import LONG
 from rollout.benchmarks.run import read_plan
 from rollout.benchmarks.store import Store
 from rollout.errors import OutputError
 from rollout.files import new_folder, write_text
 from rollout.script import Script
 from rollout.strategy import Strategy
+from rollout.video import frames_in, video_fps
+
+__all__ = ["export_vbench"]
 
 
-def export_vbench(folders: Sequence[Path], out: Path) -> dict[str, int]:
-    """Write OUT/STRATEGY/PROMPT-N.mp4 and OUT/STRATEGY/prompts.json, {file: prompt}, for `--prompt_file`; videos a strategy.
+def export_vbench(folders: Sequence[Path], out: Path, *, long: bool = False) -> dict[str, int]:
+    """Write OUT/STRATEGY/PROMPT-N.mp4 for VBench's `custom_input`, or `long_custom_input` of VBench-Long; videos a strategy.
 
-    A prompt of several shots goes by its first; VBench judges a video by one. Raises OutputError.
+    VBench also gets OUT/STRATEGY/prompts.json, {file: prompt}, for `--prompt_file`; VBench-Long takes none and cuts its
+    clips itself. A prompt of several shots goes by its first; VBench judges a video by one. Raises OutputError, also for
+    videos of 5 s and more that are not for VBench-Long.
     """
     videos = [video for folder in folders for video in _videos(folder)]
     if not videos:
         raise OutputError(f"there is no video in {', '.join(map(str, folders))}. Give folders of finished runs.")
+    if not long:
+        _refuse_long(videos)
     new_folder(out)
     prompts: dict[str, dict[str, str]] = {}
     for strategy, prompt, path in videos:
@@ -38,9 +46,20 @@ def export_vbench(folders: Sequence[Path], out: Path) -> dict[str, int]:
             os.link(path, target)
         except OSError:
             shutil.copyfile(path, target)
-    for name, listed in prompts.items():
+    for name, listed in prompts.items() if not long else ():
         write_text(out / name / "prompts.json", json.dumps(listed, indent=1, ensure_ascii=False) + "\n")
     return {name: len(listed) for name, listed in prompts.items()}
+
+
+def _refuse_long(videos: Sequence[tuple[str, str, Path]]) -> None:
+    """Raise OutputError for a video that VBench itself would score by VBench-Long."""
+    for _, _, path in videos:
+        seconds = frames_in(path) / video_fps(path)
+        if seconds >= LONG:
+            raise OutputError(
+                f"{path} lasts {seconds:.1f} s, and VBench scores videos of {LONG:g} s and more by VBench-Long, in clips. "
+                "Use --format vbench-long."
+            )
 
 
 def _videos(folder: Path) -> Iterator[tuple[str, str, Path]]:

@@ -23,6 +23,7 @@ from rollout.cli.options import (
     load_plugins,
     told,
 )
+from rollout.errors import SpecError
 from rollout.explain.story import differ
 from rollout.explain.views import Mark, View, compare, views
 from rollout.plan import Step
@@ -33,6 +34,8 @@ from rollout.strategy import Strategy
 
 STEADY = 3
 """Blocks of an unchanging pattern that the table shows before it skips ahead."""
+SHOWN, PEAKS = 12, 5
+"""Blocks over which distances are shown, and frames at which they look near, without --all."""
 
 
 def explain(
@@ -50,10 +53,20 @@ def explain(
         Path | None, typer.Option(metavar="FILE", help="Write a page that steps through the blocks.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list with one object a block.")] = False,
+    coherence: Annotated[
+        bool,
+        typer.Option(
+            "--coherence", help="How far sinks and memory fall behind, and where they look near again to RoPE."
+        ),
+    ] = False,
     whole: Annotated[bool, typer.Option("--all", help="Print every block, also where nothing changes.")] = False,
     plugin: Plugin = None,
 ) -> None:
     """Show what a strategy caches and where in time it puts it, block by block, without a model."""
+    if coherence and any(option is not None for option in (against, png, html)):
+        raise SpecError(
+            "--coherence prints one strategy's distances as a table or as JSON. Leave out --against, --png and --html."
+        )
     load_plugins(plugin)
     strategy = compose(pos, cache, preset)
     name = preset or DEFAULT if pos is None and cache is None else str(strategy)
@@ -62,7 +75,9 @@ def explain(
     compared = [(name, strategy)] + ([] if against is None else [(against.strip(), find_strategy(against))])
     for _, one in compared:
         one.check(spec, plan.count(spec) * spec.block)
-    if png is not None or html is not None:
+    if coherence:
+        _coherence(strategy, plan, spec, as_json, whole)
+    elif png is not None or html is not None:
         _draw(compared, plan, spec, script, png, html)
     elif as_json:
         _json(compared, plan, spec)
@@ -89,6 +104,33 @@ def _json(compared: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec) ->
             row |= {mark.value: found.of(mark) for mark in (Mark.MOVED, Mark.MADE)}
         print(("[" if n == 0 else ",\n ") + json.dumps(row), end="")
     print("]")
+
+
+def _coherence(strategy: Strategy, plan: Script, spec: Spec, as_json: bool, whole: bool) -> None:
+    """The distances of sinks and memory over time, and the frames at which they look near again."""
+    from rollout.explain.coherence import again, over_time, peaks, to_dict
+    from rollout.plan import simulate
+
+    steps = list(simulate(strategy, plan.blocks(spec), spec))
+    if as_json:
+        print(json.dumps({"strategy": str(strategy)} | to_dict(steps, spec), indent=1))
+        return
+    print(f"{strategy}  on {spec.name}: {spec.axes[0]} rotary pairs of time, trained on {spec.trained} frames")
+    heads, rows = over_time(steps, spec)
+    if not rows:
+        print("It keeps no sinks and no memory: nothing that it caches grows old.")
+        return
+    _print(heads, rows[:: 1 if whole else -(-len(rows) // SHOWN)])
+    beyond = peaks(steps, spec)
+    if not beyond:
+        print(
+            f"No distance is as long as the {spec.trained} trained frames: no cached frame can look nearer than it did there."
+        )
+        return
+    print(
+        f"Beyond {spec.trained} frames a block may slip onto a cached frame that looks near (1: as if it were there):"
+    )
+    _print(*again(beyond if whole else beyond[:PEAKS], spec))
 
 
 def _draw(

@@ -11,6 +11,7 @@ class Format(StrEnum):
     """Layouts."""
 
     VBENCH = "vbench"
+    VBENCH_LONG = "vbench-long"
 
 
 def export(
@@ -19,11 +20,15 @@ def export(
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
     layout: Annotated[
-        Format, typer.Option("--format", help="vbench: a folder a strategy of PROMPT-N.mp4, and prompts.json.")
+        Format,
+        typer.Option(
+            "--format",
+            help="vbench: a folder a strategy of PROMPT-N.mp4, and prompts.json; of 5 s and more: vbench-long.",
+        ),
     ] = Format.VBENCH,
 ) -> None:
-    """Write a folder a strategy that VBench's own tool reads."""
+    """Write a folder a strategy that VBench's own tools read."""
     from rollout.benchmarks.export import export_vbench
 
-    for name, count in export_vbench(folders, out).items():
+    for name, count in export_vbench(folders, out, long=layout is Format.VBENCH_LONG).items():
         print(f"{out / name}: {count} videos")

@@ -18,7 +18,7 @@ def score(
         typer.Option(
             "--metrics",
             metavar="A,B",
-            help="Such as consistency@dino-vitb16; default: all that apply and need no weights.",
+            help="Such as consistency@lite0; default: all that apply and need no weights.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, curves included.")] = False,

@@ -37,6 +37,22 @@ class Event:
 
 
 @dataclass
+class Encoded:
+    """What the given blocks of a rollout took so far, those of a prefix or of another run: encoded, and not sampled."""
+
+    blocks: int = 0
+    forwards: int = 0
+    rotated_bytes: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Encoded":
+        """From JSON. Raises ValueError, KeyError or TypeError."""
+        blocks, forwards, rotated = (_count(data[name]) for name in ("blocks", "forwards", "rotated_bytes"))
+        return cls(blocks, forwards, rotated, float(data["seconds"]))
+
+
+@dataclass
 class Progress:
     """A rollout between two blocks, or before a block that failed and will be tried again."""
 
@@ -57,6 +73,9 @@ class Progress:
     events: list[Event] = field(default_factory=list)
     forwards: int = 0
     switch_seconds: list[float] = field(default_factory=list)
+    encoded: Encoded = field(default_factory=Encoded)
+    held_bytes: int = 0
+    """The most that the cache held after a block: keys, values and their raw copies."""
 
     @property
     def next(self) -> int:
@@ -107,6 +126,8 @@ class Progress:
             events=[Event.from_dict(event) for event in data["events"]],
             forwards=_count(data["forwards"]),
             switch_seconds=[float(seconds) for seconds in data["switch_seconds"]],
+            encoded=Encoded.from_dict(data["encoded"]),
+            held_bytes=_count(data["held_bytes"]),
         )
         numbers = [found.shot, found.prompt, *(b.prompt for b in (found.last, found.block) if b is not None)]
         if max(numbers) >= len(texts) or found.prepared > 2:

@@ -20,6 +20,15 @@ def angles(indices: Sequence[int] | Tensor, pairs: int, theta: float = 10000.0) 
     return index[:, None] * frequency
 
 
+def coherence(distances: Sequence[int] | Tensor, pairs: int, theta: float = 10000.0) -> Tensor:
+    """How much a key at a temporal distance (n,) looks as if it were at distance 0: |mean of exp(i d theta_k)| over pairs.
+
+    1 at distance 0, and wherever all pairs come round; (n,) float64.
+    """
+    turns = angles(distances, pairs, theta)
+    return torch.polar(torch.ones_like(turns), turns).mean(1).abs()
+
+
 def table(
     frames: Sequence[int] | Tensor,
     grid: tuple[int, int],

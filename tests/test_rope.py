@@ -1,11 +1,15 @@
 """RoPE's invariances, as properties."""
 
+import cmath
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout.backend import split_pairs
-from rollout.rope import rotate, table
+from rollout.backends.sprites import spec
+from rollout.rope import coherence, rotate, table
 
 AXES = (4, 2, 2)
 GRID = (2, 3)
@@ -81,3 +85,23 @@ def test_a_million_frames_on_is_as_exact(seed: int, distance: int) -> None:
     near = scores(rotate(q, at(distance, dtype=torch.float32)), rotate(k, at(0, dtype=torch.float32)))
     far = scores(rotate(q, at(10**6 + distance, dtype=torch.float32)), rotate(k, at(10**6, dtype=torch.float32)))
     torch.testing.assert_close(far, near, rtol=0, atol=2e-5)
+
+
+@given(index, st.integers(1, 40))
+def test_coherence_is_the_mean_turn_of_all_pairs(distance: int, pairs: int) -> None:
+    turns = [cmath.exp(1j * distance * 10000 ** (-k / pairs)) for k in range(pairs)]
+    value = float(coherence([distance], pairs))
+    assert value == pytest.approx(abs(sum(turns)) / pairs, abs=1e-9)
+    assert 0 <= value <= 1 + 1e-12
+    assert float(coherence([-distance], pairs)) == pytest.approx(value, abs=1e-12)
+    assert float(coherence([0], pairs)) == pytest.approx(1)
+
+
+def test_the_sprites_clock_comes_round_at_57_and_half_way_at_38() -> None:
+    """Where walkers were seen to slip onto a sink: at distance 57 under window 6, at 38 under window 12."""
+    values = coherence(range(61), spec().axes[0], spec().theta)
+    assert float(values[57]) == pytest.approx(0.760, abs=1e-3)
+    assert float(values[38]) == pytest.approx(0.667, abs=1e-3)
+    assert int(values[21:].argmax()) + 21 == 57
+    assert values[38] > values[37]
+    assert values[38] > values[39]

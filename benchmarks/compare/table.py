@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rollout.benchmarks.compare.rows import changes
 from rollout.benchmarks.compare.runs import Run
 from rollout.benchmarks.metrics import metric
+from rollout.benchmarks.metrics.cost import generated
 from rollout.benchmarks.metrics.sample import applies
 from rollout.benchmarks.results import number
 
@@ -54,12 +55,8 @@ def _reactions(runs: Sequence[Run]) -> list[Line]:
 
 def _block(run: Run) -> float | None:
     """Milliseconds of a generated block, decoding and writing left out."""
-    record = run.sample.record
-    try:
-        made = record["costs"]["blocks"] - max(record["costs"]["given"], record.get("history") or 0)
-        return float(1000 * record["timings"]["generate_seconds"] / made) if made else None
-    except (KeyError, TypeError):
-        return None
+    part = generated(run.sample)
+    return 1000 * part.seconds / part.blocks if part and part.seconds is not None else None
 
 
 def markdown(runs: Sequence[Run], table: Sequence[Line]) -> str:

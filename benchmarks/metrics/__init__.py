@@ -6,25 +6,32 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rollout.benchmarks.metrics import cost, events, video, world
+from rollout.benchmarks.metrics import cost, events, truth, video, world
 from rollout.benchmarks.metrics.features import check_extractor, label
-from rollout.benchmarks.metrics.sample import mean
 from rollout.benchmarks.metrics.score import Better, Curve, Metric, Score
+from rollout.benchmarks.metrics.span import SPAN, until
 from rollout.errors import SpecError
 from rollout.registry import find, names
 
 if TYPE_CHECKING:
     from rollout.benchmarks.metrics.sample import Sample
 
-__all__ = ["METRICS", "Curve", "Metric", "Score", "metric"]
+__all__ = ["METRICS", "SPAN", "Curve", "Metric", "Score", "metric"]
 
-SPAN = 15
-"""Latent frames that a metric's `:N` form looks at."""
-EXTRACTING: dict[str, Callable[[str], Callable[["Sample"], Score | None]]] = {
-    "consistency": video.consistency,
-    "drift": video.drift,
+VBENCH = "VBench, arXiv 2311.17982"
+OF_FEATURES: dict[str, tuple[Callable[[str], Callable[["Sample"], Score | None]], str, Better, str, str]] = {
+    "consistency": (video.consistency, "cosine", "higher", "video", VBENCH),
+    "consistency_long": (
+        video.consistency_long,
+        "cosine",
+        "higher",
+        "video",
+        "VBench-Long, in the code of arXiv 2311.17982",
+    ),
+    "consistency_from_truth": (truth.consistency_from_truth, "cosine", "zero", "world", VBENCH),
+    "drift": (video.drift, "cosine a minute", "higher", "video", ""),
 }
-"""Metrics that compare features, made for an extractor."""
+"""Metrics that compare features, made for an extractor: with unit, what is better, what they need, and source."""
 
 
 MATTERS = {
@@ -65,7 +72,12 @@ def _of_world(kind: str, name: str, unit: str = "share", called: str = "") -> Me
     )
 
 
-VBENCH = "VBench, arXiv 2311.17982"
+def _of_features(kind: str, extractor: str) -> Metric:
+    """A metric that compares an extractor's features, `KIND@EXTRACTOR`."""
+    make, unit, better, needs, source = OF_FEATURES[kind]
+    return replace(_of(make(extractor), unit, better, needs, source, f"{kind}@{label(extractor)}"), about=_about(make))
+
+
 SHARES = ("identity", "colour", "shape", "action", "light", "background", "ground", "landmark", "mark")
 """Properties and groups of a world whose share of right frames is a metric under their own name."""
 ERRORS = {"position": "px", "tint": "brightness", "hue": "degrees"}
@@ -92,31 +104,27 @@ _ALL = [
     _of(video.smoothness, "share", "higher", "video", VBENCH, "smoothness@linear"),
     _of(video.dynamic, "share", "neither", "video", VBENCH, "dynamic@difference"),
     *(_of(f, unit, "lower", "record", "", name) for name, (f, unit) in cost.COSTS.items()),
-    *(
-        replace(_of(make("pool8"), unit, "higher", "video", source, f"{name}@pool8"), about=_about(make))
-        for (name, make), unit, source in zip(
-            EXTRACTING.items(), ("cosine", "cosine a minute"), (VBENCH, ""), strict=True
-        )
-    ),
+    *(_of_features(kind, "pool8") for kind in OF_FEATURES),
 ]
 METRICS = {m.name: m for m in _ALL}
 
 
 def metric(name: str) -> Metric:
-    """A metric by its full name. Raises SpecError for a name, an extractor or a span that is none."""
+    """A metric by its full name. Raises SpecError for a name, an extractor or a span that is none, BackendError."""
     base, colon, span = name.rpartition(":") if re.search(r":\d+$", name) else (name, "", "")
     kind, at, extractor = base.partition("@")
-    if at and kind in EXTRACTING and base not in METRICS:
+    if at and kind in OF_FEATURES and base not in METRICS:
         check_extractor(extractor)
-        like = METRICS[f"{kind}@pool8"]
-        found = replace(like, name=f"{kind}@{label(extractor)}", measure=EXTRACTING[kind](extractor))
+        found = _of_features(kind, extractor)
     elif at and kind in world.OF_PROPERTY and base not in METRICS:
         found = _of_property(kind, extractor)
     else:
         found = find("metrics", base)
         if not isinstance(found, Metric):
             raise SpecError(f"the metric {base!r} is no rollout.benchmarks.metrics.Metric but {found!r}.")
-    return replace(found, name=f"{found.name}:{span}", measure=_until(found, int(span))) if colon else found
+    if not colon:
+        return found
+    return replace(found, name=f"{found.name}:{span}", measure=until(found, int(span)), uses=found.modules)
 
 
 def _of_property(kind: str, name: str) -> Metric:
@@ -127,24 +135,3 @@ def _of_property(kind: str, name: str) -> Metric:
             described = place.properties.get(name)
             return _of_world(kind, name, "share" if described is None or kind != "error" else described.unit)
     raise SpecError(f"no backend's world has the property {name!r}, so there is no metric '{kind}@{name}'.")
-
-
-def _until(whole: Metric, end: int) -> Callable[["Sample"], Score | None]:
-    """A metric over the 15 latent frames before frame `end`: the mean of its curve there."""
-
-    def measure(sample: "Sample") -> Score | None:
-        found = whole.measure(sample)
-        if found is None:
-            return None
-        if found.curve is None:
-            raise SpecError(
-                f"the metric {whole.name!r} has no curve over time, so ':{end}' means nothing. Leave it out."
-            )
-        low, high = float(end - SPAN), float(end)
-        if found.curve.unit == "s":
-            low, high = sample.seconds(max(0, end - SPAN)), sample.seconds(end)
-        return Score(
-            mean(y for x, y in zip(found.curve.x, found.curve.y, strict=True) if y is not None and low <= x < high)
-        )
-
-    return measure

@@ -1,41 +1,82 @@
-"""What a rollout cost, from its record. Times are of the machine and of whatever ran beside."""
+"""What a rollout cost, from its record. Times are of the machine and of whatever ran beside.
+
+Passes and times are those of the blocks that were generated: the blocks of a prefix, and those that a fork shares with
+its parent, are encoded and not sampled, and count neither above nor below.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from rollout.benchmarks.metrics.sample import Sample
 from rollout.benchmarks.metrics.score import Score
 
+__all__ = ["COSTS", "Generated", "generated"]
+
 MIB = 2**20
 
 
+@dataclass(frozen=True)
+class Generated:
+    """What a run generated, without the blocks that it was given, and what that took.
+
+    `seconds` leave decoding and writing out; `frames` are pixel frames; `forwards` the passes, replays included.
+    """
+
+    blocks: int
+    frames: int
+    forwards: int
+    rotated_bytes: int
+    seconds: float | None
+
+
+def generated(sample: Sample) -> Generated | None:
+    """What a run generated; None where its record does not say, or where it was given whole."""
+    costs, timings = sample.record.get("costs", {}), sample.record.get("timings", {})
+    encoded = costs.get("encoded")
+    if encoded is None or sample.spec is None or costs["blocks"] <= encoded["blocks"]:
+        return None
+    frames = [sample.pixel(blocks * sample.spec.block) for blocks in (encoded["blocks"], costs["blocks"])]
+    seconds = timings.get("generate_seconds")
+    return Generated(
+        costs["blocks"] - encoded["blocks"],
+        frames[1] - frames[0],
+        costs["forwards"] - encoded["forwards"],
+        costs["rotated_bytes"] - encoded["rotated_bytes"],
+        None if seconds is None else seconds - encoded["seconds"],
+    )
+
+
 def seconds_per_frame(sample: Sample) -> Score | None:
-    """Wall time of generation, decoding and writing left out, per pixel frame."""
-    times = sample.record.get("timings")
-    return Score(times["generate_seconds"] / times["frames"]) if times else None
+    """Wall time a generated pixel frame, decoding and writing left out."""
+    part = generated(sample)
+    return Score(part.seconds / part.frames) if part and part.seconds is not None else None
 
 
 def forwards(sample: Sample) -> Score | None:
-    """Passes of the model per generated block, replays included."""
-    costs = sample.record.get("costs")
-    return Score((costs["forwards"] - costs["given"]) / (costs["blocks"] - costs["given"])) if costs else None
+    """Passes of the model a generated block, replays included."""
+    part = generated(sample)
+    return Score(part.forwards / part.blocks) if part else None
 
 
 def bytes_held(sample: Sample) -> Score | None:
-    """Keys and values that the cache holds, MiB."""
-    costs = sample.record.get("costs")
-    return Score(costs["kv_bytes"] / MIB) if costs else None
+    """The most that the cache held after a block: keys and values of the whole window, and raw copies of both.
+
+    The copies are the raw keys of sinks and of frames that are dated anew, and a memory's keys and values in float32.
+    """
+    held = sample.record.get("costs", {}).get("held_bytes")
+    return None if held is None else Score(held / MIB)
 
 
 def bytes_rotated(sample: Sample) -> Score | None:
-    """Queries and keys that were rotated, MiB a block."""
-    costs = sample.record.get("costs")
-    return Score(costs["rotated_bytes"] / MIB / costs["blocks"]) if costs else None
+    """Queries and keys that were rotated, MiB a generated block."""
+    part = generated(sample)
+    return Score(part.rotated_bytes / MIB / part.blocks) if part else None
 
 
 def peak(sample: Sample) -> Score | None:
     """Peak memory of the rollout, MiB: allocated on a GPU, resident in the process on a CPU."""
-    found = sample.record.get("costs", {}).get("peak_bytes")
-    return Score(found / MIB) if found else None
+    most = sample.record.get("costs", {}).get("peak_bytes")
+    return Score(most / MIB) if most else None
 
 
 def switch_latency(sample: Sample) -> Score | None:

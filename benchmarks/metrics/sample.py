@@ -102,8 +102,8 @@ class Sample:
     def features(self, name: str) -> Tensor:
         """(N, D) unit vectors of every frame, by an extractor's name. Raises SpecError, BackendError."""
         if name not in self._features:
-            found = torch.cat([chunk.double().cpu() for chunk in extractor(name)(self.frames())])
-            self._features[name] = torch.nn.functional.normalize(found, dim=-1)
+            vectors = torch.cat([chunk.double().cpu() for chunk in extractor(name)(self.frames())])
+            self._features[name] = torch.nn.functional.normalize(vectors, dim=-1)
         return self._features[name]
 
     @cached_property

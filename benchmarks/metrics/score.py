@@ -4,10 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from rollout.benchmarks.metrics.code import digest, worlds
+
 if TYPE_CHECKING:
     from rollout.benchmarks.metrics.sample import Sample
 
+__all__ = ["Better", "Curve", "Metric", "Score"]
+
 Better = Literal["higher", "lower", "one", "zero", "neither"]
+"""What is better: a higher or a lower mean, or one that is nearer to 1 or to 0, whichever side of it a rollout lies on."""
 
 
 @dataclass(frozen=True)
@@ -51,3 +56,15 @@ class Metric:
     needs: Literal["video", "plan", "world", "record"] = "video"
     matters: float = 0.0
     """The smallest difference of means that is worth a mark: within it is equivalent, below it nothing is better or worse."""
+    uses: tuple[str, ...] = ()
+    """Modules beside that of `measure` on which the value depends, where that does not import them."""
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules on which the value depends, less what they import."""
+        return (getattr(self.measure, "__module__", None) or type(self.measure).__module__, *self.uses)
+
+    @property
+    def code(self) -> str:
+        """Identity of the source files on which the value depends: trackers and extractors with the formula."""
+        return digest((*self.modules, *(worlds() if self.needs == "world" else ())))

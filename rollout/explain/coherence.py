@@ -1,0 +1,136 @@
+"""How near the sinks and memory of a strategy look to rotary attention as they age: where an old frame comes round again.
+
+Rotary positions are clocks (RoFormer, arXiv 2104.09864): at a distance where most hands come round, a key looks as if it
+were at distance 0, and a block may take an old sink's place. Distances beyond the trained frames were never seen, so it
+is there that this happens; it can be said before any run.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from rollout.backend import Spec
+from rollout.plan import Step
+from rollout.rope import coherence
+from rollout.slots import Block, Role
+
+__all__ = ["Pair", "Reach", "again", "over_time", "peaks", "reaches", "to_dict"]
+
+PINNED = (Role.SINK, Role.MEMORY)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A frame of a block and a cached frame that it sees at a temporal distance."""
+
+    frame: int
+    role: Role
+    cached: int
+    distance: int
+    coherence: float
+
+
+@dataclass(frozen=True)
+class Reach:
+    """One block's sinks or memory: the least and the greatest distance, and the greatest coherence on the way."""
+
+    block: Block
+    role: Role
+    near: int
+    far: int
+    coherence: float
+
+
+def _curve(spec: Spec, steps: Iterable[Step]) -> tuple[list[list[Pair]], Tensor]:
+    """Every block's pairs of its frames with sinks and memory, and the coherence of all distances up to the greatest."""
+    blocks = [list(_distances(step)) for step in steps]
+    most = max((distance for block in blocks for *_, distance in block), default=0)
+    values = coherence(range(most + 2), spec.axes[0], spec.theta)
+    return [[Pair(*pair, float(values[pair[-1]])) for pair in block] for block in blocks], values
+
+
+def _distances(step: Step) -> Iterator[tuple[int, Role, int, int]]:
+    """(frame of the block, role, cached frame, temporal distance) of all that is pinned."""
+    for slot, index in zip(step.slots, step.placement.slots, strict=True):
+        if slot.role in PINNED:
+            for frame, own in zip(range(step.block.start, step.block.end), step.placement.block, strict=True):
+                yield frame, slot.role, slot.frame, abs(own - index)
+
+
+def reaches(steps: Iterable[Step], spec: Spec) -> list[Reach]:
+    """How far each block's sinks and memory lie behind it, block by block; nothing where it has none."""
+    steps = list(steps)
+    rows: list[Reach] = []
+    for step, pairs in zip(steps, _curve(spec, steps)[0], strict=True):
+        for role in PINNED:
+            own = [pair for pair in pairs if pair.role is role]
+            if own:
+                distances = [pair.distance for pair in own]
+                highest = max(pair.coherence for pair in own)
+                rows.append(Reach(step.block, role, min(distances), max(distances), highest))
+    return rows
+
+
+def peaks(steps: Iterable[Step], spec: Spec) -> list[Pair]:
+    """Where coherence is greatest beyond the trained frames, the greatest first: each peak's first frame.
+
+    A peak is a local maximum over distances; where none is in use, the one distance that looks nearest.
+    """
+    blocks, values = _curve(spec, steps)
+    earliest: dict[int, Pair] = {}
+    for pairs in blocks:
+        for pair in pairs:
+            if pair.distance >= spec.trained:
+                earliest.setdefault(pair.distance, pair)
+    tops = [d for d in earliest if values[d - 1] <= values[d] >= values[d + 1]]
+    beyond = [earliest[d] for d in tops or earliest]
+    ordered = sorted(beyond, key=lambda pair: -pair.coherence)
+    return ordered if tops else ordered[:1]
+
+
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+"""Heads and rows."""
+
+
+def over_time(steps: Iterable[Step], spec: Spec) -> Table:
+    """A row a block that has sinks or memory: their distances, and the greatest coherence among them."""
+    blocks: dict[int, dict[Role, Reach]] = {}
+    for reach in reaches(steps, spec):
+        blocks.setdefault(reach.block.index, {})[reach.role] = reach
+    roles = [role for role in PINNED if any(role in row for row in blocks.values())]
+    rows = []
+    for index, row in blocks.items():
+        block = next(iter(row.values())).block
+        cells = [str(index), f"{block.start}-{block.end - 1}"]
+        for role in roles:
+            own = row.get(role)
+            cells += ["", ""] if own is None else [f"{own.near}-{own.far}", f"{own.coherence:.2f}"]
+        rows.append(tuple(cells))
+    columns = (head for role in roles for head in (f"{role.value} at distance", "coherence up to"))
+    return ("block", "frames", *columns), rows
+
+
+def again(pairs: Iterable[Pair], spec: Spec) -> Table:
+    """A row a pair: when, how far, how near it looks, and which cached frame."""
+    rows: list[tuple[str, ...]] = []
+    for pair in pairs:
+        cells = (str(pair.frame), f"{spec.seconds(pair.frame):.2f}", str(pair.distance), f"{pair.coherence:.2f}")
+        rows.append((*cells, f"{pair.role.value} {pair.cached}"))
+    return ("frame", "second", "distance", "coherence", "of"), rows
+
+
+def to_dict(steps: Iterable[Step], spec: Spec) -> dict[str, Any]:
+    """All of it as JSON."""
+    steps = list(steps)
+    blocks = [
+        {"block": reach.block.index, "start": reach.block.start, "role": reach.role.value, "near": reach.near}
+        | {"far": reach.far, "coherence": round(reach.coherence, 6)}
+        for reach in reaches(steps, spec)
+    ]
+    top = [
+        asdict(pair) | {"coherence": round(pair.coherence, 6), "second": spec.seconds(pair.frame)}
+        for pair in peaks(steps, spec)
+    ]
+    return {"backend": spec.name, "pairs": spec.axes[0], "trained": spec.trained, "blocks": blocks, "peaks": top}
