@@ -105,9 +105,11 @@ class SpriteTransformer(nn.Module):
         self.time_modulation = nn.Linear(d, 6 * d)
         self.layers = nn.ModuleList(Layer(shape, i) for i in range(shape.layers))
         self.head_modulation = nn.Parameter(torch.randn(2, d) / math.sqrt(d))
+        # rotary positions are relative: without this, a token hardly learns which column of the picture a prompt names
+        self.places = nn.Parameter(torch.zeros(shape.grid[0] * shape.grid[1], d))
         self.head = nn.Linear(d, shape.channels)
         for name, p in self.named_parameters():
-            if p.ndim == 2 and "modulation" not in name:
+            if p.ndim == 2 and "modulation" not in name and name != "places":
                 nn.init.normal_(p, std=0.02) if "words" in name else nn.init.xavier_uniform_(p)
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
@@ -132,7 +134,7 @@ class SpriteTransformer(nn.Module):
         """x (B, F, C, h, w), t (B or 1, F or 1) in 0..1000, texts as `texts` gives them; gives x0 in x's shape."""
         time = self.time_out(F.silu(self.time_in(_sinusoid(t, self.shape.frequencies).to(x.dtype))))
         modulation = self.time_modulation(F.silu(time)).unflatten(-1, (6, -1))
-        y = self.embed(x.flatten(3).transpose(2, 3))
+        y = self.embed(x.flatten(3).transpose(2, 3)) + self.places
         for layer, text in zip(self.layers, texts, strict=True):
             y = layer(y, modulation, text, attend)
         shift, scale = (time[:, :, None] + self.head_modulation)[:, :, :, None].unbind(2)
