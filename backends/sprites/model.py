@@ -6,18 +6,26 @@ cache; training passes an `attend` that masks [clean | noisy] frames.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rollout.backend import Attend
-from rollout.backends.sprites.grammar import TOKENS
+from rollout.backends.sprites.grammar import SLOTS, TOKENS
 
 Pair = tuple[Tensor, Tensor]
 """Keys and values."""
+
+
+class Texts(NamedTuple):
+    """A prompt as the layers read it: every layer's keys and values, and the layout (B, F or 1, h*w, d)."""
+
+    pairs: list[Pair]
+    layout: Tensor
 
 
 @dataclass(frozen=True)
@@ -100,29 +108,32 @@ class SpriteTransformer(nn.Module):
         d = shape.dim
         self.embed = nn.Linear(shape.channels, d)
         self.words = nn.Embedding(TOKENS, d)
+        # where in the picture a word acts: cross-attention alone never learned which column "mark left" is
+        self.layout = nn.Embedding(TOKENS, shape.grid[0] * shape.grid[1] * d)
         self.text_in, self.text_out = nn.Linear(d, d), nn.Linear(d, d)
         self.time_in, self.time_out = nn.Linear(shape.frequencies, d), nn.Linear(d, d)
         self.time_modulation = nn.Linear(d, 6 * d)
         self.layers = nn.ModuleList(Layer(shape, i) for i in range(shape.layers))
         self.head_modulation = nn.Parameter(torch.randn(2, d) / math.sqrt(d))
-        # rotary positions are relative: without this, a token hardly learns which column of the picture a prompt names
-        self.places = nn.Parameter(torch.zeros(shape.grid[0] * shape.grid[1], d))
         self.head = nn.Linear(d, shape.channels)
         for name, p in self.named_parameters():
-            if p.ndim == 2 and "modulation" not in name and name != "places":
+            if p.ndim == 2 and "modulation" not in name:
                 nn.init.normal_(p, std=0.02) if "words" in name else nn.init.xavier_uniform_(p)
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
         nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.layout.weight)
 
     def encode(self, tokens: Tensor) -> Tensor:
-        """Text features (..., tokens, d) of token ids (..., tokens)."""
-        out: Tensor = self.text_out(F.gelu(self.text_in(self.words(tokens)), approximate="tanh"))
-        return out
+        """Features (..., tokens + h*w, d) of token ids (..., tokens): a prompt's words, then its layout."""
+        words = self.text_out(F.gelu(self.text_in(self.words(tokens)), approximate="tanh"))
+        layout = self.layout(tokens).sum(-2).unflatten(-1, (-1, words.shape[-1]))
+        return torch.cat([words, layout.to(words.dtype)], -2)
 
-    def texts(self, text: Tensor) -> list[Pair]:
-        """Every layer's keys and values of text features (B, F or 1, tokens, d): once a prompt is enough."""
-        return [layer.text(text) for layer in self.blocks()]
+    def texts(self, text: Tensor) -> Texts:
+        """What the layers read of features (B, F or 1, tokens + h*w, d): once a prompt is enough."""
+        words, layout = text.split([len(SLOTS), text.shape[-2] - len(SLOTS)], -2)
+        return Texts([layer.text(words) for layer in self.blocks()], layout)
 
     def blocks(self) -> Iterator[Layer]:
         """The layers, as what they are."""
@@ -130,12 +141,12 @@ class SpriteTransformer(nn.Module):
             assert isinstance(layer, Layer)
             yield layer
 
-    def forward(self, x: Tensor, t: Tensor, texts: Sequence[Pair], attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, texts: Texts, attend: Attend) -> Tensor:
         """x (B, F, C, h, w), t (B or 1, F or 1) in 0..1000, texts as `texts` gives them; gives x0 in x's shape."""
         time = self.time_out(F.silu(self.time_in(_sinusoid(t, self.shape.frequencies).to(x.dtype))))
         modulation = self.time_modulation(F.silu(time)).unflatten(-1, (6, -1))
-        y = self.embed(x.flatten(3).transpose(2, 3)) + self.places
-        for layer, text in zip(self.layers, texts, strict=True):
+        y = self.embed(x.flatten(3).transpose(2, 3)) + texts.layout
+        for layer, text in zip(self.layers, texts.pairs, strict=True):
             y = layer(y, modulation, text, attend)
         shift, scale = (time[:, :, None] + self.head_modulation)[:, :, :, None].unbind(2)
         out: Tensor = self.head(_norm(y) * (1 + scale) + shift)

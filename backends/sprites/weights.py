@@ -18,7 +18,7 @@ from rollout.backends.sprites import digest, weights_file
 from rollout.backends.sprites import spec as shipped_spec
 from rollout.backends.sprites.codec import Codec
 from rollout.backends.sprites.grammar import parse
-from rollout.backends.sprites.model import Pair, Shape, SpriteTransformer
+from rollout.backends.sprites.model import Shape, SpriteTransformer, Texts
 from rollout.backends.sprites.truth import SpriteWorld
 from rollout.backends.sprites.world import PIXELS
 from rollout.devices import find_device, find_dtype
@@ -64,7 +64,7 @@ class Sprites:
         self.model = model.to(self.device, dtype).eval().requires_grad_(False)
         for layer in self.model.blocks():
             layer.fuse()
-        self._texts: tuple[Tensor, list[Pair]] | None = None
+        self._texts: tuple[Tensor, Texts] | None = None
         self.codec, self.world = codec.to(self.device), SpriteWorld()
         size = (shape.channels, *shape.grid)
         base = shipped_spec()
@@ -83,7 +83,7 @@ class Sprites:
         )
 
     def encode(self, prompt: str) -> Tensor:
-        """Text features (1, 6, dim). Raises PromptError with the vocabulary."""
+        """Text features (1, 6 + h*w, dim). Raises PromptError with the vocabulary."""
         tokens = torch.tensor([parse(prompt).tokens()], device=self.device)
         with torch.no_grad():
             return self.model.encode(tokens)
