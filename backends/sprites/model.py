@@ -21,6 +21,10 @@ Pair = tuple[Tensor, Tensor]
 """Keys and values."""
 
 
+LAYOUT_GAIN = 16.0
+"""An embedded token is about 20 long: without a gain the layout would need thousands of steps to be heard beside it."""
+
+
 class Texts(NamedTuple):
     """A prompt as the layers read it: every layer's keys and values, and the layout (B, F or 1, h*w, d)."""
 
@@ -127,7 +131,7 @@ class SpriteTransformer(nn.Module):
     def encode(self, tokens: Tensor) -> Tensor:
         """Features (..., tokens + h*w, d) of token ids (..., tokens): a prompt's words, then its layout."""
         words = self.text_out(F.gelu(self.text_in(self.words(tokens)), approximate="tanh"))
-        layout = self.layout(tokens).sum(-2).unflatten(-1, (-1, words.shape[-1]))
+        layout = (LAYOUT_GAIN * self.layout(tokens).sum(-2)).unflatten(-1, (-1, words.shape[-1]))
         return torch.cat([words, layout.to(words.dtype)], -2)
 
     def texts(self, text: Tensor) -> Texts:
