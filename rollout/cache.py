@@ -109,7 +109,7 @@ class KVCache:
         """Everything that later blocks depend on, as JSON and as tensors on the CPU. Raises CacheError."""
         self._usable()
         slots = [
-            {"role": slot.role.value, "frame": slot.frame, "block": slot.block} | entry.to_dict()
+            {"role": slot.role.value, "frame": slot.frame, "block": slot.block, "scene": slot.scene} | entry.to_dict()
             for slot, entry in zip(self.slots, self._entries, strict=True)
         ]
         return {"slots": slots, "rotated": self._rows.rotated}, self._rows.pack(self._entries)
@@ -117,7 +117,7 @@ class KVCache:
     def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go back to a state, bit for bit. Raises ValueError, KeyError or TypeError where it is not whole."""
         told = state["slots"]
-        slots = tuple(Slot(Role(s["role"]), int(s["frame"]), int(s["block"])) for s in told)
+        slots = tuple(Slot(Role(s["role"]), int(s["frame"]), int(s["block"]), int(s.get("scene", 0))) for s in told)
         if in_order(slots) != slots or any(not 0 <= slot.frame < 2**53 for slot in slots):
             raise ValueError("its slots are out of order")
         entries = [Entry.from_dict(s) for s in told]

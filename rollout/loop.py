@@ -160,7 +160,7 @@ class Rollout(Iterator[Result]):
         if progress.prepared == 0:  # a block that is tried again is not prepared again
             if step.switch is not None:
                 begun = now(self.backend.device)
-                self._switch(step.switch, step.replay, prompt, block.frames)
+                self._switch(step.switch, step.replay, prompt, block)
                 progress.switch_seconds.append(now(self.backend.device) - begun)
             progress.prepared = 1
         if progress.prepared == 1:
@@ -194,7 +194,7 @@ class Rollout(Iterator[Result]):
         self.backend.denoise(x0, self.schedule.context, prompt, self.cache.writer(placement, slots))
         self.progress.forwards += 1
 
-    def _switch(self, edit: Edit, replay: Replay | None, prompt: Tensor, frames: int) -> None:
+    def _switch(self, edit: Edit, replay: Replay | None, prompt: Tensor, block: Block) -> None:
         """Apply the edit and encode the replayed frames again; a cache left half-way is marked unusable."""
         if replay is None:
             self.cache.apply(edit)
@@ -202,8 +202,8 @@ class Rollout(Iterator[Result]):
         missing = [f for f in replay.frames if f not in self._latents]
         if missing:
             raise RolloutError(f"frame {missing[0]} is to be encoded again, but only the last {self._hold} are held.")
-        passes = chunks(self.strategy, edit.slots, replay, frames, reach(self.strategy, self.backend.spec))
-        slots = iter(replayed(replay, frames))
+        passes = chunks(self.strategy, edit.slots, replay, block.frames, reach(self.strategy, self.backend.spec))
+        slots = iter(replayed(replay, block.frames, block.scene))
         try:
             self.cache.apply(edit)
             for part, placement in passes:
