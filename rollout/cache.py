@@ -164,6 +164,15 @@ class KVCache:
                     self._rows.put(layer, made[i], pair)
         self._changed(edit.slots, [entry or made[i] for i, entry in enumerate(entries)])
 
+    def exchange(self, slots: Iterable[int], a: int = 0, b: int = 1) -> None:
+        """Let the batch rows `a` and `b` of these slots change places; all layers or none. Raises CacheError."""
+        self._usable()
+        order = list(range(self._rows.batch))
+        order[a], order[b] = order[b], order[a]
+        with self._all_or_none("an exchange of batch rows"):
+            self._rows.exchange([self._entries[i] for i in slots], order)
+        self._changed(self.slots, self._entries)
+
     def _stays(self, edit: Edit, i: int) -> Entry | None:
         """The entry that a new slot takes over as it is, None where it must be computed."""
         row = edit.rows[i]
