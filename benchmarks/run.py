@@ -13,7 +13,7 @@ from rollout.backend import Spec
 from rollout.benchmarks.cell import Place, places
 from rollout.benchmarks.controls import Arm
 from rollout.benchmarks.executors.base import Attempt, Executor
-from rollout.benchmarks.executors.work import Setup, Task, metric_code
+from rollout.benchmarks.executors.work import Setup, Task
 from rollout.benchmarks.metrics import metric
 from rollout.benchmarks.store import Store
 from rollout.benchmarks.suites.suite import Suite
@@ -46,7 +46,7 @@ class Run:
         self.places = list(places(self.suite, device=self.setup.device))
         measured = {name: metric(name) for name in self.suite.metrics}
         self.names = {m.name: name for name, m in measured.items()}
-        self.codes = {m.name: metric_code(m, self.suite.backend) for m in measured.values()}
+        self.codes = {m.name: m.code for m in measured.values()}
         self.total = len({place.cell.address for place in self.places})
 
     def missing(self) -> list[Task]:

@@ -83,7 +83,7 @@ BAD = {
         5,
         "Did you mean 'position'?",
     ),
-    "unknown extractor": ('["action", "drift@pool9"]', '["action", "position:6"]', 5, "pool8, dino-vitb16"),
+    "unknown extractor": ('["action", "drift@pool9"]', '["action", "position:6"]', 5, "pool8, lite0"),
     "no metrics": ("metrics = []", 'metrics = ["action", "position:6"]', 7, "primary"),
     "metrics that are no texts": ("metrics = [1]", 'metrics = ["action", "position:6"]', 5, "list of texts"),
     "unknown baseline": ('baseline = "tall"', 'baseline = "short"', 6, "short, long, published"),

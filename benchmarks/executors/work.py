@@ -1,6 +1,5 @@
 """What a worker does: hold the model, roll a cell out, score it."""
 
-import inspect
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,11 +12,10 @@ import torch
 from rollout.backend import Backend
 from rollout.backends import Entry, load_backend
 from rollout.benchmarks.controls.truth import film_truth
-from rollout.benchmarks.metrics import Metric, Score, metric
+from rollout.benchmarks.metrics import Score, metric
 from rollout.benchmarks.metrics.sample import sample_of_run
 from rollout.benchmarks.store import Store
 from rollout.errors import RolloutError
-from rollout.files import fingerprint
 from rollout.job import Job
 from rollout.recipe import Donor, Recipe
 from rollout.record import read_record, write_record
@@ -140,19 +138,5 @@ def _scores(folder: Path, task: Task) -> dict[str, tuple[Score | None, str]]:
     """Scores, and the identity of each metric's code; what no model made, or two videos together, has no costs."""
     sample = sample_of_run(folder)
     costless = task.spec["strategy"] is None or task.spec["donor"] is not None
-    return {
-        m.name: (
-            None if costless and m.needs == "record" else m.measure(sample),
-            metric_code(m, task.spec["backend"]["name"]),
-        )
-        for m in map(metric, task.metrics)
-    }
-
-
-def metric_code(measured: Metric, backend: str) -> str:
-    """The identity of a metric's source, and of the backend's world where it reads that."""
-    code = str(getattr(measured, "code", "")) or fingerprint([Path(inspect.getfile(measured.measure))])[:16]
-    if measured.needs != "world":
-        return code
-    entry: Entry = find("backends", backend)
-    return f"{code} {entry.code('world')}"
+    measured = [metric(name) for name in task.metrics]
+    return {m.name: (None if costless and m.needs == "record" else m.measure(sample), m.code) for m in measured}
