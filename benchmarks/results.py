@@ -58,7 +58,7 @@ def section(run: Path) -> str:
     if found["claims"]:
         lines += [*_claims(found["claims"]), ""]
     shown = [found["metrics"][m["name"]] for m in plan["metrics"][:COLUMNS]]
-    return "\n".join([*lines, *_table(found), "", by_chance(shown, plan["baseline"]), *_sweep(found)]) + "\n"
+    return "\n".join([*lines, *_table(found), "", by_chance(shown, plan), *_sweep(found)]) + "\n"
 
 
 def _sweep(found: dict[str, Any]) -> list[str]:
@@ -131,9 +131,11 @@ def because(found: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def by_chance(metrics: Sequence[Mapping[str, Any]], baseline: str) -> str:
+def by_chance(metrics: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> str:
     """How many marks of a table are to be expected though nothing differs."""
-    tested = sum(pair["b"] == baseline and pair["p"] is not None for metric in metrics for pair in metric["pairs"])
+    if not plan.get("marks", True):
+        return "Nothing is marked: the suite is for a look, and too small for the differences that matter."
+    tested = sum(pair["b"] == plan["baseline"] and pair["p"] is not None for metric in metrics for pair in metric["pairs"])
     if not tested:
         return f"Nothing is marked: no comparison has {LEAST} prompts."
     wrong = tested * CERTAIN

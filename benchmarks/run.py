@@ -114,6 +114,7 @@ class Run:
             "seeds": list(suite.seeds),
             "added_seeds": list(self.added),
             "fixed": suite.fixed,
+            "marks": suite.marks,
             "prefix": suite.prefix,
             "axis": _axis(suite),
             "strategies": {name: _arm(name, suite, spec) for name in suite.along[0].arms},

@@ -69,6 +69,8 @@ def groups(plan: dict[str, Any]) -> dict[int | None, list[str]]:
 def _pairs(plan: dict[str, Any]) -> list[tuple[str, str]]:
     """Every strategy against the baseline, and against the others of its budget; controls are compared elsewhere."""
     base = plan["baseline"]
+    if not plan.get("marks", True):
+        return []
     strategies = [name for name, strategy in plan["strategies"].items() if not strategy.get("control")]
     pairs = [(name, base) for name in strategies if name != base]
     for window, names in groups(plan).items():

@@ -22,6 +22,7 @@ KEYS: dict[str, tuple[type, ...]] = {
     "draw": (int,),
     "seeds": (int, list),
     "fixed": (bool,),
+    "marks": (bool,),
     "prefix": (int,),
     "steps": (int,),
     "metrics": (list,),

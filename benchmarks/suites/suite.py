@@ -55,7 +55,8 @@ class Suite:
     """What is compared on what, by the names that tables show; `skipped` holds the grid's impossible combinations.
 
     `scripts`, `strategies` and `controls` are those at the first value of the axis; `levels` has them at every value, and is
-    empty without an axis. `fixed`: the prompts are all that there are, no sample.
+    empty without an axis. `fixed`: the prompts are all that there are, no sample. Without `marks` nothing is called better or
+    worse: the suite is for a look.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Suite:
     axis: Axis | None = None
     levels: tuple[Level, ...] = ()
     fixed: bool = False
+    marks: bool = True
 
     @property
     def along(self) -> tuple[Level, ...]:
