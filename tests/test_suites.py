@@ -2,22 +2,30 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout.backends import BACKENDS, Entry
+from rollout.backends.sprites.grammar import parse
 from rollout.benchmarks.cell import places
+from rollout.benchmarks.metrics.events import REACT
+from rollout.benchmarks.results import section
+from rollout.benchmarks.statistics import LEAST
 from rollout.benchmarks.suites.axis import in_seconds
 from rollout.benchmarks.suites.draws import draws
 from rollout.benchmarks.suites.lines import line_of
 from rollout.benchmarks.suites.reader import load_suite
 from rollout.benchmarks.suites.suite import SPACING, Axis, shipped
+from rollout.benchmarks.summary import summarise
 from rollout.errors import SuiteError
 from rollout.registry import find, names
 from rollout.script import Script
+from tests.finished_run import write_run
 
 GOOD = """name = "little"
 scripts = ["a {colour} circle jumps[1.5s]"]
@@ -64,6 +72,54 @@ def test_shipped_suites_are_valid(name: str) -> None:
     suite = load_suite(name)
     assert suite.name == name
     assert suite.about
+
+
+COMPARING = [name for name in shipped() if not name.startswith("model-")]
+"""Suites that compare strategies; the others say how good the model is."""
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_every_comparison_has_controls_and_prompts_for_a_mark(name: str) -> None:
+    suite = load_suite(name, metrics=False)
+    roles = Counter(arm.control for arm in suite.controls.values())
+    assert {"truth", "oracle", "amnesia"} <= set(roles)
+    assert roles["swap"] or not suite.marks
+    assert len(suite.scripts) >= LEAST or name == "smoke"
+    assert all(claim.source for claim in suite.claims)
+    assert suite.claims or not suite.marks or name in ("smoke", "head")
+    assert suite.fixed == (name == "action-control")
+
+
+def test_the_suites_fit_their_budgets() -> None:
+    """Latent frames: the whole set runs in about an hour of CPU, recall in a quarter, smoke in a minute of two cores."""
+    frames = {name: load_suite(name, metrics=False).frames for name in shipped()}
+    assert frames["recall"] < 60_000
+    assert frames["smoke"] < 2_000
+    assert max(n for name, n in frames.items() if name != "recall") < 28_000
+    assert sum(frames.values()) < 280_000
+
+
+@pytest.mark.parametrize("name", [n for n in COMPARING if "reaction" in load_suite(n, metrics=False).metrics])
+def test_a_reaction_is_watched_for_fifteen_windows(name: str) -> None:
+    """A change that is followed by another, or by a cut or the end, within 15 + 7 frames has no reaction."""
+    suite, spec = load_suite(name, metrics=False), find("backends", "sprites").spec()
+    for script in suite.scripts:
+        blocks = list(Script.parse(script).blocks(spec, first=suite.prefix))
+        prompts = [parse(prompt).action for prompt in Script.parse(script).prompts]
+        change = next(b.start for a, b in pairwise(blocks) if prompts[a.prompt] != prompts[b.prompt])
+        ends = [b.start for b in blocks if b.cut and b.start > change] + [blocks[-1].end]
+        assert min(ends) - change >= REACT + 7
+
+
+def test_a_suite_without_marks_compares_nothing(tmp_path: Path) -> None:
+    assert not load_suite("grid", metrics=False).marks
+    text = GOOD.replace("draw = 2", "draw = 2\nmarks = false")
+    with pytest.raises(SuiteError, match="Leave claims out"):
+        load_suite(write(tmp_path, text))
+    scores = {name: {"x": np.full((12, 1), float(n))} for n, name in enumerate(("base", "more"))}
+    found = summarise(write_run(tmp_path / "run", scores, marks=False))
+    assert found["metrics"]["x"]["pairs"] == []
+    assert "Nothing is marked: the suite is for a look" in section(tmp_path / "run")
 
 
 def test_the_long_horizon_runs_every_preset() -> None:

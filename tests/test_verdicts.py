@@ -184,7 +184,9 @@ def test_few_prompts_are_inconclusive_everywhere(tmp_path: Path) -> None:
     found = summarise(write_run(tmp_path / "run", values, claims=[claim("more", "base", "moves")]))
     assert {p["verdict"] for m in found["metrics"].values() for p in m["pairs"]} == {"inconclusive"}
     assert found["claims"][0]["shows"] == "inconclusive"
-    assert by_chance(list(found["metrics"].values()), found["plan"]) == "Nothing is marked: no comparison has 10 prompts."
+    assert (
+        by_chance(list(found["metrics"].values()), found["plan"]) == "Nothing is marked: no comparison has 10 prompts."
+    )
 
 
 def test_one_prompt_has_a_mean_and_no_interval(tmp_path: Path) -> None:
