@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from rollout.backend import Backend, Spec
 from rollout.errors import BackendError
+from rollout.files import fingerprint
 from rollout.registry import find
 
 if TYPE_CHECKING:  # a world's trackers need torch
@@ -52,6 +54,17 @@ class Entry:
         find_digest = getattr(import_module(self.module), "digest", None)
         found: str | None = None if find_digest is None else find_digest(model)
         return found
+
+    def code(self, part: Literal["model", "world"] = "model") -> str:
+        """The identity of the source files that a rollout, or what its world is and sees, depends on.
+
+        A backend's module may name them, without `.py`, in SOURCES; else they are all in its folder.
+        """
+        module = import_module(self.module)
+        own = Path(str(module.__file__))
+        named = getattr(module, "SOURCES", {}).get(part)
+        every = own.parent.glob("*.py") if hasattr(module, "__path__") else (own,)
+        return fingerprint(every if named is None else (own.with_name(f"{name}.py") for name in named))[:16]
 
 
 BACKENDS = {

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rollout.benchmarks.metrics.video import LONG
-from rollout.benchmarks.run import read_plan
+from rollout.benchmarks.run import read_plan, script_of
 from rollout.benchmarks.store import Store
 from rollout.errors import OutputError
 from rollout.files import new_folder, write_text
@@ -68,7 +68,7 @@ def _videos(folder: Path) -> Iterator[tuple[str, str, Path]]:
         plan, store = read_plan(folder), Store(folder)
         for cell in plan["cells"]:
             if store.done(cell["address"]):
-                prompt = Script.parse(plan["scripts"][cell["prompt"]]).prompts[0]
+                prompt = Script.parse(script_of(plan, cell)).prompts[0]
                 yield cell["strategy"], prompt, store.folder(cell["address"]) / "video.mp4"
         return
     try:

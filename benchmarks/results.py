@@ -58,19 +58,46 @@ def section(run: Path) -> str:
     if found["claims"]:
         lines += [*_claims(found["claims"]), ""]
     shown = [found["metrics"][m["name"]] for m in plan["metrics"][:COLUMNS]]
-    return "\n".join([*lines, *_table(found), "", by_chance(shown, plan["baseline"])]) + "\n"
+    return "\n".join([*lines, *_table(found), "", by_chance(shown, plan), *_sweep(found)]) + "\n"
+
+
+def _sweep(found: dict[str, Any]) -> list[str]:
+    """The primary metric along the suite's axis, and what each curve comes to; nothing without an axis."""
+    metric = found["metrics"][found["plan"]["primary"]]
+    if not metric["sweep"]:
+        return []
+    sweep = metric["sweep"]
+    kind = next((curve["fit"]["kind"] for curve in sweep["curves"].values() if curve["fit"]["kind"]), "fit")
+    heads = [f"{sweep['axis']} {value}" for value in sweep["values"]]
+    lines = ["", f"`{metric['name']}`, {metric['unit']}, along the axis:", ""]
+    lines += [f"| strategy | {' | '.join(heads)} | {kind} |", "|---|" + "---|" * (len(heads) + 1)]
+    for name, curve in sweep["curves"].items():
+        cells = [
+            number(mean) if mean is None or low is None else f"{number(mean)} ± {number((high - low) / 2)}"
+            for mean, low, high in zip(curve["mean"], curve["low"], curve["high"], strict=True)
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} | {fit_text(curve['fit']) or curve['fit']['reason']} |")
+    return lines
+
+
+def fit_text(fit: Mapping[str, Any]) -> str:
+    """A half-life or rate with its interval; nothing where there is none."""
+    if fit["value"] is None:
+        return ""
+    return f"{number(fit['value'])} [{number(fit['low'])}, {number(fit['high'])}]"
 
 
 def _facts(plan: dict[str, Any]) -> list[str]:
     machine, backend = plan["machine"], plan["backend"]
     weights = f"weights `{backend['weights']}`" if backend["weights"] else "weights unknown"
-    rollouts = len(plan["strategies"]) * len(plan["scripts"]) * len(plan["seeds"])
+    rollouts, axis = len({cell["address"] for cell in plan["cells"]}), plan.get("axis")
+    levels = f" x {len(axis['values'])} values of {axis['name']}" if axis else ""
     return [
         f"    rollout bench run {plan['suite']} --out DIR && rollout bench report DIR",
         "",
         f"{plan['planned']}; backend {backend['name']}, {weights}; rollout {plan['rollout']}, torch {machine['torch']}; "
         f"{machine['cores']} cores of {machine['processor']}, {plan['workers']} workers, {plan['threads']} thread each; "
-        f"{len(plan['strategies'])} strategies x {len(plan['scripts'])} prompts x {len(plan['seeds'])} seeds = "
+        f"{len(plan['strategies'])} strategies x {len(plan['scripts'])} prompts x {len(plan['seeds'])} seeds{levels} = "
         f"{rollouts} rollouts.",
     ]
 
@@ -104,9 +131,11 @@ def because(found: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def by_chance(metrics: Sequence[Mapping[str, Any]], baseline: str) -> str:
+def by_chance(metrics: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> str:
     """How many marks of a table are to be expected though nothing differs."""
-    tested = sum(pair["b"] == baseline and pair["p"] is not None for metric in metrics for pair in metric["pairs"])
+    if not plan.get("marks", True):
+        return "Nothing is marked: the suite is for a look, and too small for the differences that matter."
+    tested = sum(pair["b"] == plan["baseline"] and pair["p"] is not None for metric in metrics for pair in metric["pairs"])
     if not tested:
         return f"Nothing is marked: no comparison has {LEAST} prompts."
     wrong = tested * CERTAIN
@@ -129,7 +158,8 @@ def _table(found: dict[str, Any]) -> list[str]:
     for name in names:
         cells = [_cell(m, name, plan["baseline"]) for m in metrics]
         label = f"{name} (baseline)" if name == plan["baseline"] else name
-        rows.append(f"| {label} | {plan['strategies'][name]['window']} | " + " | ".join(cells) + " |")
+        window = plan["strategies"][name]["window"]
+        rows.append(f"| {label} | {'-' if window is None else window} | " + " | ".join(cells) + " |")
     return rows
 
 

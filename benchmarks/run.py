@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 from rollout import __version__
 from rollout.backend import Spec
 from rollout.benchmarks.cell import Place, places
+from rollout.benchmarks.controls import Arm
 from rollout.benchmarks.executors.base import Attempt, Executor
 from rollout.benchmarks.executors.work import Setup, Task
 from rollout.benchmarks.metrics import metric
@@ -23,7 +24,6 @@ from rollout.plan import simulate
 from rollout.record import machine
 from rollout.registry import find
 from rollout.script import Script
-from rollout.strategy import Strategy
 
 DRAWN = 120
 """Blocks of a strategy's picture at most."""
@@ -44,7 +44,9 @@ class Run:
     def __post_init__(self) -> None:
         self.store = Store(self.out)
         self.places = list(places(self.suite, device=self.setup.device))
-        self.names = {metric(name).name: name for name in self.suite.metrics}
+        measured = {name: metric(name) for name in self.suite.metrics}
+        self.names = {m.name: name for name, m in measured.items()}
+        self.codes = {m.name: m.code for m in measured.values()}
         self.total = len({place.cell.address for place in self.places})
 
     def missing(self) -> list[Task]:
@@ -54,7 +56,7 @@ class Run:
             address = place.cell.address
             if address in tasks:
                 continue
-            lacking = list(self.names) if self.again else self.store.lacking(address, list(self.names))
+            lacking = list(self.names) if self.again else self.store.lacking(address, self.codes)
             if lacking:
                 tasks[address] = Task(address, place.cell.to_dict(), tuple(self.names[n] for n in lacking))
         return list(tasks.values())
@@ -111,8 +113,11 @@ class Run:
             "scripts": list(suite.scripts),
             "seeds": list(suite.seeds),
             "added_seeds": list(self.added),
+            "fixed": suite.fixed,
+            "marks": suite.marks,
             "prefix": suite.prefix,
-            "strategies": {name: _strategy(s, suite, spec) for name, s in suite.strategies.items()},
+            "axis": _axis(suite),
+            "strategies": {name: _arm(name, suite, spec) for name in suite.along[0].arms},
             "cells": [_place(place) for place in self.places],
             "skipped": dict(suite.skipped),
             "machine": machine(),
@@ -125,14 +130,54 @@ class Run:
 
 
 def _place(place: Place) -> dict[str, Any]:
-    return {"address": place.cell.address, "strategy": place.strategy, "prompt": place.prompt, "seed": place.seed}
+    return {
+        "address": place.cell.address,
+        "strategy": place.strategy,
+        "prompt": place.prompt,
+        "seed": place.seed,
+        "axis": place.axis,
+    }
 
 
-def _strategy(strategy: Strategy, suite: Suite, spec: Spec) -> dict[str, Any]:
-    """A strategy for the report: its spec, its budget, and what it does to the cache over the first script."""
+def _axis(suite: Suite) -> dict[str, Any] | None:
+    """The axis for the report: its values, and the scripts at each."""
+    if suite.axis is None:
+        return None
+    scripts = [list(level.scripts) for level in suite.along]
+    return {"name": suite.axis.name, "values": list(suite.axis.values), "scripts": scripts}
+
+
+def _arm(name: str, suite: Suite, spec: Spec) -> dict[str, Any]:
+    """A strategy or control for the report: its spec, its budget, and what it does to the cache over the first script.
+
+    The budget is None where it changes along the axis, and of the world's own video; spec and steps are those at the axis'
+    first value.
+    """
+    arm, windows = suite.along[0].arms[name], {_window(level.arms[name]) for level in suite.along}
+    strategy = arm.strategy
     blocks = Script.parse(suite.scripts[0]).blocks(spec, first=suite.prefix)
-    steps = list(islice(told(simulate(strategy, blocks, spec)), DRAWN))
-    return {"text": str(strategy), "spec": strategy.to_dict(), "window": strategy.policy.window, "steps": steps}
+    steps = [] if strategy is None else list(islice(told(simulate(strategy, blocks, spec)), DRAWN))
+    shown = {
+        "text": str(arm),
+        "spec": None if strategy is None else strategy.to_dict(),
+        "window": windows.pop() if len(windows) == 1 else None,
+        "steps": steps,
+    }
+    if arm.text:
+        shown["specs"] = [s.to_dict() for level in suite.along if (s := level.arms[name].strategy) is not None]
+    if arm.control is not None:
+        shown["control"] = arm.control
+    return shown | ({"of": arm.of} if arm.of else {})
+
+
+def _window(arm: Arm) -> int | None:
+    return None if arm.strategy is None else arm.strategy.policy.window
+
+
+def script_of(plan: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
+    """The script of one of a plan's cells."""
+    scripts = plan["scripts"] if cell.get("axis") is None else plan["axis"]["scripts"][cell["axis"]]
+    return str(scripts[cell["prompt"]])
 
 
 def read_plan(out: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from rollout.errors import OutputError
 from rollout.files import alone, new_folder, write_text
 
 Found = dict[str, dict[str, Any]]
-"""A cell's scores by metric: {"value": ..., "curve": {"unit", "x", "y"} or absent}."""
+"""A cell's scores by metric: {"value": ..., "code": ..., "curve": {"unit", "x", "y"} or absent}."""
 
 
 class Store:
@@ -31,12 +31,15 @@ class Store:
         """The cell is whole."""
         return (self.folder(address) / "DONE").is_file()
 
-    def lacking(self, address: str, metrics: Sequence[str]) -> list[str]:
-        """The metrics that a cell has yet to be scored by; all of them where there is no cell."""
+    def lacking(self, address: str, metrics: Mapping[str, str]) -> list[str]:
+        """The metrics (by name: the identity of their code) that a cell has yet to be scored by, or was by other code.
+
+        All of them where there is no cell.
+        """
         if not self.done(address):
             return list(metrics)
-        have = self.scores(address)
-        return [name for name in metrics if name not in have]
+        known = self.scores(address)
+        return [name for name, code in metrics.items() if name not in known or known[name].get("code") != code]
 
     def scores(self, address: str) -> Found:
         """A cell's scores."""
@@ -69,11 +72,11 @@ class Store:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def add(self, folder: Path, scores: Mapping[str, Score | None], known: Found | None = None) -> None:
-        """Write a cell's metrics.jsonl: what is known and what is new."""
-        rows = [{"metric": name, **row} for name, row in (known or {}).items()]
-        for name, score in scores.items():
-            row: dict[str, Any] = {"metric": name, "value": None if score is None else score.value}
+    def add(self, folder: Path, scores: Mapping[str, tuple[Score | None, str]], known: Found | None = None) -> None:
+        """Write a cell's metrics.jsonl: what is known, and each new score with the identity of the code that gave it."""
+        rows = [{"metric": name, **row} for name, row in (known or {}).items() if name not in scores]
+        for name, (score, code) in scores.items():
+            row: dict[str, Any] = {"metric": name, "value": None if score is None else score.value, "code": code}
             if score is not None and score.curve is not None:
                 row["curve"] = score.curve.to_dict()
             rows.append(row)

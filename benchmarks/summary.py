@@ -13,6 +13,7 @@ from rollout.benchmarks.metrics.cost import COSTS
 from rollout.benchmarks.run import read_plan
 from rollout.benchmarks.statistics import Interval, Verdict, band, compare, interval
 from rollout.benchmarks.store import Found, Store
+from rollout.benchmarks.sweep import kind_of, sweep
 from rollout.benchmarks.verdicts import SHOWS, Controls, controls_of, corrected
 from rollout.errors import OutputError
 
@@ -25,24 +26,24 @@ def summarise(out: Path) -> dict[str, Any]:
     if not scores:
         raise OutputError(f"{out} has no finished cell to report on. Run the suite first.")
     names = list(plan["strategies"])
-    grids = {m["name"]: {name: score_grid(plan, scores, name, m["name"]) for name in names} for m in plan["metrics"]}
-    judges = {m["name"]: _judge(plan, m, grids[m["name"]]) for m in plan["metrics"]}
+    cubes = {m["name"]: {name: score_cube(plan, scores, name, m["name"]) for name in names} for m in plan["metrics"]}
     metrics = {}
     for m in plan["metrics"]:
-        judge = judges[m["name"]]
-        means = {name: _interval(plan, m, grid) for name, grid in grids[m["name"]].items()}
+        judge = _judge(plan, m, cubes[m["name"]])
+        means = {name: _interval(plan, m, over_axis(cube)[0]) for name, cube in cubes[m["name"]].items()}
         metrics[m["name"]] = {
             **m,
             "means": {name: mean.to_dict() for name, mean in means.items() if mean},
             "pairs": [{"a": a, "b": b, **judge.judge(a, b, v).to_dict()} for (a, b), v in judge.pairs.items()],
-            "curves": _curves(plan, scores, names, m["name"], shape),
+            "curves": _curves(plan, scores, names, m, shape),
+            "sweep": _sweep(plan, m, cubes[m["name"]]),
         }
     failed = [e for e in store.attempts() if e.get("last") and e["event"] != "done" and e["cell"] not in scores]
     return {
         "plan": plan,
         "metrics": metrics,
         "groups": groups(plan),
-        "claims": _claims(plan["claims"], metrics, judges),
+        "claims": _claims(plan, cubes),
         "cells": [
             {**c, "values": {k: row["value"] for k, row in scores[c["address"]].items()}}
             for c in plan["cells"]
@@ -54,32 +55,59 @@ def summarise(out: Path) -> dict[str, Any]:
     }
 
 
-def groups(plan: dict[str, Any]) -> dict[int, list[str]]:
-    """Strategies of equal budget: the same window, so the same bytes of keys and values."""
-    found: dict[int, list[str]] = {}
+def groups(plan: dict[str, Any]) -> dict[int | None, list[str]]:
+    """Strategies and controls of equal budget: the same window, so the same bytes of keys and values.
+
+    None: those without a window, and those whose window changes along the axis.
+    """
+    budgets: dict[int | None, list[str]] = {}
     for name, strategy in plan["strategies"].items():
-        found.setdefault(strategy["window"], []).append(name)
-    return dict(sorted(found.items()))
+        budgets.setdefault(strategy["window"], []).append(name)
+    return dict(sorted(budgets.items(), key=lambda item: (item[0] is None, item[0] or 0)))
 
 
 def _pairs(plan: dict[str, Any]) -> list[tuple[str, str]]:
-    """Every strategy against the baseline, and against the others of its budget."""
+    """Every strategy against the baseline, and against the others of its budget; controls are compared elsewhere."""
     base = plan["baseline"]
-    found = [(name, base) for name in plan["strategies"] if name != base]
-    for names in groups(plan).values():
-        found += [(b, a) for a, b in combinations(names, 2) if base not in (a, b)]
-    return found
+    if not plan.get("marks", True):
+        return []
+    strategies = [name for name, strategy in plan["strategies"].items() if not strategy.get("control")]
+    pairs = [(name, base) for name in strategies if name != base]
+    for window, names in groups(plan).items():
+        inside = [name for name in names if name in strategies and window is not None]
+        pairs += [(b, a) for a, b in combinations(inside, 2) if base not in (a, b)]
+    return pairs
 
 
 def score_grid(plan: dict[str, Any], scores: Mapping[str, Found], strategy: str, metric: str) -> NDArray[np.float64]:
-    """A strategy's values under a metric, (prompts, seeds); NaN where there is none. `scores` by address."""
-    grid = np.full((len(plan["scripts"]), len(plan["seeds"])), np.nan)
+    """A strategy's values under a metric, (prompts, seeds), means over the axis; NaN where there is none.
+
+    `scores` by address.
+    """
+    return over_axis(score_cube(plan, scores, strategy, metric))[0]
+
+
+def score_cube(plan: dict[str, Any], scores: Mapping[str, Found], strategy: str, metric: str) -> NDArray[np.float64]:
+    """A strategy's values under a metric at each value of the axis, (values or 1, prompts, seeds)."""
+    cube = np.full((len(axis_of(plan)), len(plan["scripts"]), len(plan["seeds"])), np.nan)
     for c in plan["cells"]:
         if c["strategy"] == strategy and c["address"] in scores:
             value = scores[c["address"]].get(metric, {}).get("value")
             if value is not None:
-                grid[c["prompt"], c["seed"]] = value
-    return grid
+                cube[c.get("axis") or 0, c["prompt"], c["seed"]] = value
+    return cube
+
+
+def axis_of(plan: Mapping[str, Any]) -> list[float | None]:
+    """The values of a plan's axis; one that is None where it has no axis."""
+    return list(plan["axis"]["values"]) if plan.get("axis") else [None]
+
+
+def over_axis(*cubes: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """The means (prompts, seeds) of cubes over the axis, over those of its values at which all the cubes have a number."""
+    there = np.isfinite(np.stack(cubes)).all(0)
+    with np.errstate(invalid="ignore"):
+        return [np.where(there, cube, 0).sum(0) / np.where(there.any(0), there.sum(0), np.nan) for cube in cubes]
 
 
 def scores_of(plan: dict[str, Any], store: Store) -> dict[str, Found]:
@@ -91,18 +119,21 @@ def _curves(
     plan: dict[str, Any],
     scores: dict[str, Found],
     names: list[str],
-    metric: str,
+    metric: dict[str, Any],
     shape: tuple[int, int],
 ) -> dict[str, Any]:
-    """Mean curves with pointwise bands, where every rollout's curve has the same x."""
+    """Mean curves over time with pointwise bands, where every rollout's curve has the same x; errors with their rate.
+
+    Where the suite has an axis a curve over that says more.
+    """
     out: dict[str, Any] = {}
-    for name in names:
+    for name in names if axis_of(plan) == [None] else []:
         rows = [
-            (c["prompt"], c["seed"], scores[c["address"]][metric]["curve"])
+            (c["prompt"], c["seed"], scores[c["address"]][metric["name"]]["curve"])
             for c in plan["cells"]
             if c["strategy"] == name
             and c["address"] in scores
-            and scores[c["address"]].get(metric, {}).get("curve") is not None
+            and scores[c["address"]].get(metric["name"], {}).get("curve") is not None
         ]
         if not rows or any(curve["x"] != rows[0][2]["x"] for _, _, curve in rows):
             continue
@@ -110,12 +141,30 @@ def _curves(
         for prompt, seed, curve in rows:
             values[prompt, seed] = [np.nan if y is None else y for y in curve["y"]]
         mean, low, high = (_plain(side) for side in band(values, fixed=is_fixed(plan)))
+        x = np.array(rows[0][2]["x"])
         out[name] = {"unit": rows[0][2]["unit"], "x": rows[0][2]["x"], "mean": mean, "low": low, "high": high}
+        if kind_of(metric["unit"], metric["better"]) == "rate":
+            judged = np.isfinite(values).any(1).all(0)  # frames in which every prompt has an error
+            out[name]["fit"] = sweep(x[judged], values[..., judged], "rate", fixed=is_fixed(plan)).fit.to_dict()
     return out
 
 
 def _plain(values: NDArray[np.float64]) -> list[float | None]:
     return [round(float(v), 5) if np.isfinite(v) else None for v in values]
+
+
+def _sweep(plan: dict[str, Any], metric: dict[str, Any], cubes: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
+    """Curves over the suite's axis with bands and fits, by strategy; empty without an axis."""
+    if axis_of(plan) == [None]:
+        return {}
+    kind = None if metric["name"] in COSTS else kind_of(metric["unit"], metric["better"])
+    values, fixed = plan["axis"]["values"], is_fixed(plan)
+    curves = {
+        name: sweep(values, np.moveaxis(cube, 0, -1), kind, fixed=fixed).to_dict()
+        for name, cube in cubes.items()
+        if np.isfinite(cube).any()
+    }
+    return {"axis": plan["axis"]["name"], "values": values, "curves": curves}
 
 
 def is_fixed(plan: dict[str, Any]) -> bool:
@@ -131,11 +180,12 @@ def _interval(plan: dict[str, Any], metric: dict[str, Any], grid: NDArray[np.flo
     return replace(over, low=max(over.low, min(over.mean, 0.0)), high=min(over.high, max(over.mean, 1.0)))
 
 
-def _judge(plan: dict[str, Any], metric: dict[str, Any], grid: dict[str, NDArray[np.float64]]) -> Controls:
+def _judge(plan: dict[str, Any], metric: dict[str, Any], cubes: Mapping[str, NDArray[np.float64]]) -> Controls:
     """The verdicts of one metric on all pairs, and what its controls say of them."""
 
     def compared(a: str, b: str) -> Verdict:
-        return compare(grid[b], grid[a], matters=metric["matters"], better=metric["better"], fixed=is_fixed(plan))
+        one, other = over_axis(cubes[a], cubes[b])
+        return compare(other, one, matters=metric["matters"], better=metric["better"], fixed=is_fixed(plan))
 
     verdicts = {(a, b): compared(a, b) for a, b in _pairs(plan)}
     measured = metric["name"] in COSTS  # read from a clock or counted, whatever the model can tell
@@ -143,17 +193,37 @@ def _judge(plan: dict[str, Any], metric: dict[str, Any], grid: dict[str, NDArray
     return Controls(controls_of(plan["strategies"]), compared, shown, measured)
 
 
-def _claims(
-    claims: list[dict[str, Any]], metrics: dict[str, dict[str, Any]], judges: dict[str, Controls]
-) -> list[dict[str, Any]]:
-    """Each claim with its verdict: corrected for the number of claims, then held against the controls."""
-    verdicts = corrected([judges[claim["metric"]].compared(claim["better"], claim["than"]) for claim in claims])
-    return [_claim(c, metrics[c["metric"]], judges[c["metric"]], v) for c, v in zip(claims, verdicts, strict=True)]
+def _claims(plan: dict[str, Any], cubes: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> list[dict[str, Any]]:
+    """Each claim with its verdict: corrected for the number of claims, then held against the controls.
+
+    A claim that is made at one value of the axis is judged there, controls included, any other over the whole axis.
+    """
+    metrics = {m["name"]: m for m in plan["metrics"]}
+    judged = []
+    for claim in plan["claims"]:
+        at = slice(None)
+        if claim.get("at") is not None:
+            level = axis_of(plan).index(claim["at"])
+            at = slice(level, level + 1)
+        there = {name: cube[at] for name, cube in cubes[claim["metric"]].items()}
+        judged.append((claim, there, _judge(plan, metrics[claim["metric"]], there)))
+    verdicts = corrected([judge.compared(claim["better"], claim["than"]) for claim, _, judge in judged])
+    return [
+        _claim(claim, metrics[claim["metric"]]["unit"], there, judge, verdict)
+        for (claim, there, judge), verdict in zip(judged, verdicts, strict=True)
+    ]
 
 
-def _claim(claim: dict[str, Any], metric: dict[str, Any], judge: Controls, verdict: Verdict) -> dict[str, Any]:
+def _claim(
+    claim: dict[str, Any],
+    unit: str,
+    cubes: Mapping[str, NDArray[np.float64]],
+    judge: Controls,
+    verdict: Verdict,
+) -> dict[str, Any]:
     if not verdict.n:
         return {**claim, "shows": "not measured"}
     verdict = judge.judge(claim["better"], claim["than"], verdict)
-    means = {side: metric["means"].get(claim[side], {}).get("mean") for side in ("better", "than")}
-    return {**claim, **verdict.to_dict(), "means": means, "unit": metric["unit"], "shows": SHOWS[verdict.word]}
+    sides = {side: interval(over_axis(cubes[claim[side]])[0]) for side in ("better", "than")}
+    means = {side: over.to_dict()["mean"] if over else None for side, over in sides.items()}
+    return {**claim, **verdict.to_dict(), "means": means, "unit": unit, "shows": SHOWS[verdict.word]}

@@ -65,11 +65,16 @@ def validate(suite: SuiteName, add: Extra = None, plugin: Plugin = None) -> None
 
     found = load_suite(suite, extra=dict(added(add)))
     print(f"{found.name}: {found.about}" if found.about else found.name)
-    seeds = f"{len(found.seeds)} seed" + "s" * (len(found.seeds) > 1)
-    print(f"  {len(found.strategies)} strategies x {len(found.scripts)} prompts x {seeds} = {found.cells} rollouts")
-    for name, strategy in found.strategies.items():
-        text = str(strategy)
-        print(f"  {name}" + (f": {text}" if name != text else "") + (" (baseline)" if name == found.baseline else ""))
+    counts = [f"{len(found.scripts)} prompts", f"{len(found.seeds)} seed" + "s" * (len(found.seeds) > 1)]
+    if found.axis is not None:
+        counts.append(f"{len(found.axis.values)} values of {found.axis.name}")
+    controls = f" and {len(found.controls)} controls" if found.controls else ""
+    print(f"  {len(found.strategies)} strategies{controls} x {' x '.join(counts)} = {found.cells} rollouts")
+    print(f"  {found.frames:,} frames to generate")
+    for name, arm in found.along[0].arms.items():
+        text, role = str(arm), f" ({arm.control})" if arm.control and arm.control != name else ""
+        role = " (baseline)" if name == found.baseline else role
+        print(f"  {name}" + (f": {text}" if name != text else "") + role)
     if found.skipped:
         print(
             f"  left out, {len(found.skipped)} combinations that do not go together: {next(iter(found.skipped.values()))}"
@@ -252,7 +257,8 @@ def _told(folder: Path) -> None:
     for name, mean in primary["means"].items():
         pair = next((p for p in primary["pairs"] if (p["a"], p["b"]) == (name, baseline)), None)
         gap = _with_interval(pair) if pair else ""
-        word, why = (pair["verdict"], because(pair)) if pair else ("baseline", "")
+        role = "baseline" if name == baseline else found["plan"]["strategies"][name].get("control", "")
+        word, why = (pair["verdict"], because(pair)) if pair else (role, "")
         table.add_row(name, _with_interval(mean), gap, word, why)
     Console(soft_wrap=False, markup=False).print(table)
     if found["claims"]:

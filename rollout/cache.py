@@ -109,7 +109,7 @@ class KVCache:
         """Everything that later blocks depend on, as JSON and as tensors on the CPU. Raises CacheError."""
         self._usable()
         slots = [
-            {"role": slot.role.value, "frame": slot.frame, "block": slot.block} | entry.to_dict()
+            {"role": slot.role.value, "frame": slot.frame, "block": slot.block, "scene": slot.scene} | entry.to_dict()
             for slot, entry in zip(self.slots, self._entries, strict=True)
         ]
         return {"slots": slots, "rotated": self._rows.rotated}, self._rows.pack(self._entries)
@@ -117,7 +117,7 @@ class KVCache:
     def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go back to a state, bit for bit. Raises ValueError, KeyError or TypeError where it is not whole."""
         told = state["slots"]
-        slots = tuple(Slot(Role(s["role"]), int(s["frame"]), int(s["block"])) for s in told)
+        slots = tuple(Slot(Role(s["role"]), int(s["frame"]), int(s["block"]), int(s.get("scene", 0))) for s in told)
         if in_order(slots) != slots or any(not 0 <= slot.frame < 2**53 for slot in slots):
             raise ValueError("its slots are out of order")
         entries = [Entry.from_dict(s) for s in told]
@@ -163,6 +163,15 @@ class KVCache:
                 for i, pair in sums.items():
                     self._rows.put(layer, made[i], pair)
         self._changed(edit.slots, [entry or made[i] for i, entry in enumerate(entries)])
+
+    def exchange(self, slots: Iterable[int], a: int = 0, b: int = 1) -> None:
+        """Let the batch rows `a` and `b` of these slots change places; all layers or none. Raises CacheError."""
+        self._usable()
+        order = list(range(self._rows.batch))
+        order[a], order[b] = order[b], order[a]
+        with self._all_or_none("an exchange of batch rows"):
+            self._rows.exchange([self._entries[i] for i in slots], order)
+        self._changed(self.slots, self._entries)
 
     def _stays(self, edit: Edit, i: int) -> Entry | None:
         """The entry that a new slot takes over as it is, None where it must be computed."""

@@ -83,6 +83,10 @@ class History:
         CompositionError for what cannot be carried over.
         """
         own = self.recipe
+        if own.donor is not None:
+            raise OutputError(
+                "this run went on with another video's memory, which its latents cannot rebuild. Fork another."
+            )
         shots = list(self._shots(spec))
         if prompt is not None:
             shots = list(self._before(shots, block, spec)) + list(Script.parse(prompt, goes_on=True).shots)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,10 +51,11 @@ class Job:
 
     def __post_init__(self) -> None:
         recipe, spec = self.recipe, self.backend.spec
-        self.script, self.stopping = Script.parse(recipe.text), False
+        scripts = [Script.parse(text) for text, _ in recipe.videos]
+        self.script, self.stopping = scripts[0], False
         told = {} if self.earlier is None else self.earlier.told["job"]
         if self.earlier is None:
-            prefix, self.prefix_record = read_prefix(self.backend, recipe.prefix, self.script.prompts[0], recipe.seed)
+            prefix, self.prefix_record = self._prefix(scripts)
         else:  # the given blocks are behind it
             prefix, self.history = (_behind(spec.latent, spec.block * int(told[name])) for name in ("first", "history"))
             self.prefix_record = told["prefix"]
@@ -61,13 +63,23 @@ class Job:
         self.rollout: Rollout = generate(
             self.backend,
             recipe.strategy,
-            self.script,
-            seeds=recipe.seed,
+            scripts,
+            seeds=[seed for _, seed in recipe.videos],
             schedule=recipe.schedule,
             prefix=prefix,
             history=self.history,
             events=recipe.events,
+            exchange=None if recipe.donor is None else recipe.donor.block,
         )
+
+    def _prefix(self, scripts: Sequence[Script]) -> tuple[Tensor | None, dict[str, Any] | None]:
+        """What every video starts from, (videos, F, C, H, W), and what the record says of it."""
+        starts = [
+            read_prefix(self.backend, self.recipe.prefix, script.prompts[0], seed)
+            for script, (_, seed) in zip(scripts, self.recipe.videos, strict=True)
+        ]
+        latents = [start for start, _ in starts if start is not None]
+        return torch.stack(latents) if latents else None, starts[0][1]
 
     @classmethod
     def resumed(cls, backend: Backend, snapshot: Snapshot, folder: Path) -> "Job":

@@ -16,7 +16,7 @@ from rollout.plan import Step, chunks, decide, reach, replayed, taken_over
 from rollout.progress import Encoded, Event, Progress
 from rollout.sampler import Noise, Schedule, sample, seeded
 from rollout.script import Script
-from rollout.slots import Block, Edit, Placement, Replay, Slot
+from rollout.slots import Block, Edit, Placement, Replay, Role, Slot
 from rollout.specs import part_from_text, part_to_text
 from rollout.strategy import Strategy, Switch
 
@@ -53,6 +53,7 @@ class Rollout(Iterator[Result]):
         events: Sequence[Event] = (),
         hold: int = 0,
         endless: bool = False,
+        exchange: int | None = None,
     ) -> None:
         spec = backend.spec
         self.backend, self.strategy, self.schedule = backend, strategy, schedule or Schedule()
@@ -68,7 +69,12 @@ class Rollout(Iterator[Result]):
         self._script = plans[0]
         self._plan = self._blocks_from(0)
         self._planned: Block | None = None
-        self._endless = endless
+        self._endless, self._exchange = endless, exchange
+        if exchange is not None and (batch != 2 or not 0 < exchange < self.blocks):
+            raise RolloutError(
+                f"{batch} videos of {self.blocks} blocks cannot exchange their memory before block {exchange}. Roll out two, "
+                f"and name a block from 1 to {self.blocks - 1}."
+            )
         self._events = tuple(events)
         changes = [event for event in events if event.kind == "strategy"]
         others = [Strategy.from_text(event.value[0]) for event in changes]
@@ -160,7 +166,7 @@ class Rollout(Iterator[Result]):
         if progress.prepared == 0:  # a block that is tried again is not prepared again
             if step.switch is not None:
                 begun = now(self.backend.device)
-                self._switch(step.switch, step.replay, prompt, block.frames)
+                self._switch(step.switch, step.replay, prompt, block)
                 progress.switch_seconds.append(now(self.backend.device) - begun)
             progress.prepared = 1
         if progress.prepared == 1:
@@ -194,7 +200,7 @@ class Rollout(Iterator[Result]):
         self.backend.denoise(x0, self.schedule.context, prompt, self.cache.writer(placement, slots))
         self.progress.forwards += 1
 
-    def _switch(self, edit: Edit, replay: Replay | None, prompt: Tensor, frames: int) -> None:
+    def _switch(self, edit: Edit, replay: Replay | None, prompt: Tensor, block: Block) -> None:
         """Apply the edit and encode the replayed frames again; a cache left half-way is marked unusable."""
         if replay is None:
             self.cache.apply(edit)
@@ -202,8 +208,8 @@ class Rollout(Iterator[Result]):
         missing = [f for f in replay.frames if f not in self._latents]
         if missing:
             raise RolloutError(f"frame {missing[0]} is to be encoded again, but only the last {self._hold} are held.")
-        passes = chunks(self.strategy, edit.slots, replay, frames, reach(self.strategy, self.backend.spec))
-        slots = iter(replayed(replay, frames))
+        passes = chunks(self.strategy, edit.slots, replay, block.frames, reach(self.strategy, self.backend.spec))
+        slots = iter(replayed(replay, block.frames, block.scene))
         try:
             self.cache.apply(edit)
             for part, placement in passes:
@@ -239,6 +245,8 @@ class Rollout(Iterator[Result]):
             self._take_over(strategy, planned)
         block = self.progress.begin(planned, self._wanted, self._cut, self._once)
         self._planned, self._wanted, self._cut, self._once = None, None, False, None
+        if block.index == self._exchange:  # here and not where the block runs: one that failed is tried again
+            self.cache.exchange(i for i, slot in enumerate(self.cache.slots) if slot.role is not Role.RECENT)
         return block
 
     def _repeat(self, event: Event) -> None:
@@ -337,13 +345,15 @@ def generate(
     events: Sequence[Event] = (),
     hold: int = 0,
     endless: bool = False,
+    exchange: int | None = None,
 ) -> Rollout:
     """Roll out a script block by block: an iterator of results whose prompt can be changed while it runs.
 
     Several scripts (of one timing) or seeds make a batch. `prefix` (F or B, F, C, H, W) comes before the script's first
     shot; `history`, of the same shape, stands for the plan's own first blocks, which are encoded and not sampled. `events`
     happen again; `hold` clean frames at least stay for a replay under a later strategy. `endless` goes on under the last
-    prompt. Raises ScriptError, PromptError, CompositionError.
+    prompt. Before block `exchange` the sinks and memory of two videos change places. Raises ScriptError, PromptError,
+    CompositionError.
     """
     given = [script] if isinstance(script, str | Script) else list(script)
     scripts = [Script.parse(s) if isinstance(s, str) else s for s in given]
@@ -359,4 +369,5 @@ def generate(
         events=events,
         hold=hold,
         endless=endless,
+        exchange=exchange,
     )

@@ -54,7 +54,7 @@ def decide(strategy: Strategy, slots: Sequence[Slot], block: Block, spec: Spec, 
         edit.check(len(now))
         now = edit.slots
         if again is not None:
-            now = in_order(now + replayed(again, block.frames))
+            now = in_order(now + replayed(again, block.frames, block.scene))
     room = strategy.policy.make_room(now, block.frames) if prepared < 2 else keep(now, range(len(now)))
     room.check(len(now))
     now = room.slots
@@ -119,10 +119,15 @@ def reach(strategy: Strategy, spec: Spec) -> int:
     return min(strategy.policy.window, spec.trained)
 
 
-def replayed(replay: Replay, block: int) -> tuple[Slot, ...]:
-    """The slots of frames that are encoded again, each in its original block of `block` frames."""
+def replayed(replay: Replay, block: int, scene: int = 0) -> tuple[Slot, ...]:
+    """The slots of frames that are encoded again, each in its original block of `block` frames; `scene` is today's."""
     return tuple(
-        Slot(Role.SINK if i < replay.sinks else Role.RECENT, frame, frame // block)
+        Slot(
+            Role.SINK if i < replay.sinks else Role.RECENT,
+            frame,
+            frame // block,
+            scene if frame // block >= scene else 0,
+        )
         for i, frame in enumerate(replay.frames)
     )
 

@@ -100,7 +100,8 @@ class Progress:
         self.once = once
         switch = self.last is not None and self.texts[self.prompt] != self.texts[self.last.prompt]
         cut = planned.cut or (cut and planned.index > 0)
-        self.block = replace(planned, prompt=self.prompt, switch=switch, cut=cut)
+        scene = planned.index if cut else max(planned.scene, 0 if self.last is None else self.last.scene)
+        self.block = replace(planned, prompt=self.prompt, switch=switch, cut=cut, scene=scene)
         return self.block
 
     def finish(self) -> None:
@@ -159,7 +160,7 @@ def _block(data: Mapping[str, Any] | None) -> Block | None:
     if data is None:
         return None
     block = Block(**data)
-    for value in (block.index, block.start, block.frames, block.prompt):
+    for value in (block.index, block.start, block.frames, block.prompt, block.scene):
         _count(value)
     if not (type(block.switch) is bool and type(block.cut) is bool) or not block.frames:
         raise ValueError("a block is not whole")

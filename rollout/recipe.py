@@ -1,7 +1,7 @@
 """Everything that a rollout's result depends on beside weights, files and machine: as a value, and as JSON."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rollout.errors import OutputError
@@ -11,6 +11,21 @@ from rollout.strategy import Strategy
 
 OPTIONS = ("model", "height", "width", "dtype", "attention_backend", "compile", "low_vram")
 """What a recipe may hand to a backend: a file that was changed by hand can ask for nothing else."""
+
+
+@dataclass(frozen=True)
+class Donor:
+    """Another video of the same timing, rolled out beside: before `block` its sinks and memory and the run's change places."""
+
+    text: str
+    """Its prompt script."""
+    seed: int
+    block: int
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Donor":
+        """From JSON. Raises KeyError, TypeError, ValueError."""
+        return cls(str(data["text"]), int(data["seed"]), int(data["block"]))
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,14 @@ class Recipe:
     """Of the backend."""
     events: tuple[Event, ...] = ()
     """What came from outside."""
+    donor: Donor | None = None
+    """Whose memory the run gets: a control, to see whether memory decides anything."""
+
+    @property
+    def videos(self) -> tuple[tuple[str, int], ...]:
+        """Script and seed of all that is rolled out together: its own, and the donor's."""
+        donor = () if self.donor is None else ((self.donor.text, self.donor.seed),)
+        return ((self.text, self.seed), *donor)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -45,7 +68,7 @@ class Recipe:
             "seed": self.seed,
             "prefix": self.prefix,
             "events": [event.to_dict() for event in self.events],
-        }
+        } | ({} if self.donor is None else {"donor": asdict(self.donor)})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Recipe":
@@ -70,6 +93,7 @@ class Recipe:
                 device=str(backend["device"]),
                 options=options,
                 events=tuple(Event.from_dict(event) for event in data["events"]),
+                donor=None if data.get("donor") is None else Donor.from_dict(data["donor"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 from rollout.errors import RolloutError, SpecError
 
 _HOME = {
-    "positions": "rollout.strategies.positions:POSITIONS",
-    "policies": "rollout.strategies.policies:POLICIES",
-    "switches": "rollout.strategies.switches:SWITCHES",
-    "presets": "rollout.strategies.presets:PRESETS",
-    "backends": "rollout.backends:BACKENDS",
-    "metrics": "rollout.benchmarks.metrics:METRICS",
+    "positions": ("rollout.strategies.positions:POSITIONS",),
+    "policies": ("rollout.strategies.policies:POLICIES", "rollout.benchmarks.controls.policies:POLICIES"),
+    "switches": ("rollout.strategies.switches:SWITCHES",),
+    "presets": ("rollout.strategies.presets:PRESETS",),
+    "backends": ("rollout.backends:BACKENDS",),
+    "metrics": ("rollout.benchmarks.metrics:METRICS",),
 }
 RULES = ("positions", "policies", "switches")
 GROUPS = tuple(_HOME)
@@ -48,10 +48,11 @@ def _same_name(group: str, name: str, item: object) -> None:
 
 @cache
 def _home(group: str) -> dict[str, Any]:
-    if group not in _HOME:
-        return {}
-    module, attribute = _HOME[group].split(":")
-    return dict(getattr(importlib.import_module(module), attribute))
+    items: dict[str, Any] = {}
+    for place in _HOME.get(group, ()):
+        module, attribute = place.split(":")
+        items |= getattr(importlib.import_module(module), attribute)
+    return items
 
 
 @cache

@@ -60,6 +60,11 @@ class Rows:
         """Bytes that were rotated so far."""
 
     @property
+    def batch(self) -> int:
+        """Videos that are rolled out together."""
+        return len(self.keys[0])
+
+    @property
     def bytes(self) -> int:
         """Bytes of keys and values."""
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
@@ -145,6 +150,16 @@ class Rows:
         for old, fresh in zip((*self.keys, *self.values), (*new.keys, *new.values), strict=True):
             fresh[:, : len(entries)] = old[:, : len(entries)]
         return new
+
+    def exchange(self, entries: Sequence[Entry], order: Sequence[int]) -> None:
+        """Put the batch rows of these slots into another order, copies included."""
+        for entry in entries:
+            for stored in (*self.keys, *self.values):
+                stored[:, entry.row] = stored[order, entry.row]
+            if entry.raw is not None:
+                entry.raw = [keys[order] for keys in entry.raw]
+            if entry.exact is not None:
+                entry.exact = [(keys[order], values[order]) for keys, values in entry.exact]
 
     def gather(self, entries: Sequence[Entry], used: int) -> None:
         """Move slots that lie beyond the first `used` rows into holes before them."""

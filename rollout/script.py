@@ -73,11 +73,12 @@ class Script:
 
     def blocks(self, spec: Spec, *, first: int = 0) -> Iterator[Block]:
         """The plan in blocks for a backend; `first` blocks were given as a prefix and belong to the first shot."""
-        index = 0
+        index = scene = 0
         for number, shot in enumerate(self.shots):
             count = shot.blocks(spec) + (first if number == 0 else 0)
             for n in range(count):
                 opens = n == 0 and number > 0
+                scene = index if opens and shot.cut else scene
                 yield Block(
                     index=index,
                     start=index * spec.block,
@@ -85,6 +86,7 @@ class Script:
                     prompt=number,
                     switch=opens and shot.prompt != self.shots[number - 1].prompt,
                     cut=opens and shot.cut,
+                    scene=scene,
                 )
                 index += 1
 

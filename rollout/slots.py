@@ -30,7 +30,8 @@ class Role(StrEnum):
 class Block:
     """Frames start .. start + frames - 1, denoised together under prompt number `prompt`.
 
-    `switch`: the prompt's text differs from the block before; `cut`: a hard cut happens at the block's start.
+    `switch`: the prompt's text differs from the block before; `cut`: a hard cut happens at the block's start; `scene`: the
+    block of the last cut, this one's included, 0 before any.
     """
 
     index: int
@@ -39,6 +40,7 @@ class Block:
     prompt: int = 0
     switch: bool = False
     cut: bool = False
+    scene: int = 0
 
     @property
     def end(self) -> int:
@@ -48,11 +50,15 @@ class Block:
 
 @dataclass(frozen=True)
 class Slot:
-    """One cached frame: its keys and values in every layer. For memory, the newest frame folded in."""
+    """One cached frame: its keys and values in every layer. For memory, the newest frame folded in.
+
+    `scene`: the block of the last cut before it was written, 0 before any.
+    """
 
     role: Role
     frame: int
     block: int
+    scene: int = 0
 
 
 @dataclass(frozen=True)

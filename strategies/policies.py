@@ -1,7 +1,7 @@
 """Cache policies: which frames stay. Each is pure; an edit says which old slots make up the new ones."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from rollout.errors import SpecError
@@ -18,8 +18,16 @@ def evict_oldest(slots: Sequence[Slot], room: int) -> Edit:
 def admit(block: Block, sink: int = 0) -> tuple[Slot, ...]:
     """The block's frames as slots; frames below `sink` are sinks."""
     return tuple(
-        Slot(Role.SINK if frame < sink else Role.RECENT, frame, block.index) for frame in range(block.start, block.end)
+        Slot(Role.SINK if frame < sink else Role.RECENT, frame, block.index, block.scene)
+        for frame in range(block.start, block.end)
     )
+
+
+def pin(slots: Sequence[Slot], sinks: Sequence[int], recent: Sequence[int], room: int) -> Edit:
+    """Keep the slots `sinks` as sinks, whatever they were, and the newest of `recent` that fit into `room` slots."""
+    newest = recent[max(0, len(recent) - (room - len(sinks))) :]
+    edit = keep(slots, (*sinks, *newest))
+    return replace(edit, slots=tuple(replace(slots[i], role=Role.SINK) for i in sinks) + edit.slots[len(sinks) :])
 
 
 def _check_window(kind: str, window: int, sink: int) -> None:
@@ -117,7 +125,7 @@ class Ema:
         for n, a in enumerate(self.rates):
             share = tuple((i, (a if streams else 1.0) / len(folded)) for i in folded)
             rows.append((((streams[n], 1 - a), *share)) if streams else share)
-        memory = tuple(Slot(Role.MEMORY, newest.frame, newest.block) for _ in self.rates)
+        memory = tuple(Slot(Role.MEMORY, newest.frame, newest.block, newest.scene) for _ in self.rates)
         first = len(sinks)
         return Edit(
             tuple(slots[i] for i in sinks) + memory + tuple(slots[i] for i in kept),
@@ -130,4 +138,38 @@ class Ema:
         return admit(block, self.sink)
 
 
-POLICIES = {rule.kind: rule for rule in (Fifo, Sink, Ema)}
+@dataclass(frozen=True)
+class Anchor:
+    """Sinks that are pinned again after every cut, since the first frames of all bring back the scene before it.
+
+    The new ones are the first `sink` frames of the block after the cut's: in the cut's own block the frame that a RoPE Cut
+    (arXiv 2511.20649) leaves in place still shows the old scene. Before any cut the first frames of all are sinks.
+    """
+
+    kind: ClassVar[str] = "anchor"
+    blends: ClassVar[bool] = False
+    window: int = 12
+    sink: int = 3
+
+    def __post_init__(self) -> None:
+        _check_window(self.kind, self.window, self.sink)
+        if self.sink < 1:
+            raise SpecError("anchor: sink=0 leaves nothing to pin. Use sink=1 or more, or the policy fifo.")
+
+    def make_room(self, slots: Sequence[Slot], frames: int) -> Edit:
+        """Once frames of the block after a cut are cached they become the sinks; then the oldest others go."""
+        sinks, recent = of_role(slots, Role.SINK), of_role(slots, Role.RECENT)
+        scene = slots[-1].scene if recent else 0
+        fresh = [i for i in recent if slots[i].scene == scene and slots[i].block > scene]
+        if scene and fresh:
+            current = [i for i in sinks if slots[i].scene == scene]
+            sinks = (*current, *fresh[: self.sink - len(current)])
+            recent = tuple(i for i in recent if i not in sinks)
+        return pin(slots, sinks, recent, self.window - frames)
+
+    def admit(self, block: Block) -> tuple[Slot, ...]:
+        """The first frames of all are sinks; those of later scenes are pinned once they are cached."""
+        return admit(block, self.sink)
+
+
+POLICIES = {rule.kind: rule for rule in (Fifo, Sink, Ema, Anchor)}

@@ -121,6 +121,19 @@ def test_a_further_metric_is_scored_without_rolling_out(copy: Path) -> None:
         }
 
 
+def test_a_score_of_other_code_is_measured_again(copy: Path) -> None:
+    before, victim = finished(copy), sorted((copy / "run" / "cells").iterdir())[0]
+    scores = victim / "metrics.jsonl"
+    rows = {row["metric"]: row for row in map(json.loads, scores.read_text().splitlines())}
+    assert all(row["code"] for row in rows.values())
+    stale = rows["action"] | {"value": 99.0, "code": "an earlier edition"}
+    scores.write_text("".join(json.dumps(row) + "\n" for row in (rows | {"action": stale}).values()))
+    assert "6 cells, 5 there, 1 to do" in bench(copy).output
+    again = {row["metric"]: row for row in map(json.loads, scores.read_text().splitlines())}
+    assert again == rows
+    assert finished(copy) == before, "the video stays"
+
+
 def test_a_cell_that_is_broken_off_is_computed_and_leftovers_go(copy: Path) -> None:
     cells = copy / "run" / "cells"
     victim = sorted(cells.iterdir())[0]

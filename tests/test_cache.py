@@ -362,6 +362,8 @@ COMPOSITIONS = (
     "relativistic:head=9 sink:window=24,sink=1+flush",  # frames beyond the head collapse
     "online sink:window=12,sink=2+flush:last=0",
     "online ema:window=12,sink=1+recache",
+    "relativistic anchor:window=12,sink=2+flush",  # recent frames become sinks
+    "relativistic:head=21 oracle:window=12,first=4,last=8+recache",
     "relativistic ema:window=11,sink=0,rates=0.3,pool=frame,displaced=drop+flush",
 )
 
@@ -384,14 +386,16 @@ def test_every_path_equals_the_simple_cache(text: str, events: list[str]) -> Non
         for cache in (fast, simple):
             cache.commit(slots)
 
+    scene = 0
     for index, event in enumerate(events):
-        block = Block(index, index * 3, 3, switch=event == "switch", cut=event == "cut")
+        scene = index if event == "cut" else scene
+        block = Block(index, index * 3, 3, switch=event == "switch", cut=event == "cut", scene=scene)
         step = decide(strategy, fast.slots, block, SPEC)
         for cache in (fast, simple):
             if step.switch is not None:
                 cache.apply(step.switch)
         if step.replay is not None:
-            slots = iter(replayed(step.replay, 3))
+            slots = iter(replayed(step.replay, 3, scene))
             for part, placement in chunks(strategy, step.switch.slots, step.replay, 3, reach(strategy, SPEC)):
                 encode(placement, [next(slots) for _ in part])
         for cache in (fast, simple):

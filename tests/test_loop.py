@@ -13,7 +13,7 @@ from rollout.plan import simulate
 from rollout.progress import Event
 from rollout.sampler import sample, seeded
 from rollout.slots import Block, Role, Slot
-from rollout.strategies import Absolute, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
+from rollout.strategies import Absolute, Anchor, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
 from rollout.strategies.presets import PRESETS
 from rollout.strategy import Strategy
 
@@ -130,6 +130,20 @@ def test_the_scripts_next_shot_ends_a_live_prompt(micro: Sprites) -> None:
     run.prompt(B)
     assert first.prompts == (A,)
     assert [(r.prompts[0], r.block.switch) for r in run] == [(B, True), (B, False), (B, False)]
+
+
+def test_slots_remember_their_scene_whoever_cuts(micro: Sprites) -> None:
+    anchor = Strategy(Relativistic(), Anchor(12, 3), Keep())
+    live = generate(micro, anchor, f"{A}[3s]")
+    shown = [next(live) for _ in range(3)]
+    live.cut()
+    shown += list(live)
+    scripted = list(generate(micro, anchor, f"{A}[1.125s] | {A}[1.875s#]"))
+    planned = simulate(anchor, Script.parse(f"{A}[1.125s] | {A}[1.875s#]").blocks(micro.spec), micro.spec)
+    for ours, theirs, step in zip(shown, scripted, planned, strict=True):
+        assert ours.slots == theirs.slots == step.slots
+        assert torch.equal(ours.latents, theirs.latents)
+    assert [slot.frame for slot in shown[-1].slots][:3] == [12, 13, 14]
 
 
 def test_an_endless_rollout_goes_on_and_keeps_its_size(micro: Sprites) -> None:

@@ -5,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout.backend import Spec
+from rollout.benchmarks.controls.policies import Oracle
 from rollout.errors import CompositionError, SpecError
 from rollout.plan import chunks, simulate
 from rollout.slots import Block, Replay, Role, Slot
-from rollout.strategies import Absolute, Cut, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
+from rollout.strategies import Absolute, Anchor, Cut, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
 from rollout.strategies.presets import PRESETS
 from rollout.strategy import Policy, Positions, Strategy, Switch
 
@@ -16,7 +17,7 @@ SPEC = Spec("wan", 30, 12, 128, (16, 60, 104), (30, 52), (22, 21, 21))
 
 
 def blocks(n: int, *, switch: tuple[int, ...] = (), cut: tuple[int, ...] = ()) -> list[Block]:
-    return [Block(i, 3 * i, 3, 0, i in switch, i in cut) for i in range(n)]
+    return [Block(i, 3 * i, 3, 0, i in switch, i in cut, max((c for c in cut if c <= i), default=0)) for i in range(n)]
 
 
 def frames(slots: tuple[Slot, ...], role: Role | None = None) -> list[int]:
@@ -152,7 +153,52 @@ def test_replay_places_frames_as_one_long_block_or_at_their_own_numbers() -> Non
     assert both[0][1].block == tuple(range(3, 12))
 
 
+def test_an_anchor_pins_the_block_after_a_cut() -> None:
+    steps = run(Strategy(Relativistic(), Anchor(12, 3), Keep()), 10, cut=(4,))
+    assert [frames(s.slots, Role.SINK) for s in steps[3:7]] == [[0, 1, 2]] * 3 + [[15, 16, 17]]
+    assert steps[5].slots[-3:] == tuple(Slot(Role.RECENT, f, 4, 4) for f in (12, 13, 14))
+    assert frames(steps[6].slots, Role.RECENT) == [11, 12, 13, 14]  # the last old frame goes with time
+    assert steps[6].placement.slots == (0, 1, 2, 3, 3, 4, 5)  # where 15 to 17 would be is empty
+    assert frames(steps[9].slots, Role.SINK) == [15, 16, 17]
+
+
+def test_an_anchor_pins_again_after_each_cut_and_only_after_cuts() -> None:
+    steps = run(Strategy(Relativistic(), Anchor(12, 4), Flush()), 16, switch=(2, 13), cut=(4, 9))
+    assert frames(steps[3].slots, Role.SINK) == [0, 1, 2, 3]
+    assert frames(steps[6].slots, Role.SINK) == [15, 16, 17]  # the fourth is not there yet
+    assert frames(steps[7].slots, Role.SINK) == [15, 16, 17, 18]
+    assert frames(steps[15].slots, Role.SINK) == [30, 31, 32, 33]
+
+
+def test_an_anchor_whose_window_holds_nothing_else_still_pins() -> None:
+    steps = run(Strategy(Relativistic(), Anchor(6, 3), Keep()), 9, cut=(4,))
+    assert [frames(s.slots) for s in steps[5:8]] == [[0, 1, 2], [15, 16, 17], [15, 16, 17]]
+
+
+def test_without_a_cut_an_anchor_is_a_sink() -> None:
+    anchor, sink = (
+        run(Strategy(Relativistic(), rule, Flush()), 9, switch=(5,)) for rule in (Anchor(12, 3), Sink(12, 3))
+    )
+    assert anchor == sink
+
+
+def test_an_oracle_keeps_what_the_answer_needs() -> None:
+    steps = run(Strategy(Relativistic(), Oracle(21, 0, 11), Keep()), 12)
+    assert frames(steps[-1].slots, Role.SINK) == list(range(12))
+    assert frames(steps[-1].slots, Role.RECENT) == list(range(27, 33))
+    assert steps[-1].placement.slots == tuple(range(18))
+    late = run(Strategy(Relativistic(), Oracle(15, 7, 10), Keep()), 12)
+    assert frames(late[2].slots) == list(range(6))
+    assert frames(late[3].slots) == [7, 8]  # what came before would contradict it
+    assert frames(late[4].slots, Role.SINK) == [7, 8, 9, 10]
+    assert frames(late[11].slots) == [7, 8, 9, 10, *range(25, 33)]
+
+
 policies = st.one_of(
+    st.builds(lambda s, w: Anchor(s + 3 + w, s), st.integers(1, 5), st.integers(0, 12)),
+    st.builds(
+        lambda f, n, w: Oracle(n + 3 + w, f, f + n - 1), st.integers(0, 12), st.integers(1, 8), st.integers(0, 9)
+    ),
     st.builds(Fifo, window=st.integers(3, 24)),
     st.builds(lambda s, w: Sink(s + 3 + w, s), st.integers(0, 5), st.integers(0, 12)),
     st.builds(
@@ -176,7 +222,8 @@ switches = st.one_of(
 @given(policies, switches, st.lists(st.sampled_from(["", "switch", "cut"]), min_size=1, max_size=25))
 def test_every_composition_keeps_the_rules(policy: Policy, switch: Switch, events: list[str]) -> None:
     strategy = Strategy(Relativistic() if policy.window <= 21 else Relativistic(head=21), policy, switch)
-    plan = [Block(i, 3 * i, 3, 0, e == "switch", e == "cut") for i, e in enumerate(events)]
+    at = {kind: tuple(i for i, e in enumerate(events) if e == kind) for kind in ("switch", "cut")}
+    plan = blocks(len(events), **at)
     sinks: set[int] = set()
     for step in simulate(strategy, plan, SPEC):
         for edit in (step.switch, step.room):
@@ -184,7 +231,7 @@ def test_every_composition_keeps_the_rules(policy: Policy, switch: Switch, event
                 assert abs(sum(w for _, w in row) - 1) < 1e-9
         assert len(step.slots) + step.block.frames <= policy.window
         now = {s.frame for s in step.slots if s.role is Role.SINK}
-        if not (step.replay and step.replay.sinks):
+        if not (step.replay and step.replay.sinks) and not (isinstance(policy, Anchor) and at["cut"]):
             assert sinks <= now, "sinks never die"
         sinks = {s.frame for s in step.after if s.role is Role.SINK}
         cut = step.block.cut and step.block.index > 0
@@ -238,6 +285,10 @@ def test_the_designs_json_reads_as_it_stands() -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
+        (lambda: Anchor(12, 0), "nothing to pin"),
+        (lambda: Anchor(3, 3), "window=3"),
+        (lambda: Oracle(21, 5, 4), "Give first and last"),
+        (lambda: Oracle(21, 0, 20), "window=21 does not hold the 21 frames"),
         (lambda: Strategy(Absolute(), Ema(), Keep()), "averages keys of different frames.*Use positions='online'"),
         (lambda: Strategy(Relativistic(), Sink(4, 2), Keep()), "window 4 .* smaller than its 2 sink.*at least 5"),
         (lambda: Strategy(Online(), Ema(7, 3), Keep()), "at least 8"),

@@ -138,3 +138,8 @@ def test_any_text_is_a_script_or_a_script_error(text: str) -> None:
         assert len(blocks) == script.count(WAN)
         assert [b.start for b in blocks] == [3 * i for i in range(len(blocks))]
     assert at is None or 0 <= at <= len(text)
+
+
+def test_a_block_knows_the_last_cut_before_it() -> None:
+    blocks = list(Script.parse("a[1.5s] | b[1.5s#] | c[1.5s] | d[0.75s#]").blocks(WAN, first=1))
+    assert [b.scene for b in blocks] == [0, 0, 0, 3, 3, 3, 3, 7]

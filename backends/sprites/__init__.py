@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from rollout.backends.sprites.weights import Sprites
 
 
+SOURCES = {
+    "model": ("model", "codec", "weights", "grammar", "world", "truth"),
+    "world": ("world", "grammar", "truth", "trackers"),
+}
+"""The files that a rollout depends on (true blocks it starts from included), and a truth with what is seen of it."""
 WEIGHTS = {None: "sprites.safetensors", "plain": "plain.safetensors"}
 """The shipped weights by the name that `model` gives them: the default, and those trained without small windows."""
 

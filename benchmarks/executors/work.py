@@ -1,7 +1,7 @@
 """What a worker does: hold the model, roll a cell out, score it."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,15 +10,16 @@ from typing import Any
 import torch
 
 from rollout.backend import Backend
-from rollout.backends import load_backend
-from rollout.benchmarks.metrics import metric
+from rollout.backends import Entry, load_backend
+from rollout.benchmarks.controls.truth import film_truth
+from rollout.benchmarks.metrics import Score, metric
 from rollout.benchmarks.metrics.sample import sample_of_run
 from rollout.benchmarks.store import Store
 from rollout.errors import RolloutError
 from rollout.job import Job
-from rollout.recipe import Recipe
+from rollout.recipe import Donor, Recipe
 from rollout.record import read_record, write_record
-from rollout.registry import load_plugin
+from rollout.registry import find, load_plugin
 from rollout.sampler import Schedule
 from rollout.strategy import Strategy
 
@@ -68,12 +69,22 @@ class Worker:
         if self.store.done(task.address):
             known = self.store.scores(task.address)
             folder = self.store.folder(task.address)
-            self.store.add(folder, _scores(folder, task.metrics), known)
+            self.store.add(folder, _scores(folder, task), known)
         else:
             with self.store.writing(task.address, task.spec) as folder:
-                self._roll(task.spec, folder)
-                self.store.add(folder, _scores(folder, task.metrics))
+                if task.spec["strategy"] is None:
+                    self._film(task.spec, folder)
+                else:
+                    self._roll(task.spec, folder)
+                self.store.add(folder, _scores(folder, task))
         return time.monotonic() - begun
+
+    def _film(self, spec: Mapping[str, Any], folder: Path) -> None:
+        """The world's own video."""
+        entry: Entry = find("backends", self.setup.backend)
+        if entry.world is None:
+            raise RolloutError(f"the backend '{self.setup.backend}' has no world whose truth is known.")
+        film_truth(entry.world, entry.spec(), spec, folder)
 
     def _roll(self, spec: Mapping[str, Any], folder: Path) -> None:
         weights = getattr(self.backend, "digest", None)
@@ -89,6 +100,7 @@ class Worker:
             self.setup.backend,
             self.setup.device,
             self.setup.options,
+            donor=None if spec["donor"] is None else Donor.from_dict(spec["donor"]),
         )
         job = Job(self.backend, recipe, folder, exact=True)
         peak = Peak(self.backend.device)
@@ -122,7 +134,9 @@ class Peak:
         return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)
 
 
-def _scores(folder: Path, metrics: Sequence[str]) -> dict[str, Any]:
+def _scores(folder: Path, task: Task) -> dict[str, tuple[Score | None, str]]:
+    """Scores, and the identity of each metric's code; what no model made, or two videos together, has no costs."""
     sample = sample_of_run(folder)
-    found = [metric(name) for name in metrics]
-    return {m.name: m.measure(sample) for m in found}
+    costless = task.spec["strategy"] is None or task.spec["donor"] is not None
+    measured = [metric(name) for name in task.metrics]
+    return {m.name: (None if costless and m.needs == "record" else m.measure(sample), m.code) for m in measured}

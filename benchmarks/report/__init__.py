@@ -68,7 +68,7 @@ def _view(out: Path, found: dict[str, Any], scenes: list[dict[str, Any]], folder
         "size": {"width": width, "height": height},
         "intervals": tables.intervals(plan),
         "matters": tables.matters(plan),
-        "chance": by_chance(list(found["metrics"].values()), plan["baseline"]),
+        "chance": by_chance(list(found["metrics"].values()), plan),
         "least": LEAST,
         "focus": FOCUS,
         "theme": figures.markup(HOME / "theme.js"),

@@ -12,6 +12,7 @@ from rollout.benchmarks.report.axes import WIDTH
 from rollout.benchmarks.report.look import INK, Look
 from rollout.benchmarks.report.svg import inline
 from rollout.benchmarks.report.tables import ARROWS, READ, against
+from rollout.benchmarks.results import fit_text
 from rollout.errors import RolloutError
 from rollout.explain.picture import draw
 from rollout.registry import find
@@ -82,6 +83,8 @@ def curves(
     for n, metric in enumerate(found["metrics"].values()):
         lines = [(looks[name], c) for name, c in metric["curves"].items() if any(y is not None for y in c["mean"])]
         lines.sort(key=lambda line: not line[0].quiet)
+        if metric.get("sweep"):
+            yield _sweep(n, metric, looks)
         if not lines:
             continue
         unit, apart = lines[0][1]["unit"], metric["name"].startswith(APART)
@@ -93,6 +96,19 @@ def curves(
         chart = charts.curves(lines, xlabel=words.get(unit, unit), share=share, events=rules)
         about = f"Mean {metric['name']} over {words.get(unit, unit)} for each strategy, with 95% bands."
         yield _figure(chart, f"curve-{n}", metric["name"], about, **_head(metric))
+
+
+def _sweep(n: int, metric: Mapping[str, Any], looks: Mapping[str, Look]) -> Figure:
+    """The chart of a metric over the suite's axis, with half-lives or rates below its head."""
+    sweep = metric["sweep"]
+    lines = [(looks[name], {"x": sweep["values"], **curve}) for name, curve in sweep["curves"].items()]
+    lines.sort(key=lambda line: not line[0].quiet)
+    chart = charts.curves(lines, xlabel=sweep["axis"], share=metric["unit"] == "share")
+    about = f"Mean {metric['name']} over {sweep['axis']} for each strategy, with 95% bands."
+    fits = ", ".join(f"{look.letter} {fitted}" for look, curve in lines if (fitted := fit_text(curve["fit"])))
+    kind = next((curve["fit"]["kind"] for _, curve in lines if curve["fit"]["kind"]), "")
+    note = f"{kind.capitalize()}: {fits}" if fits else ""
+    return _figure(chart, f"sweep-{n}", f"{metric['name']} over {sweep['axis']}", about, note=note, **_head(metric))
 
 
 def _head(metric: Mapping[str, Any]) -> dict[str, str]:
@@ -145,6 +161,8 @@ def pictures(found: Mapping[str, Any], looks: Mapping[str, Look], seconds: float
     plan = found["plan"]
     prompts = Script.parse(plan["scripts"][0]).prompts
     for name, strategy in plan["strategies"].items():
+        if strategy.get("control") in ("truth", "swap"):  # no cache, and one that is drawn already
+            continue
         figure = draw(
             strategy["steps"],
             prompts=prompts,

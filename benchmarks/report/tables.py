@@ -10,6 +10,7 @@ from rollout.benchmarks.metrics import SPAN
 from rollout.benchmarks.report.look import Look
 from rollout.benchmarks.report.numbers import interval, places, show
 from rollout.benchmarks.results import because
+from rollout.benchmarks.run import script_of
 from rollout.benchmarks.suites.suite import shipped
 
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0", "neither": ""}
@@ -33,8 +34,12 @@ def facts(found: Mapping[str, Any]) -> dict[str, str]:
     packages = ", ".join(f"{k} {machine[k]}" for k in ("torch", "python") if k in machine)
     crew = f"{_some(plan['workers'], 'worker')} with {_some(plan['threads'], 'thread')}"
     prefix = f", each from {plan['prefix']} true blocks" if plan["prefix"] else ""
+    controls = sum(bool(strategy.get("control")) for strategy in plan["strategies"].values())
+    beside = f", and {_some(controls, 'control')}" if controls else ""
+    axis = plan.get("axis")
     return {
-        "Strategies": f"{len(plan['strategies'])}; baseline {plan['baseline']}",
+        "Strategies": f"{len(plan['strategies']) - controls}{beside}; baseline {plan['baseline']}",
+        **({"Axis": f"{axis['name']} {', '.join(map(str, axis['values']))}"} if axis else {}),
         "Prompts × seeds": f"{len(plan['scripts'])} × {len(plan['seeds'])}{prefix}",
         "Rollouts": f"{found['done']} of {found['total']} done",
         "Backend": f"{backend['name']} on {backend['device']}",
@@ -63,7 +68,7 @@ def failures(found: Mapping[str, Any]) -> list[dict[str, str]]:
     return [
         {
             "strategy": where[e["cell"]]["strategy"],
-            "script": plan["scripts"][where[e["cell"]]["prompt"]],
+            "script": script_of(plan, where[e["cell"]]),
             "why": e["why"] or e["event"],
         }
         for e in found["failed"]

@@ -10,6 +10,7 @@ from typing import Any
 import av
 
 from rollout.benchmarks.report.look import Look
+from rollout.benchmarks.run import script_of
 from rollout.benchmarks.store import Store
 from rollout.errors import OutputError
 from rollout.files import new_folder, write_whole
@@ -23,7 +24,8 @@ MOST = 300
 def scenes(out: Path, found: Mapping[str, Any], looks: Mapping[str, Look], to: Path) -> list[dict[str, Any]]:
     """Every scene that is shown, its videos linked or copied into `to`; what else lies there is removed."""
     plan, store, why = found["plan"], Store(out), {e["cell"]: e["why"] for e in found["failed"]}
-    places = {(c["seed"], c["prompt"], c["strategy"]): c["address"] for c in plan["cells"]}
+    # where there is an axis the last of each remains: videos at the axis' last value
+    cells = {(c["seed"], c["prompt"], c["strategy"]): c for c in plan["cells"]}
     values = {c["address"]: c["values"].get(plan["primary"]) for c in found["cells"]}
     most = max(1, min(SCENES, MOST // len(looks)))
     prompts = min(most, len(plan["scripts"]))
@@ -32,7 +34,8 @@ def scenes(out: Path, found: Mapping[str, Any], looks: Mapping[str, Look], to: P
     for seed, prompt in product(range(min(max(1, most // prompts), len(plan["seeds"]))), range(prompts)):
         tiles, script = [], None
         for name, look in looks.items():
-            address = places[seed, prompt, name]
+            cell = cells[seed, prompt, name]
+            address = cell["address"]
             tile: dict[str, Any] = {"series": look.number, "src": None, "value": values.get(address)}
             video = store.folder(address) / "video.mp4"
             if store.done(address) and video.is_file():
@@ -44,7 +47,7 @@ def scenes(out: Path, found: Mapping[str, Any], looks: Mapping[str, Look], to: P
                 tile["why"] = why.get(address, "its video is gone" if store.done(address) else "not rolled out yet")
             tiles.append(tile)
         if script is not None:
-            scene = {"prompt": prompt, "seed": plan["seeds"][seed], "text": plan["scripts"][prompt], "tiles": tiles}
+            scene = {"prompt": prompt, "seed": plan["seeds"][seed], "text": script_of(plan, cell), "tiles": tiles}
             out_scenes.append(scene | script)
     for old in to.iterdir():
         if old.name not in kept:

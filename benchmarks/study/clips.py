@@ -74,11 +74,21 @@ def _clips(run: Path) -> Iterator[tuple[Path, str | None, dict[str, Any]]]:
     if (run / "plan.json").is_file():
         plan, store = read_plan(run), Store(run)
         for cell in plan["cells"]:
-            folder = store.folder(cell["address"])
+            folder, strategy = store.folder(cell["address"]), plan["strategies"][cell["strategy"]]
+            if strategy.get("control") in ("truth", "swap"):  # no strategy's video
+                continue
             if store.done(cell["address"]) and (folder / "video.mp4").is_file():
-                yield folder, cell["strategy"], _record(folder)
+                yield folder, _named(plan, cell), _record(folder)
         return
     yield run, None, _record(run)
+
+
+def _named(plan: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
+    """A cell's strategy, with the value of the axis where that is in it."""
+    name = str(cell["strategy"])
+    if "specs" not in plan["strategies"][name]:
+        return name
+    return f"{name}, {plan['axis']['name']} {plan['axis']['values'][cell['axis']]}"
 
 
 def _record(folder: Path) -> dict[str, Any]:

@@ -1,22 +1,24 @@
 """A suite file, a small TOML, read and checked before anything runs; what is wrong is said with its line and the fix."""
 
 import re
-import tomllib
 from collections.abc import Mapping
-from difflib import get_close_matches
-from itertools import product
-from pathlib import Path
-from typing import Any, NoReturn
 
 from rollout.backends import Entry
+from rollout.benchmarks.controls.swap import donor_of
+from rollout.benchmarks.suites.arms import read_controls, read_strategies
+from rollout.benchmarks.suites.axis import Filling, fillings, in_seconds, read_axis
 from rollout.benchmarks.suites.draws import draws
-from rollout.benchmarks.suites.lines import line_of
-from rollout.benchmarks.suites.suite import SPACING, Claim, Suite, find_suite, strategy_of
+from rollout.benchmarks.suites.source import Source, read_source
+from rollout.benchmarks.suites.suite import SPACING, Axis, Claim, Level, Suite, find_suite
 from rollout.errors import RolloutError, SpecError, SuiteError
 from rollout.registry import find
 from rollout.script import Script
-from rollout.specs import part_from_text
-from rollout.strategy import AXES, Strategy
+
+__all__ = ["load_suite"]
+
+CLAIM = ("says", "source", "better", "than", "metric")
+AT = "at"
+"""What a claim may also say: at which value of the axis it is made."""
 
 
 def load_suite(name: str, *, extra: Mapping[str, str] | None = None, metrics: bool = True) -> Suite:
@@ -24,244 +26,196 @@ def load_suite(name: str, *, extra: Mapping[str, str] | None = None, metrics: bo
 
     `metrics=False` leaves the metrics' names unchecked, which need torch.
     """
-    path = find_suite(name)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SuiteError(f"the suite {path} cannot be read: {error}. Give a TOML file in UTF-8.") from error
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        where = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
-        line = int(where[1]) if where else len(text.splitlines())
-        raise SuiteError(f"{path}:{line}: not valid TOML: {re.sub(r' *[(]at .*', '', str(error))}.") from error
-    return _Reader(path, text, data).suite(dict(extra or {}), metrics=metrics)
+    source = read_source(find_suite(name))
+    suite = _suite(source, dict(extra or {}))
+    if metrics:
+        _check_metrics(source, suite)
+    return suite
 
 
-KEYS: dict[str, tuple[type, ...]] = {
-    "name": (str,),
-    "about": (str,),
-    "backend": (str,),
-    "options": (dict,),
-    "scripts": (list,),
-    "fill": (dict,),
-    "draw": (int,),
-    "seeds": (int, list),
-    "prefix": (int,),
-    "steps": (int,),
-    "metrics": (list,),
-    "baseline": (str,),
-    "primary": (str,),
-    "strategies": (dict,),
-    "grid": (dict,),
-    "claims": (list,),
-}
-SORTS = {str: "a text", int: "a whole number", list: "a list", dict: "a table"}
-CLAIM = ("says", "source", "better", "than", "metric")
+def _suite(source: Source, extra: Mapping[str, str]) -> Suite:
+    data = source.data
+    name = data.get("name", source.path.stem)
+    if not re.fullmatch(r"\w[\w.-]*", name):  # it names the folder that the run goes to
+        source.refuse(f"the name {name!r} is no folder's. Use letters, digits, '-', '_' and '.'.", "name")
+    axis, entry = read_axis(source), _backend(source)
+    levels: list[Level] = []
+    skipped: dict[str, str] = {}
+    for fill in fillings(axis):
+        strategies, skipped = read_strategies(source, extra, fill)
+        controls = read_controls(source, strategies, entry, fill)
+        levels.append(Level(fill.value, _scripts(source, entry, fill), strategies | controls))
+    first = levels[0]
+    metrics = source.texts("metrics")
+    suite = Suite(
+        name=name,
+        about=data.get("about", ""),
+        scripts=first.scripts,
+        strategies={n: arm.strategy for n, arm in first.arms.items() if arm.strategy and not arm.control},
+        metrics=metrics,
+        baseline=data.get("baseline", next(iter(first.arms))),
+        primary=data.get("primary", (metrics or ("",))[0]),
+        seeds=_seeds(source),
+        prefix=source.number("prefix", 0, 1000),
+        steps=source.number("steps", 1, 1000, default=4),
+        backend=data.get("backend", "sprites"),
+        options=data.get("options", {}),
+        claims=_claims(source, axis),
+        skipped=skipped,
+        text=source.text,
+        controls={n: arm for n, arm in first.arms.items() if arm.control},
+        axis=axis,
+        levels=() if axis is None else tuple(levels),
+        fixed=data.get("fixed", False),
+        marks=data.get("marks", True),
+    )
+    if suite.claims and not suite.marks:
+        source.refuse("a suite without marks cannot tell whether a claim shows. Leave claims out, or marks = false.", "claims")
+    _check_axis(source, axis)
+    _check_fit(source, suite, entry)
+    _check_names(source, suite)
+    _check_donors(source, suite)
+    return suite
 
 
-class _Reader:
-    """Reads one file; every refusal names the line."""
-
-    def __init__(self, path: Path, text: str, data: dict[str, Any]) -> None:
-        self.path, self.text, self.data = path, text, data
-
-    def refuse(self, message: str, *keys: str) -> NoReturn:
-        """Raise SuiteError at the line of a key, such as "grid", "positions"."""
-        raise SuiteError(f"{self.path}:{line_of(self.text, *keys)}: {message}")
-
-    def suite(self, extra: dict[str, str], *, metrics: bool) -> Suite:
-        for key, value in self.data.items():
-            self.known(key, KEYS, key)
-            if not isinstance(value, KEYS[key]) or isinstance(value, bool):
-                wanted = " or ".join(
-                    {str: "a text", int: "a whole number", list: "a list", dict: "a table"}[t] for t in KEYS[key]
-                )
-                self.refuse(f"{key!r} is {wanted}, not {value!r}.", key)
-        name = self.data.get("name", self.path.stem)
-        if not re.fullmatch(r"\w[\w.-]*", name):  # it names the folder that the run goes to
-            self.refuse(f"the name {name!r} is no folder's. Use letters, digits, '-', '_' and '.'.", "name")
-        strategies, skipped = self.strategies(extra)
-        entry = self.backend()
-        found = Suite(
-            name=name,
-            about=self.data.get("about", ""),
-            scripts=self.scripts(entry),
-            strategies=strategies,
-            metrics=self.texts("metrics"),
-            baseline=self.data.get("baseline", next(iter(strategies))),
-            primary=self.data.get("primary", (self.texts("metrics") or ("",))[0]),
-            seeds=self.seeds(),
-            prefix=self.number("prefix", 0, 1000),
-            steps=self.number("steps", 1, 1000, default=4),
-            backend=self.data.get("backend", "sprites"),
-            options=self.data.get("options", {}),
-            claims=self.claims(),
-            skipped=skipped,
-            text=self.text,
+def _seeds(source: Source) -> tuple[int, ...]:
+    value = source.data.get("seeds", 1)
+    seeds = list(range(value)) if isinstance(value, int) else value
+    if (
+        not seeds
+        or len(set(map(str, seeds))) < len(seeds)
+        or not all(type(seed) is int and 0 <= seed < SPACING for seed in seeds)
+    ):
+        source.refuse(
+            f"seeds is {value!r}. Give how many, or a list of different numbers from 0 to {SPACING - 1}.", "seeds"
         )
-        self.fits(found, entry)
-        if metrics:
-            self.measurable(found)
-        return found
+    return tuple(seeds)
 
-    def known(self, key: str, among: Mapping[str, Any] | tuple[str, ...], *keys: str) -> None:
-        if key not in among:
-            near = get_close_matches(key, among, n=1, cutoff=0.5)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
-            self.refuse(f"unknown key {key!r}. {hint}There are {', '.join(among)}.", *keys)
 
-    def texts(self, *keys: str) -> tuple[str, ...]:
-        """A list of texts under a key, () where there is none."""
-        value: Any = self.data
-        for key in keys:
-            value = value.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            self.refuse(f"{keys[-1]!r} is a list of texts, not {value!r}.", *keys)
-        return tuple(value)
+def _backend(source: Source) -> Entry:
+    try:
+        entry: Entry = find("backends", source.data.get("backend", "sprites"))
+    except SpecError as error:
+        source.refuse(str(error), "backend")
+    return entry
 
-    def number(self, key: str, low: int, high: int, *, default: int = 0) -> int:
-        value: int = self.data.get(key, default)
-        if not low <= value <= high:
-            self.refuse(f"{key} is {value}. Use {low} to {high}.", key)
-        return value
 
-    def seeds(self) -> tuple[int, ...]:
-        value = self.data.get("seeds", 1)
-        found = list(range(value)) if isinstance(value, int) else value
-        if (
-            not found
-            or len(set(map(str, found))) < len(found)
-            or not all(type(s) is int and 0 <= s < SPACING for s in found)
-        ):
-            self.refuse(
-                f"seeds is {value!r}. Give how many, or a list of different numbers from 0 to {SPACING - 1}.", "seeds"
-            )
-        return tuple(found)
-
-    def backend(self) -> Entry:
+def _scripts(source: Source, entry: Entry, fill: Filling) -> tuple[str, ...]:
+    """The scripts at one value of the axis, the same draws at each, with durations in seconds."""
+    templates = source.texts("scripts")
+    if not templates:
+        source.refuse("there are no scripts to roll out. Add scripts = ['a red circle walks right[5s]'].", "scripts")
+    values = {key: source.texts("fill", key) for key in source.data.get("fill", {})}
+    count = source.number("draw", 1, 100_000, default=len(templates))
+    at = f" at {fill.name} = {fill}" if any(map(fill.within, templates)) else ""
+    try:
+        drawn = tuple(draws(tuple(map(fill, templates)), values, count))
+    except SuiteError as error:
+        source.refuse(str(error), "scripts")
+    spec, scripts = entry.spec(), []
+    for script in drawn:
         try:
-            entry: Entry = find("backends", self.data.get("backend", "sprites"))
-        except SpecError as error:
-            self.refuse(str(error), "backend")
-        return entry
+            scripts.append(in_seconds(script, spec))
+            for prompt in Script.parse(scripts[-1]).prompts:
+                entry.check_prompt(prompt)
+        except RolloutError as error:
+            source.refuse(f"script {script!r}{at}: {error}", "scripts")
+    return tuple(scripts)
 
-    def strategies(self, extra: dict[str, str]) -> tuple[dict[str, Strategy], dict[str, str]]:
-        found: dict[str, Strategy] = {}
-        for name, text in self.data.get("strategies", {}).items():
-            if not isinstance(text, str):
-                self.refuse(
-                    f"the strategy {name!r} is a text, a preset or 'POSITIONS POLICY+SWITCH'.", "strategies", name
-                )
-            try:
-                found[name] = strategy_of(text)
-            except RolloutError as error:
-                self.refuse(f"strategy {name!r}: {error}", "strategies", name)
-        made, skipped = self.grid() if "grid" in self.data else ({}, {})
-        found |= {str(strategy): strategy for strategy in made.values() if strategy not in found.values()}
-        for name, text in extra.items():
-            if name in found:
-                raise SuiteError(f"--add {name!r}: the suite has a strategy of that name. Choose another.")
-            found[name] = strategy_of(text)
-        if not found:
-            self.refuse("there is nothing to compare. Add a table [strategies] or a [grid].")
-        return found, skipped
 
-    def grid(self) -> tuple[dict[str, Strategy], dict[str, str]]:
-        """Every valid combination of a grid's parts, and why the others are not."""
-        for key in self.data["grid"]:
-            self.known(key, AXES, "grid", key)
-        parts: dict[str, list[Any]] = {}
-        for axis in AXES:
-            texts = self.texts("grid", axis)
-            if not texts:
-                self.refuse(f"the grid has no {axis}, so it is empty. Add {axis} = [...] under [grid].", "grid", axis)
-            parts[axis] = []
-            for text in texts:
-                try:
-                    parts[axis].append(part_from_text(axis, text))
-                except SpecError as error:
-                    self.refuse(f"grid: {error}", "grid", axis)
-        made: dict[str, Strategy] = {}
-        skipped: dict[str, str] = {}
-        for positions, policy, switch in product(*(parts[axis] for axis in AXES)):
-            try:
-                made[str(len(made))] = Strategy(positions, policy, switch)
-            except SpecError as error:
-                skipped[f"{positions} {policy} {switch}"] = str(error)
-        if not made:
-            self.refuse(
-                f"no combination of the grid is possible. The last one failed: {next(reversed(skipped.values()))}",
-                "grid",
+def _claims(source: Source, axis: Axis | None) -> tuple[Claim, ...]:
+    claims = []
+    for n, claim in enumerate(source.data.get("claims", [])):
+        if not isinstance(claim, dict):
+            source.refuse("a claim is a table. Write [[claims]].", "claims")
+        for key in claim:
+            source.known(key, (*CLAIM, AT), "claims", key, nth=n)
+        missing = [key for key in CLAIM if not isinstance(claim.get(key), str)]
+        if missing:
+            source.refuse(f"a claim lacks {missing[0]}. It has {', '.join(CLAIM)}, all texts.", "claims", nth=n)
+        at = claim.get(AT)
+        if at is not None and (axis is None or isinstance(at, bool) or at not in axis.values):
+            values = (
+                "which has no [axis]" if axis is None else f"whose {axis.name} is {', '.join(map(str, axis.values))}"
             )
-        return made, skipped
+            source.refuse(
+                f"a claim is made at {at!r} of a suite {values}. Name one of its values.", "claims", AT, nth=n
+            )
+        claims.append(Claim(**claim))
+    return tuple(claims)
 
-    def scripts(self, entry: Entry) -> tuple[str, ...]:
-        templates = self.texts("scripts")
-        if not templates:
-            self.refuse("there are no scripts to roll out. Add scripts = ['a red circle walks right[5s]'].", "scripts")
-        fill = {key: self.texts("fill", key) for key in self.data.get("fill", {})}
-        draw = self.number("draw", 1, 100_000, default=len(templates))
+
+def _check_axis(source: Source, axis: Axis | None) -> None:
+    """Something runs through the axis."""
+    if axis is not None and f"{{{axis.name}}}" not in str(
+        [source.data.get(k) for k in ("scripts", "strategies", "controls")]
+    ):
+        source.refuse(f"nothing has {{{axis.name}}} in it. Put it into scripts or strategies.", "axis", axis.name)
+
+
+def _check_fit(source: Source, suite: Suite, entry: Entry) -> None:
+    """Every strategy fits the backend for the longest script."""
+    spec = entry.spec()
+    for level in suite.along:
+        longest = max(Script.parse(script).count(spec) for script in level.scripts) + suite.prefix
+        for name, arm in level.arms.items():
+            if arm.strategy is None or arm.control == "swap":
+                continue
+            try:
+                arm.strategy.check(spec, longest * spec.block)
+            except RolloutError as error:
+                known = name in source.data.get("strategies", {})
+                keys = ("controls", name) if arm.control else ("strategies", name) if known else ("grid",)
+                at = "" if level.value is None else f" at {level.value!r}"
+                source.refuse(f"{'control' if arm.control else 'strategy'} {name!r}{at}: {error}", *keys)
+
+
+def _check_names(source: Source, suite: Suite) -> None:
+    """What is named is there."""
+    names = {"strategies": tuple(suite.strategies), "metrics": suite.metrics}
+
+    def check(what: str, value: str, *keys: str, nth: int = 0) -> None:
+        if value not in names[what]:
+            listed = ", ".join(names[what])
+            source.refuse(f"{keys[-1]} is {value!r}, which is none of the {what}: {listed}.", *keys, nth=nth)
+
+    check("strategies", suite.baseline, "baseline")
+    check("metrics", suite.primary, "primary")
+    for n, claim in enumerate(suite.claims):
+        check("strategies", claim.better, "claims", "better", nth=n)
+        check("strategies", claim.than, "claims", "than", nth=n)
+        check("metrics", claim.metric, "claims", "metric", nth=n)
+
+
+def _check_donors(source: Source, suite: Suite) -> None:
+    """Whose memory is swapped has another video to take it from."""
+    if not any(arm.control == "swap" for arm in suite.controls.values()):
+        return
+    scripts = [Script.parse(script) for script in suite.scripts]
+    for prompt, script in enumerate(suite.scripts):
+        if donor_of(scripts, prompt) is None and len(suite.seeds) < 2:
+            source.refuse(
+                f"no other script has the timing of {script!r}, so that no other video can lend its memory. Draw more prompts "
+                "of each template, or leave swap out.",
+                "controls",
+                "swap",
+            )
+
+
+def _check_metrics(source: Source, suite: Suite) -> None:
+    """Every metric is there, and applies to the backend."""
+    from rollout.benchmarks.metrics import metric
+
+    if not suite.metrics:
+        source.refuse("there are no metrics. Add metrics = [...]; see 'rollout ls metrics'.", "metrics")
+    entry: Entry = find("backends", suite.backend)
+    for name in suite.metrics:
         try:
-            drawn = tuple(draws(templates, fill, draw))
-        except SuiteError as error:
-            self.refuse(str(error), "scripts")
-        for script in drawn:
-            try:
-                for prompt in Script.parse(script).prompts:
-                    entry.check_prompt(prompt)
-            except RolloutError as error:
-                self.refuse(f"script {script!r}: {error}", "scripts")
-        return drawn
-
-    def claims(self) -> tuple[Claim, ...]:
-        out = []
-        for claim in self.data.get("claims", []):
-            if not isinstance(claim, dict):
-                self.refuse("a claim is a table. Write [[claims]].", "claims")
-            for key in claim:
-                self.known(key, CLAIM, "claims", key)
-            missing = [key for key in CLAIM if not isinstance(claim.get(key), str)]
-            if missing:
-                self.refuse(f"a claim lacks {missing[0]}. It has {', '.join(CLAIM)}, all texts.", "claims")
-            out.append(Claim(**claim))
-        return tuple(out)
-
-    def fits(self, suite: Suite, entry: Entry) -> None:
-        """Strategies fit the backend for the longest script; what is named is there."""
-        spec = entry.spec()
-        longest = max(Script.parse(s).count(spec) for s in suite.scripts) + suite.prefix
-        for name, strategy in suite.strategies.items():
-            try:
-                strategy.check(spec, longest * spec.block)
-            except RolloutError as error:
-                keys = ("strategies", name) if name in self.data.get("strategies", {}) else ("grid",)
-                self.refuse(f"strategy {name!r}: {error}", *keys)
-        for key, value, among in (
-            ("baseline", suite.baseline, tuple(suite.strategies)),
-            ("primary", suite.primary, suite.metrics),
-            *(("better", claim.better, tuple(suite.strategies)) for claim in suite.claims),
-            *(("than", claim.than, tuple(suite.strategies)) for claim in suite.claims),
-            *(("metric", claim.metric, suite.metrics) for claim in suite.claims),
-        ):
-            if value not in among:
-                keys = (key,) if key in ("baseline", "primary") else ("claims", key)
-                what = "metrics" if among is suite.metrics else "strategies"
-                self.refuse(f"{key} is {value!r}, which is none of the {what}: {', '.join(among)}.", *keys)
-
-    def measurable(self, suite: Suite) -> None:
-        """Every metric is there, and applies to the backend."""
-        from rollout.benchmarks.metrics import metric
-
-        if not suite.metrics:
-            self.refuse("there are no metrics. Add metrics = [...]; see 'rollout ls metrics'.", "metrics")
-        for name in suite.metrics:
-            try:
-                found = metric(name)
-            except RolloutError as error:
-                self.refuse(str(error), "metrics")
-            if found.needs == "world" and suite.backend != "sprites":
-                self.refuse(
-                    f"the metric {name!r} reads the sprite world's truth, and the backend is {suite.backend!r}. Leave it out.",
-                    "metrics",
-                )
+            measured = metric(name)
+        except RolloutError as error:
+            source.refuse(str(error), "metrics")
+        if measured.needs == "world" and entry.world is None:
+            source.refuse(
+                f"the metric {name!r} reads a world's truth, and the backend {suite.backend!r} has none. Leave it out.",
+                "metrics",
+            )

@@ -1,4 +1,4 @@
-"""What a benchmark suite says: strategies, prompts, seeds, metrics and claims; and where the shipped ones are."""
+"""What a benchmark suite says: strategies, controls, prompts, seeds, metrics and claims; and where the shipped ones are."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,9 +6,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from rollout.backend import Spec
+from rollout.benchmarks.controls import Arm
 from rollout.errors import SuiteError
+from rollout.registry import find
+from rollout.script import Script
 from rollout.strategies.presets import preset
 from rollout.strategy import Strategy
+
+__all__ = ["SPACING", "SUITES", "Axis", "Claim", "Level", "Suite", "find_suite", "shipped", "strategy_of"]
 
 SUITES = Path(__file__).parent
 SPACING = 1000
@@ -17,18 +23,41 @@ SPACING = 1000
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says, as a comparison: `better` beats `than` under a metric."""
+    """What a paper says, as a comparison: `better` beats `than` under a metric, over the axis or `at` one of its values."""
 
     says: str
     source: str
     better: str
     than: str
     metric: str
+    at: float | None = None
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A number that scripts or strategies run through: a delay, a window, a rate."""
+
+    name: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A suite at one value of its axis; `value` is None where it has none."""
+
+    value: float | None
+    scripts: tuple[str, ...]
+    arms: Mapping[str, Arm]
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What is compared on what. `strategies` by the name that tables show; `skipped` holds the grid's impossible ones."""
+    """What is compared on what, by the names that tables show; `skipped` holds the grid's impossible combinations.
+
+    `scripts`, `strategies` and `controls` are those at the first value of the axis; `levels` has them at every value, and is
+    empty without an axis. `fixed`: the prompts are all that there are, no sample. Without `marks` nothing is called better or
+    worse: the suite is for a look.
+    """
 
     name: str
     about: str
@@ -45,11 +74,35 @@ class Suite:
     claims: tuple[Claim, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
     text: str = ""
+    controls: Mapping[str, Arm] = field(default_factory=dict)
+    axis: Axis | None = None
+    levels: tuple[Level, ...] = ()
+    fixed: bool = False
+    marks: bool = True
+
+    @property
+    def along(self) -> tuple[Level, ...]:
+        """The suite at every value of its axis; once without one."""
+        arms = {name: Arm(strategy) for name, strategy in self.strategies.items()} | dict(self.controls)
+        return self.levels or (Level(None, self.scripts, arms),)
 
     @property
     def cells(self) -> int:
-        """Rollouts of the whole suite."""
-        return len(self.strategies) * len(self.scripts) * len(self.seeds)
+        """Places of the whole suite; some may share a rollout."""
+        return sum(len(level.arms) * len(level.scripts) for level in self.along) * len(self.seeds)
+
+    @property
+    def frames(self) -> int:
+        """Latent frames that a model has to make: a rollout that several places share counts once, a swap twice."""
+        spec: Spec = find("backends", self.backend).spec()
+        rollouts = {
+            (str(arm.strategy), arm.control == "swap", script, number): Script.parse(script).count(spec) * spec.block
+            for level in self.along
+            for arm in level.arms.values()
+            if arm.strategy is not None
+            for number, script in enumerate(level.scripts)
+        }
+        return sum(frames * (2 if key[1] else 1) for key, frames in rollouts.items()) * len(self.seeds)
 
 
 def strategy_of(text: str) -> Strategy:

@@ -43,7 +43,7 @@ def told(steps: Iterable[Step]) -> Iterator[dict[str, Any]]:
         if step.switch is not None:
             before = step.switch.slots
         if step.replay is not None:
-            before = in_order(before + replayed(step.replay, step.block.frames))
+            before = in_order(before + replayed(step.replay, step.block.frames, step.block.scene))
         folded = {
             before[i].frame
             for slot, row in zip(step.room.slots, step.room.rows, strict=True)

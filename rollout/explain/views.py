@@ -61,7 +61,7 @@ def views(strategy: Strategy, blocks: Iterable[Block], spec: Spec) -> Iterator[V
         if step.switch is not None:
             offered, made = step.switch.slots, _made(made, step.switch.rows, step.switch.pooled)
         if step.replay is not None:
-            again = replayed(step.replay, step.block.frames)
+            again = replayed(step.replay, step.block.frames, step.block.scene)
             both = [*zip(offered, made, strict=True)]
             both += [(s, hash((s.frame, step.block.index, step.replay.bidirectional))) for s in again]
             offered, made = in_order(offered + again), tuple(m for r in Role for s, m in both if s.role is r)
