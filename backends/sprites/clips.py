@@ -107,7 +107,7 @@ def sample_clip(generator: torch.Generator, frames_per_batch: int = 63, *, plain
         step[:, at] += dice.between(0, 20)
         world = _change_scene(world, at, 0.8, generator)
         learn[at // BLOCK * BLOCK : at // BLOCK * BLOCK + BLOCK] = False
-    if not plain and sink is None and dice.share() < 0.4:
+    if not plain and sink is None and dice.share() < 0.3:
         sink, recent = (0, 1, 3)[dice.between(0, 2)], (1, dice.between(1, 9))[dice.between(0, 1)]
     world = with_nights(world, generator)
     return Clip(
@@ -140,13 +140,13 @@ def with_nights(world: World, generator: torch.Generator) -> World:
 
 
 def _with_moves(world: World, generator: torch.Generator) -> Moved:
-    """In three of five clips some blocks' prompts name the landmark's column; it moves there and stays there."""
+    """In two of five clips some blocks' prompts name the landmark's column; it moves there and stays there."""
     batch, blocks = len(world.colour), world.frames // BLOCK
     block = torch.arange(world.frames) // BLOCK
     draw = torch.rand(3, batch, 1, generator=generator)
     begin = (draw[1] * blocks).floor()
     end = begin + 1 + (draw[2] * (blocks - begin)).floor()
-    moves = draw[0] < 0.6
+    moves = draw[0] < 0.4
     column = torch.randint(len(MARKS), (batch, 1), generator=generator)
     place = torch.where(moves & (block >= begin), move_mark(world.place, column), world.place)
     named = torch.where(moves & (block >= begin) & (block < end), column, -1)

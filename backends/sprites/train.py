@@ -29,7 +29,7 @@ from rollout.rope import rotate, table
 
 SIGMAS = (1.0, 0.9375, 0.8333333, 0.625)
 """The noise levels of the 4-step schedule; three in ten blocks are trained exactly there."""
-MARKED = 5.0
+MARKED = 2.0
 """How much the upper half of a frame counts whose prompt names the landmark: 36 pixels of 4096 are learned too late."""
 DIRT = 0.12
 """The most noise on a clean context, a share."""
