@@ -13,6 +13,7 @@ from rollout.backend import Spec
 from rollout.benchmarks.cell import Place, places
 from rollout.benchmarks.controls import Arm
 from rollout.benchmarks.executors.base import Attempt, Executor
+from rollout.benchmarks.executors.rows import in_batches
 from rollout.benchmarks.executors.work import Setup, Task
 from rollout.benchmarks.metrics import metric
 from rollout.benchmarks.store import Store
@@ -38,11 +39,14 @@ class Run:
     setup: Setup
     executor: Executor
     again: bool = False
+    together: bool = True
+    """Cells of one strategy and timing are rows of one rollout."""
     added: tuple[int, ...] = ()
     """Those of the suite's seeds that its file does not have."""
 
     def __post_init__(self) -> None:
         self.store = Store(self.out)
+        self.spec: Spec = find("backends", self.suite.backend).spec()
         self.places = list(places(self.suite, device=self.setup.device))
         measured = {name: metric(name) for name in self.suite.metrics}
         self.names = {m.name: name for name, m in measured.items()}
@@ -58,7 +62,8 @@ class Run:
                 continue
             lacking = list(self.names) if self.again else self.store.lacking(address, self.codes)
             if lacking:
-                tasks[address] = Task(address, place.cell.to_dict(), tuple(self.names[n] for n in lacking))
+                metrics = tuple(self.names[n] for n in lacking)
+                tasks[address] = Task(address, place.cell.to_dict(), metrics, self.store.done(address))
         return list(tasks.values())
 
     def attempts(self) -> Iterator[Attempt]:
@@ -73,19 +78,26 @@ class Run:
             command = {"executor": type(self.executor).__name__.lower(), "threads": self.setup.threads}
             self.store.log(event="run", cells=len(tasks), **command)
             try:
-                for tried in self.executor.run(self.setup, tasks) if tasks else ():
-                    self.store.log(
-                        event=tried.outcome,
-                        cell=tried.task.address,
-                        worker=tried.worker,
-                        attempt=tried.number,
-                        seconds=round(tried.seconds, 3),
-                        why=tried.why,
-                        last=tried.last,
-                    )
-                    yield tried
+                batches = in_batches(tasks, self.spec) if self.together else tasks
+                for tried in self.executor.run(self.setup, batches) if tasks else ():
+                    for cell in tried.task.cells:
+                        share = replace(tried, task=cell, seconds=tried.seconds / len(tried.task.cells))
+                        self._log(share, len(tried.task.cells))
+                        yield share
             finally:
                 self.store.clean()
+
+    def _log(self, tried: Attempt, rows: int) -> None:
+        self.store.log(
+            event=tried.outcome,
+            cell=tried.task.address,
+            worker=tried.worker,
+            attempt=tried.number,
+            seconds=round(tried.seconds, 3),
+            rows=rows,
+            why=tried.why,
+            last=tried.last,
+        )
 
     def _plan(self) -> None:
         """Write plan.json and suite.toml: all that a report needs besides the cells."""

@@ -47,10 +47,12 @@ class Output:
         lines: Sequence[Subtitle] = (),
         latents: bool = False,
         exact: bool = False,
+        contact: bool = True,
         earlier: State | None = None,
     ) -> None:
         self.folder, self.spec, self.lines = folder, backend.spec, lines
         self.decoder, self.sheet = backend.decoder(), Sheet(blocks)
+        self.contact = contact
         self.pixels, self.clean = Chain(), Chain()
         self.last: Frames | None = None
         """The last block's frames."""
@@ -88,7 +90,8 @@ class Output:
         """Decode a block and write it. Raises OutputError."""
         latents = result.latents[0]
         frames: Frames = self.decoder.push(latents).numpy()
-        self.sheet.add(result, frames, self.spec.seconds(result.block.start))
+        if self.contact:
+            self.sheet.add(result, frames, self.spec.seconds(result.block.start))
         self._write(frames)
         if self._latents is not None:
             self._latents.write(latents)
@@ -131,6 +134,8 @@ class Output:
         self._stack.close()
         if self.lines:
             write_text(self.folder / "subtitles.vtt", webvtt(self.lines))
+        if not self.contact:
+            return
         picture = self.sheet.draw()
         write_whole(self.folder / "contact.png", lambda path: picture.save(path, "PNG"))
 

@@ -43,7 +43,7 @@ def record(
     digests: dict[str, str],
 ) -> dict[str, Any]:
     """The record of a finished rollout; `history` blocks came from another run."""
-    spec, backend, progress = run.backend.spec, run.backend, run.progress
+    spec, backend, progress, rows = run.backend.spec, run.backend, run.progress, run.batch
     found = recipe.to_dict()
     found["backend"] |= {
         "weights": getattr(backend, "digest", None),
@@ -68,10 +68,11 @@ def record(
             "forwards": progress.forwards,
             "blocks": run.blocks,
             "given": run.first,
-            "encoded": asdict(progress.encoded),
-            "kv_bytes": run.cache.bytes,
-            "held_bytes": progress.held_bytes,
-            "rotated_bytes": run.cache.rotated,
+            "encoded": asdict(progress.encoded) | {"rotated_bytes": progress.encoded.rotated_bytes // rows},
+            "rows": rows,
+            "kv_bytes": run.cache.bytes // rows,
+            "held_bytes": progress.held_bytes // rows,
+            "rotated_bytes": run.cache.rotated // rows,
             "switch_seconds": progress.switch_seconds,
         },
         "versions": machine(backend.device),

@@ -39,12 +39,21 @@ class Executor(Protocol):
 
 
 def attempt(worker: Worker, task: Task, name: str, number: int) -> Attempt:
-    """One try, with whatever it raises as its outcome."""
+    """One try, with whatever it raises as its outcome; cells that failed together are tried again one by one."""
     begun = time.monotonic()
     try:
         return Attempt(task, "done", name, number, worker.do(task))
     except Exception as error:
-        return Attempt(task, "failed", name, number, time.monotonic() - begun, f"{type(error).__name__}: {error}")
+        why, last = f"{type(error).__name__}: {error}", not task.beside
+        return Attempt(task, "failed", name, number, time.monotonic() - begun, why, last)
+
+
+def again(tried: Attempt) -> list[tuple[Task, int]]:
+    """The tasks that follow an attempt that was not the last, and their number: each cell alone, to tell who is to blame."""
+    if tried.last:
+        return []
+    number = 1 if tried.task.beside else tried.number + 1
+    return [(cell, number) for cell in tried.task.cells]
 
 
 def begin(setup: Setup) -> Worker | str:
@@ -103,8 +112,7 @@ def share(tasks: Sequence[Task], crew: Sequence[Hand], heard: Callable[[], Itera
             for hand in heard():
                 tried = _listen(hand)
                 if tried is not None:
-                    if not tried.last:
-                        waiting.append((tried.task, tried.number + 1))
+                    waiting.extend(again(tried))
                     yield tried
     finally:
         for hand in crew:
@@ -132,6 +140,6 @@ def _bury(hand: Hand, how: str) -> Attempt | None:
     if lost is None:
         return None
     task, number, begun = lost
-    last = number >= TRIES
+    last = number >= TRIES and not task.beside
     why = f"given up, it killed {number} workers; the last died: {how}" if last else f"the worker died: {how}"
     return Attempt(task, "died", hand.name, number, time.monotonic() - begun, why, last)

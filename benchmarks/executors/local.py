@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from rollout.benchmarks.executors.base import Attempt, Gone, Hand, attempt, begin, share
+from rollout.benchmarks.executors.base import Attempt, Gone, Hand, again, attempt, begin, share
 from rollout.benchmarks.executors.work import Setup, Task, Worker
 
 
@@ -24,8 +25,12 @@ class Serial:
         worker = Worker(setup)
         if tasks:
             _ = worker.backend  # a model that does not load fails the run, not every cell
-        for task in tasks:
-            yield attempt(worker, task, "serial", 1)
+        waiting = deque((task, 1) for task in tasks)
+        while waiting:
+            task, number = waiting.popleft()
+            tried = attempt(worker, task, "serial", number)
+            waiting.extend(again(tried))
+            yield tried
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What a worker does: hold the model, roll a cell out, score it."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from rollout.backend import Backend
 from rollout.backends import Entry, load_backend
 from rollout.benchmarks.controls.truth import film_truth
+from rollout.benchmarks.executors.rows import roll_rows
 from rollout.benchmarks.metrics import Score, metric
 from rollout.benchmarks.metrics.sample import sample_of_run
 from rollout.benchmarks.store import Store
@@ -31,6 +33,15 @@ class Task:
     address: str
     spec: Mapping[str, Any]
     metrics: tuple[str, ...]
+    scored: bool = False
+    """The cell is there, and lacks metrics alone."""
+    beside: tuple["Task", ...] = ()
+    """Cells that are rolled out with it, as further rows of one rollout."""
+
+    @property
+    def cells(self) -> tuple["Task", ...]:
+        """Each cell as a task of its own."""
+        return (replace(self, beside=()), *self.beside)
 
 
 @dataclass(frozen=True)
@@ -64,9 +75,11 @@ class Worker:
         return load_backend(self.setup.backend, device=self.setup.device, **self.setup.options)
 
     def do(self, task: Task) -> float:
-        """Do a task; seconds. Raises RolloutError; whatever happens, the cell is whole or not there."""
+        """Do a task; seconds. Raises RolloutError; whatever happens, each cell is whole or not there."""
         begun = time.monotonic()
-        if self.store.done(task.address):
+        if task.beside:
+            self._together(task.cells)
+        elif self.store.done(task.address):
             known = self.store.scores(task.address)
             folder = self.store.folder(task.address)
             self.store.add(folder, _scores(folder, task), known)
@@ -79,6 +92,14 @@ class Worker:
                 self.store.add(folder, _scores(folder, task))
         return time.monotonic() - begun
 
+    def _together(self, cells: Sequence[Task]) -> None:
+        """Cells as the rows of one rollout."""
+        with ExitStack() as stack:
+            folders = [stack.enter_context(self.store.writing(cell.address, cell.spec)) for cell in cells]
+            roll_rows(self.backend, [self._recipe(cell.spec) for cell in cells], folders)
+            for cell, folder in zip(cells, folders, strict=True):
+                self.store.add(folder, _scores(folder, cell))
+
     def _film(self, spec: Mapping[str, Any], folder: Path) -> None:
         """The world's own video."""
         entry: Entry = find("backends", self.setup.backend)
@@ -86,12 +107,13 @@ class Worker:
             raise RolloutError(f"the backend '{self.setup.backend}' has no world whose truth is known.")
         film_truth(entry.world, entry.spec(), spec, folder)
 
-    def _roll(self, spec: Mapping[str, Any], folder: Path) -> None:
+    def _recipe(self, spec: Mapping[str, Any]) -> Recipe:
+        """A cell's recipe. Raises RolloutError where the weights are not those of the plan."""
         weights = getattr(self.backend, "digest", None)
         if weights != spec["backend"]["weights"]:
             planned = spec["backend"]["weights"]
             raise RolloutError(f"the weights here are {weights}, and {planned} in the plan. Run the suite again.")
-        recipe = Recipe(
+        return Recipe(
             Strategy.from_dict(spec["strategy"]),
             spec["script"],
             spec["seed"],
@@ -102,7 +124,9 @@ class Worker:
             self.setup.options,
             donor=None if spec["donor"] is None else Donor.from_dict(spec["donor"]),
         )
-        job = Job(self.backend, recipe, folder, exact=True)
+
+    def _roll(self, spec: Mapping[str, Any], folder: Path) -> None:
+        job = Job(self.backend, self._recipe(spec), folder, exact=True)
         peak = Peak(self.backend.device)
         for _ in job.run():
             pass

@@ -46,9 +46,14 @@ def generated(sample: Sample) -> Generated | None:
     )
 
 
+def _alone(sample: Sample) -> bool:
+    """A rollout of one video: what several rows took together says nothing of one."""
+    return int(sample.record.get("costs", {}).get("rows", 1)) == 1
+
+
 def seconds_per_frame(sample: Sample) -> Score | None:
-    """Wall time a generated pixel frame, decoding and writing left out."""
-    part = generated(sample)
+    """Wall time a generated pixel frame, decoding and writing left out; of rollouts of one video."""
+    part = generated(sample) if _alone(sample) else None
     return Score(part.seconds / part.frames) if part and part.seconds is not None else None
 
 
@@ -74,15 +79,15 @@ def bytes_rotated(sample: Sample) -> Score | None:
 
 
 def peak(sample: Sample) -> Score | None:
-    """Peak memory of the rollout, MiB: allocated on a GPU, resident in the process on a CPU."""
+    """Peak memory of the rollout, MiB: allocated on a GPU, resident in the process on a CPU; of one video."""
     most = sample.record.get("costs", {}).get("peak_bytes")
-    return Score(most / MIB) if most else None
+    return Score(most / MIB) if most and _alone(sample) else None
 
 
 def switch_latency(sample: Sample) -> Score | None:
-    """Milliseconds that a prompt change or cut adds before its block is denoised."""
+    """Milliseconds that a prompt change or cut adds before its block is denoised; of rollouts of one video."""
     times = sample.record.get("costs", {}).get("switch_seconds")
-    return Score(1000 * sum(times) / len(times)) if times else None
+    return Score(1000 * sum(times) / len(times)) if times and _alone(sample) else None
 
 
 COSTS: dict[str, tuple[Callable[[Sample], Score | None], str]] = {
