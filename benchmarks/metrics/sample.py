@@ -16,7 +16,7 @@ from rollout.benchmarks.metrics.features import extractor
 from rollout.errors import OutputError
 from rollout.progress import Event, course
 from rollout.record import read_record
-from rollout.registry import find
+from rollout.registry import find, names
 from rollout.script import Script
 from rollout.slots import Block
 from rollout.video import Frames, stream_video, video_fps
@@ -61,8 +61,8 @@ class Sample:
 
     @cached_property
     def world(self) -> World | None:
-        """The world whose truth is known, if its backend has one."""
-        return None if self.spec is None else find("backends", self.spec.name).world
+        """The world whose truth is known, if its backend is registered and has one."""
+        return None if self.spec is None else _world(self.spec.name)
 
     def pixel(self, frame: int) -> int:
         """The first pixel frame of a latent frame."""
@@ -146,6 +146,13 @@ def sample_of_run(folder: Path) -> Sample:
         given=given,
         record=record,
     )
+
+
+def _world(backend: str) -> World | None:
+    if backend not in names("backends"):  # a model of one's own, of this process alone
+        return None
+    world: World | None = find("backends", backend).world
+    return world
 
 
 def applies(needs: str, sample: Sample) -> bool:
