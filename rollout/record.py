@@ -49,6 +49,7 @@ def record(
         "weights": getattr(backend, "digest", None),
         "device": str(backend.device),
         "dtype": str(backend.dtype).removeprefix("torch."),
+        "world": None if backend.world is None else backend.world.name,
     }
     found["script"] |= {
         "shots": [asdict(shot) for shot in planned(script, spec, first=run.first)],
@@ -68,7 +69,7 @@ def record(
             "forwards": progress.forwards,
             "blocks": run.blocks,
             "given": run.first,
-            "encoded": asdict(progress.encoded),
+            "encoded": None if progress.encoded is None else asdict(progress.encoded),
             "kv_bytes": run.cache.bytes,
             "held_bytes": progress.held_bytes,
             "rotated_bytes": run.cache.rotated,

@@ -23,6 +23,10 @@ from rollout.video import Frames, stream_video, video_fps
 from rollout.world import World
 
 Numbers = NDArray[np.float64]
+FOREIGN = (
+    "shows a world of another edition: what measures against a world's truth is left out. Generate it again for that."
+)
+"""What to say of a run that is `foreign`."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Sample:
     prompts: tuple[str, ...] = ()
     given: int = 0
     record: Mapping[str, Any] = field(default_factory=dict)
+    foreign: bool = False
+    """It shows another world than its backend has today: nothing here knows its truth."""
 
     def frames(self) -> Iterator[Frames]:
         """The frames (height, width, 3) one by one, those of a world in its own size. Raises OutputError."""
@@ -61,8 +67,10 @@ class Sample:
 
     @cached_property
     def world(self) -> World | None:
-        """The world whose truth is known, if its backend is registered and has one."""
-        return None if self.spec is None else _world(self.spec.name)
+        """The world whose truth is known, if its backend is registered, has one, and it shows that."""
+        if self.spec is None or self.foreign:
+            return None
+        return _world(self.spec.name)
 
     def pixel(self, frame: int) -> int:
         """The first pixel frame of a latent frame."""
@@ -145,6 +153,7 @@ def sample_of_run(folder: Path) -> Sample:
         prompts=prompts,
         given=given,
         record=record,
+        foreign=_foreign(record, _world(spec.name), exact),
     )
 
 
@@ -153,6 +162,16 @@ def _world(backend: str) -> World | None:
         return None
     world: World | None = find("backends", backend).world
     return world
+
+
+def _foreign(record: Mapping[str, Any], world: World | None, exact: Path) -> bool:
+    """Whether a run shows another world than `world`."""
+    if world is None:
+        return False
+    if "world" in record["backend"]:
+        return bool(record["backend"]["world"] != world.name)
+    # the first edition's records name no world; the size of lossless frames tells, an enlarged video does not
+    return not exact.is_file() or next(stream_video(exact)).shape[:2] != world.size
 
 
 def applies(needs: str, sample: Sample) -> bool:
