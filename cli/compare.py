@@ -187,10 +187,14 @@ def _roll(backend: "Backend", recipe: "Recipe", into: Path, done: Sequence[Path]
 
 def _runs(given: Sequence[str], folder: Path, webp: bool) -> None:
     from rollout.benchmarks.compare.runs import read_runs
+    from rollout.benchmarks.metrics.sample import FOREIGN
     from rollout.files import new_folder
 
     pairs = [(None, text) if Path(text).exists() else _pair(text) for text in given]
     runs = read_runs([Path(place) for _, place in pairs], [name for name, _ in pairs])
+    for run in runs:
+        if run.sample.foreign:
+            print(f"{run.folder} {FOREIGN}", file=sys.stderr)
     new_folder(folder)
     _show(runs, folder, webp)
 

@@ -1,6 +1,7 @@
 """rollout score: metrics of any video, or of a run's folder."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,13 +28,15 @@ def score(
     """Score videos; a run's folder also by what its plan, its record and its world know."""
     load_plugins(plugin)
     from rollout.benchmarks.metrics import METRICS, metric
-    from rollout.benchmarks.metrics.sample import applies, sample_of_run, sample_of_video
+    from rollout.benchmarks.metrics.sample import FOREIGN, applies, sample_of_run, sample_of_video
 
     rows: list[dict[str, Any]] = []
     wanted = [name.strip() for name in metrics.split(",")] if metrics else None
     found = [metric(name) for name in wanted or METRICS]
     for path in videos:
         sample = sample_of_run(path) if path.is_dir() else sample_of_video(path)
+        if sample.foreign:
+            print(f"{path} {FOREIGN}", file=sys.stderr)
         scores = {m: m.measure(sample) for m in found if applies(m.needs, sample)}
         row: dict[str, Any] = {"video": str(path), "scores": {}}
         for m, one in scores.items():

@@ -3,6 +3,7 @@
 import json
 import mmap
 import struct
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -41,6 +42,9 @@ class LatentsWriter:
             self._file.truncate(HEADER + self._bytes)
             self._file.seek(0, 2)
         except OSError as error:
+            if not keep:  # else it is what the next attempt goes on from
+                with suppress(OSError):
+                    self.partial.unlink()
             raise OutputError(f"{self.partial} cannot be written: {error.strerror}. Choose another --out.") from error
 
     @property
@@ -84,7 +88,8 @@ class LatentsWriter:
         if kind is None:
             self.close()
         else:
-            self._file.close()
+            with suppress(OSError):  # a buffer that a full disk did not take is tried again; the first error says more
+                self._file.close()
 
 
 def as_bytes(tensor: Tensor) -> bytes:

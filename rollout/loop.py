@@ -13,7 +13,7 @@ from rollout.devices import now
 from rollout.errors import BackendError, RolloutError
 from rollout.inputs import check_memory, given_latents, new_cache, rows, same_plan
 from rollout.plan import Step, chunks, decide, reach, replayed, taken_over
-from rollout.progress import Encoded, Event, Progress
+from rollout.progress import Event, Progress
 from rollout.sampler import Noise, Schedule, sample, seeded
 from rollout.script import Script
 from rollout.slots import Block, Edit, Placement, Replay, Role, Slot
@@ -136,18 +136,11 @@ class Rollout(Iterator[Result]):
         begun = now(self.backend.device) if given else 0.0  # waits for the device, so not where a block is sampled
         result = self._run(self._step)
         if given:
-            self._count_encoded(now(self.backend.device) - begun)
-        self.progress.held_bytes = max(self.progress.held_bytes, self.cache.bytes + self.cache.extra_bytes)
+            self.progress.count_encoded(self.cache.rotated, now(self.backend.device) - begun)
+        self.progress.count_held(self.cache.bytes + self.cache.extra_bytes)
         self._step = None
         self.progress.finish()
         return result
-
-    def _count_encoded(self, seconds: float) -> None:
-        """Note what the given blocks took up to here: they come first, so the totals so far are theirs."""
-        progress = self.progress
-        progress.encoded = Encoded(
-            progress.encoded.blocks + 1, progress.forwards, self.cache.rotated, progress.encoded.seconds + seconds
-        )
 
     def _decide(self, block: Block) -> Step:
         strategy, seen = self.strategy, block

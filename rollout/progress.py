@@ -73,8 +73,9 @@ class Progress:
     events: list[Event] = field(default_factory=list)
     forwards: int = 0
     switch_seconds: list[float] = field(default_factory=list)
-    encoded: Encoded = field(default_factory=Encoded)
-    held_bytes: int = 0
+    encoded: Encoded | None = field(default_factory=Encoded)
+    """None, as below, where it goes on from a state of the first edition, which did not count it."""
+    held_bytes: int | None = 0
     """The most that the cache held after a block: keys, values and their raw copies."""
 
     @property
@@ -108,6 +109,17 @@ class Progress:
         """The block that was begun is done."""
         self.last, self.block, self.once, self.prepared = self.block, None, None, 0
 
+    def count_encoded(self, rotated_bytes: int, seconds: float) -> None:
+        """Note what the given blocks took up to here: they come first, so the totals so far are theirs."""
+        if self.encoded is not None:
+            spent = self.encoded.seconds + seconds
+            self.encoded = Encoded(self.encoded.blocks + 1, self.forwards, rotated_bytes, spent)
+
+    def count_held(self, held_bytes: int) -> None:
+        """Note what the cache holds after a block."""
+        if self.held_bytes is not None:
+            self.held_bytes = max(self.held_bytes, held_bytes)
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self) | {"events": [event.to_dict() for event in self.events]}
@@ -127,8 +139,8 @@ class Progress:
             events=[Event.from_dict(event) for event in data["events"]],
             forwards=_count(data["forwards"]),
             switch_seconds=[float(seconds) for seconds in data["switch_seconds"]],
-            encoded=Encoded.from_dict(data["encoded"]),
-            held_bytes=_count(data["held_bytes"]),
+            encoded=None if data.get("encoded") is None else Encoded.from_dict(data["encoded"]),
+            held_bytes=None if data.get("held_bytes") is None else _count(data["held_bytes"]),
         )
         numbers = [found.shot, found.prompt, *(b.prompt for b in (found.last, found.block) if b is not None)]
         if max(numbers) >= len(texts) or found.prepared > 2:

@@ -18,6 +18,7 @@ from rollout.backend import Spec
 from rollout.errors import OutputError
 from rollout.files import write_text
 from rollout.loop import Rollout
+from rollout.progress import Encoded
 from rollout.recipe import Recipe
 from rollout.script import Script, planned
 from rollout.strategy import AXES, Strategy
@@ -49,6 +50,7 @@ def record(
         "weights": getattr(backend, "digest", None),
         "device": str(backend.device),
         "dtype": str(backend.dtype).removeprefix("torch."),
+        "world": None if backend.world is None else backend.world.name,
     }
     found["script"] |= {
         "shots": [asdict(shot) for shot in planned(script, spec, first=run.first)],
@@ -68,15 +70,20 @@ def record(
             "forwards": progress.forwards,
             "blocks": run.blocks,
             "given": run.first,
-            "encoded": asdict(progress.encoded) | {"rotated_bytes": progress.encoded.rotated_bytes // rows},
+            "encoded": None if progress.encoded is None else _share(progress.encoded, rows),
             "rows": rows,
             "kv_bytes": run.cache.bytes // rows,
-            "held_bytes": progress.held_bytes // rows,
+            "held_bytes": None if progress.held_bytes is None else progress.held_bytes // rows,
             "rotated_bytes": run.cache.rotated // rows,
             "switch_seconds": progress.switch_seconds,
         },
         "versions": machine(backend.device),
     }
+
+
+def _share(encoded: Encoded, rows: int) -> dict[str, Any]:
+    """What a row's given blocks took, of those of all rows."""
+    return asdict(encoded) | {"rotated_bytes": encoded.rotated_bytes // rows}
 
 
 def times(seconds: float, writing: float, frames: int) -> dict[str, float]:

@@ -68,6 +68,8 @@ class Truth(Protocol):
 class World(Protocol):
     """A world: its words, its truth, and trackers that read it off pixels."""
 
+    name: str
+    """The world and its edition, as records have it: runs of another edition are not measured against this one's truth."""
     size: tuple[int, int]
     """Height and width of its frames, pixels."""
     properties: Mapping[str, Property]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rollout.backends.sprites.codec import Codec
-from rollout.backends.sprites.model import Shape, SpriteTransformer
+from rollout.backends.sprites.model import LAYOUT_GAIN, Shape, SpriteTransformer
 from rollout.backends.sprites.weights import Sprites
 
 torch.set_num_threads(1)
@@ -29,7 +29,12 @@ def micro_backend(dtype: torch.dtype = torch.float64, shape: Shape = MICRO, code
     model = SpriteTransformer(shape)
     for p in model.parameters():
         p.data = torch.randn(p.shape, generator=generator) * (0.3 if p.ndim > 1 else 0.1) + (p.ndim == 1) * p.data
-    return Sprites(model, codec or Codec(shape.channels), dtype=dtype)
+    model.layout.weight.data /= LAYOUT_GAIN  # as loud as the latents, which it would drown
+    if codec is None:  # every latent shows in the pictures, or digests of frames would say nothing
+        codec = Codec(shape.channels)
+        codec.mean += 0.5
+        codec.basis.copy_(0.1 * torch.randn(codec.basis.shape, generator=generator))
+    return Sprites(model, codec, dtype=dtype)
 
 
 @pytest.fixture(scope="session")

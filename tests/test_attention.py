@@ -23,6 +23,7 @@ from rollout.backends.wan.random import random_wan
 from rollout.cli import app
 from rollout.errors import OutputError, RolloutError
 from rollout.loop import Rollout
+from rollout.prefix import true_latents
 from rollout.rope import rotate, table
 from rollout.slots import Placement, Role
 from rollout.strategies.presets import PRESETS
@@ -405,7 +406,7 @@ def test_the_command(tmp_path: Path) -> None:
         assert file["role_names"].tolist() == ["", "sink", "recent", "block"]
     found = FrameMap.load(out / "attention.npz")
     backend, strategy = load_backend("sprites"), Strategy.from_text("relativistic sink:window=12,sink=3+flush")
-    again = generate(backend, strategy, f"{A}[1.5s] | {B}[0.75s#]", seeds=5, prefix=backend.truth(A, 1, 5))  # type: ignore[attr-defined]
+    again = generate(backend, strategy, f"{A}[1.5s] | {B}[0.75s#]", seeds=5, prefix=true_latents(backend, A, 1, 5))
     np.testing.assert_allclose(found.M, watched(again, layer=1, step=0).M, rtol=0, atol=1e-6)
     record = json.loads((out / "run.json").read_text())
     assert record["seed"] == 5

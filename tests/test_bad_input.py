@@ -151,11 +151,11 @@ class Bomb:
 def weights(path: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
     from safetensors import safe_open
 
-    from rollout.backends.sprites import WEIGHTS
+    from rollout.backends.sprites import weights_file
 
-    with safe_open(WEIGHTS, "pt") as file:
+    with safe_open(weights_file(), "pt") as file:
         head = file.metadata()
-    tensors = load_file(WEIGHTS)
+    tensors = load_file(weights_file())
     change(tensors)
     save_file(tensors, path, metadata=head)
 
@@ -182,7 +182,7 @@ FILES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "a text as prefix": ("--prefix", lambda path: path.write_text("no"), "cannot be read as safetensors"),
     "a pickle as prefix": ("--prefix", lambda path: bomb(path), "cannot be read as safetensors"),
     "other latents": ("--prefix", lambda path: save_file({"latents": torch.ones(3, 2, 2, 2)}, path), "has the shape"),
-    "half a block": ("--prefix", lambda path: save_file({"latents": torch.ones(2, 64, 4, 4)}, path), "whole blocks"),
+    "half a block": ("--prefix", lambda path: save_file({"latents": torch.ones(2, 112, 4, 4)}, path), "whole blocks"),
     "no latents": ("--prefix", lambda path: save_file({"x": torch.ones(1)}, path), "no 'latents'"),
     "unreadable": ("--prefix", lambda path: unreadable(path), "cannot be read"),
 }
@@ -197,7 +197,7 @@ def bomb(path: Path) -> None:
 
 
 def unreadable(path: Path) -> None:
-    save_file({"latents": torch.ones(3, 64, 4, 4)}, path)
+    save_file({"latents": torch.ones(3, 112, 4, 4)}, path)
     path.chmod(0)
     if os.access(path, os.R_OK):
         pytest.skip("this user may read everything")

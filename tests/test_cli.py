@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ def test_gen_writes_everything(tmp_path: Path) -> None:
         "video.mp4",
     ]
     latents = load_file(out / "latents.safetensors")["latents"]
-    assert latents.shape == (15, 64, 4, 4)
+    assert latents.shape == (15, 112, 4, 4)
     assert read_video(out / "video.mp4").shape == (15, 256, 256, 3)
     record = json.loads((out / "run.json").read_text())
     assert record["seed"] == 7
@@ -160,20 +161,26 @@ def test_the_vocabulary(args: list[str], strategy: str) -> None:
 
 
 @pytest.fixture
-def small_disk() -> Iterator[None]:
+def small_disk(request: pytest.FixtureRequest) -> Iterator[int]:
     """A limit on file size, which fails a write as a full disk does."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (request.param, hard))
+    yield request.param
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.usefixtures("small_disk")
-def test_a_full_disk_is_one_clear_line_and_leaves_no_file(tmp_path: Path) -> None:
-    assert "Free some space" in refused("gen", A + "[3s]", "--out", str(tmp_path / "out"), "--latents")
-    assert [p.name for p in (tmp_path / "out").iterdir() if p.stat().st_size > 20_000 or ".partial" in p.name] == []
+BLOCK = 3 * 112 * 4 * 4 * 4
+"""Bytes of a block's latents."""
+
+
+@pytest.mark.parametrize("small_disk", [100, 256, 8_000, BLOCK, BLOCK + 300, 2 * BLOCK], indirect=True)
+def test_a_full_disk_is_one_clear_line_and_leaves_no_file(tmp_path: Path, small_disk: int) -> None:
+    """In the header, before, in and after the first block, and in the second: what is left in a buffer fails again."""
+    says = refused("gen", A + "[3s]", "--out", str(tmp_path / "out"), "--latents")
+    assert re.search(r"cannot be written.*: File too large\. (Free some space|Choose another --out)", says)
+    assert [p.name for p in (tmp_path / "out").iterdir() if p.stat().st_size > small_disk or ".partial" in p.name] == []
     assert not (tmp_path / "out" / "latents.safetensors").exists()
     assert not (tmp_path / "out" / "run.json").exists()
 

@@ -19,15 +19,19 @@ from rollout.benchmarks.compare.rows import Row, changes, rows
 from rollout.benchmarks.compare.runs import Run, Segment, _names, read_runs
 from rollout.benchmarks.compare.strip import FIRST, GOOD, INK, LEVEL, LEVELS, PAPER, TRACK, mix, scales, strip
 from rollout.benchmarks.metrics import metric
+from rollout.benchmarks.metrics.sample import sample_of_run
 from rollout.cli import app
 from rollout.cli.compare import _usual
 from rollout.errors import OutputError, RolloutError, Stopped
 from rollout.job import Job
+from rollout.latents import read_latents
 from rollout.script import Script
 from rollout.video import frames_in, read_video, stream_video
 
 A, B = "a red circle jumps on navy", "a red circle walks right on navy"
-SCRIPT = f"{A}[1.125s] | {B}[2.25s] ; it jumps | it walks"
+SCRIPT = f"{A}[1.125s] | {B}[3s] ; it jumps | it walks"
+FRAMES = 3 + 9 + 24
+"""Of SCRIPT after a prefix of a block: a change of action is watched for 21 frames, or it has no reaction."""
 WINDOW = "relativistic sink:window=12,sink=1"
 ADD = ["--add", f"keep 12/1={WINDOW}+keep", "--add", f"flush={WINDOW}+flush"]
 
@@ -38,7 +42,7 @@ def run(*args: str) -> Result:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two strategies, 30 frames of which 3 were given."""
+    """Two strategies, FRAMES frames of which 3 were given."""
     out = tmp_path_factory.mktemp("compare") / "new"
     done = run("compare", SCRIPT, *ADD, "--seed", "5", "--prefix", "1", "--threads", "1", "--webp", "--out", str(out))
     assert done.exit_code == 0, done.output
@@ -89,7 +93,7 @@ def test_what_it_writes(made: Path) -> None:
         texts = [bytes(p)[2:].decode() for p in file.demux(file.streams.subtitles[0]) if p.size > 2]
         assert file.streams.video[0].average_rate == 8
     assert texts == ["it jumps", "it walks"]
-    assert frames_in(made / "compare.mp4") == 30
+    assert frames_in(made / "compare.mp4") == FRAMES
 
 
 def test_each_strategy_rolls_out_as_it_does_alone(made: Path, tmp_path: Path) -> None:
@@ -109,23 +113,23 @@ def test_panes_show_their_runs_pixel_for_pixel(made: Path, runs: list[Run]) -> N
     folders = (made / "keep-12-1", made / "flush")
     videos = [np.stack(list(stream_video(folder / "frames.mkv"))) for folder in folders]
     assert (videos[0] != videos[1]).any()
-    for frame in (0, 11, 29):
+    for frame in (0, 11, FRAMES - 1):
         picture = np.asarray(stage.draw(frame, [video[frame] for video in videos]))
         for n, video in enumerate(videos):
             left, top, right, bottom = stage.box(n)
             assert (right - left, bottom - top) == (256, 256)
-            assert (picture[top:bottom, left:right] == video[frame].repeat(8, 0).repeat(8, 1)).all()
+            assert (picture[top:bottom, left:right] == video[frame].repeat(4, 0).repeat(4, 1)).all()
 
 
 def test_the_film_is_what_the_stage_draws(made: Path, runs: list[Run]) -> None:
     """Up to what H.264 loses: each frame is far nearer to its own picture than to its neighbour's."""
     stage, found = Stage(runs), read_video(made / "compare.mp4").astype(float)
-    assert found.shape == (30, stage.size[1], stage.size[0], 3)
+    assert found.shape == (FRAMES, stage.size[1], stage.size[0], 3)
     drawn = [
         np.asarray(stage.draw(f, pictures), dtype=float)
         for f, pictures in enumerate(zip(*(r.sample.frames() for r in runs), strict=True))
     ]
-    for f in range(1, 30):
+    for f in range(1, FRAMES):
         assert np.abs(found[f] - drawn[f]).mean() < 2.5
         assert np.abs(found[f] - drawn[f]).mean() < np.abs(found[f] - drawn[f - 1]).mean()
 
@@ -135,8 +139,8 @@ def test_rows_are_the_metrics(runs: list[Run]) -> None:
         assert [row.name for row in mine] == ["action", "subject", "scene", "off path"]
         for row, name in zip(mine, ("action", "identity", "background", "position"), strict=True):
             curve = metric(name).measure(one.sample).curve
-            expected = dict.fromkeys(range(30)) | dict(zip(map(int, curve.x), curve.y, strict=True))
-            assert row.values == [expected[f] for f in range(30)]
+            expected = dict.fromkeys(range(FRAMES)) | dict(zip(map(int, curve.x), curve.y, strict=True))
+            assert row.values == [expected[f] for f in range(FRAMES)]
             assert row.values[:3] == [None] * 3
         found = changes(one)
         assert [change.frame for change in found] == [12]
@@ -181,7 +185,7 @@ def test_a_strip_of_more_frames_than_pixels_shows_means() -> None:
 def test_what_has_not_happened_yet_is_not_shown(runs: list[Run]) -> None:
     stage = Stage(runs)
     first, last = (
-        np.asarray(stage.draw(f, [video[f] for video in ([*r.sample.frames()] for r in runs)])) for f in (4, 29)
+        np.asarray(stage.draw(f, [video[f] for video in ([*r.sample.frames()] for r in runs)])) for f in (4, FRAMES - 1)
     )
     _, _, right, bottom = stage.box(0)
     half = slice(bottom + 20, None), slice(right - 128, right)
@@ -209,20 +213,20 @@ def test_the_table_has_the_numbers_of_score(made: Path, runs: list[Run]) -> None
         record = one.sample.record
         encoded = record["costs"]["encoded"]
         assert encoded["blocks"] == 1
-        assert cell == number(1000 * (record["timings"]["generate_seconds"] - encoded["seconds"]) / 9)
+        assert cell == number(1000 * (record["timings"]["generate_seconds"] - encoded["seconds"]) / 11)
     assert "seed 5" in (made / "table.md").read_text()
 
 
 def test_a_webp_plays_as_long_and_is_small(made: Path, runs: list[Run]) -> None:
     with Image.open(made / "compare.webp") as picture:
-        assert picture.n_frames == 30
+        assert picture.n_frames == FRAMES
         assert picture.width <= WIDTH
         total = 0
         for n in range(picture.n_frames):
             picture.seek(n)
             picture.load()
             total += picture.info["duration"]
-    assert total == 30 * 125 + REST
+    assert total == FRAMES * 125 + REST
     assert (made / "compare.webp").stat().st_size <= BYTES
 
 
@@ -247,7 +251,7 @@ def test_forks_side_by_side(forks: Path, tmp_path: Path) -> None:
     found = read_runs(pair, [None, None])
     assert [r.name for r in found] == ["keep", "flush"]
     assert [r.given for r in found] == [9, 9]
-    assert found[0].size == (32, 32)  # of a video that was enlarged
+    assert found[0].size == (64, 64)  # of a video that was enlarged
     assert [r.name for r in read_runs(pair, ["mine", None])] == ["mine", found[1].name]
     assert [r.name for r in read_runs([forks / "run", pair[1]], [None, None])] == ["recache", "flush"]
     other = [
@@ -262,9 +266,9 @@ def test_forks_side_by_side(forks: Path, tmp_path: Path) -> None:
 def test_a_shorter_run_holds_its_last_frame(forks: Path, tmp_path: Path) -> None:
     found = read_runs([forks / "run", forks / "other"], [None, None])
     assert [r.name for r in found] == ["run", "other"]
-    assert [r.frames for r in found] == [27, 15]
+    assert [r.frames for r in found] == [33, 15]
     stage = Stage(found)
-    assert list(film(stage, tmp_path / "x.mp4")) == list(range(1, 28))
+    assert list(film(stage, tmp_path / "x.mp4")) == list(range(1, 34))
     videos = [list(r.sample.frames()) for r in found]
     during = np.asarray(stage.draw(14, [v[14] for v in videos]))
     after = np.asarray(stage.draw(20, [videos[0][20], videos[1][14]]))
@@ -286,8 +290,8 @@ def test_other_prompts_get_their_own_lines(forks: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "room", "wanted"),
     [
-        ((32, 32), 256, (256, 256)),
-        ((32, 32), 230, (224, 224)),
+        ((64, 64), 256, (256, 256)),
+        ((64, 64), 230, (192, 192)),
         ((480, 832), 480, (480, 277)),
         ((256, 256), 256, (256, 256)),
     ],
@@ -433,17 +437,19 @@ def test_a_run_of_another_size_is_refused(runs: list[Run], made: Path, tmp_path:
     other.mkdir()
     (other / "run.json").write_text((made / "flush" / "run.json").read_text())
     with VideoWriter(other / "video.mp4", 8.0) as writer:
-        writer.write(np.zeros((30, 300, 400, 3), np.uint8))
-    with pytest.raises(OutputError, match="height and width are 32 x 32 and 300 x 400"):
+        writer.write(np.zeros((FRAMES, 300, 400, 3), np.uint8))
+    with pytest.raises(OutputError, match="height and width are 64 x 64 and 300 x 400"):
         read_runs([made / "flush", other], ["a", "b"])
 
 
 def test_a_run_without_lossless_frames_is_tracked_in_its_own_size(forks: Path, runs: list[Run]) -> None:
     told = run("score", str(forks / "run"), "--json")
     assert told.exit_code == 0, told.output
-    assert json.loads(told.output)[0]["scores"]["identity"]["value"] > 0.9
+    decoded = load_backend("sprites").decoder().push(read_latents(forks / "run" / "latents.safetensors")).numpy()
+    exact = metric("identity").measure(replace(sample_of_run(forks / "run"), video=decoded))
+    assert json.loads(told.output)[0]["scores"]["identity"]["value"] == exact.value
     for one in runs:
         lossy = replace(one.sample, video=one.folder / "video.mp4")
-        assert next(lossy.frames()).shape == (32, 32, 3)
+        assert next(lossy.frames()).shape == (64, 64, 3)
         for name in ("action", "identity", "background"):
             assert metric(name).measure(lossy) == metric(name).measure(one.sample)

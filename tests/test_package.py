@@ -68,45 +68,109 @@ def test_the_wheel_holds_only_rollout(tmp_path: Path) -> None:
     assert sources <= set(names)
 
 
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def imported(tree: ast.AST) -> set[str]:
+    """The modules, and the names from them, that a module imports."""
+    names = set()
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {a.name for a in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found |= {f"{node.module}.{a.name}" for a in node.names}
-    return found
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def imports(path: Path) -> set[str]:
+    return imported(ast.parse(path.read_text()))
+
+
+def sources() -> list[Path]:
+    """Every module once, not through the links."""
+    return [path for folder in sorted(set(folders().values())) for path in sorted((ROOT / folder).glob("*.py"))]
+
+
+UPWARDS = {
+    "rollout/__init__.py": "the names that users import",
+    "rollout/__main__.py": "starts the command",
+}
+"""Modules that may import what stands above them, and why."""
 
 
 def test_arrows_point_down() -> None:
-    """cli -> benchmarks -> {strategies, backends} -> the core; evaluate.py, a script of a backend, composes strategies."""
+    """cli -> benchmarks -> {strategies, backends} -> the core, of which the packages that show things are a part."""
     may = {
         "rollout": (),
         "strategies": ("strategies",),
         "backends": ("backends",),
         "benchmarks": ("benchmarks", "strategies", "backends"),
         "cli": TOP,
-        "rollout/live": (),
     }
-    for folder, allowed in may.items():
-        if folder == "rollout":  # the core and its own packages, not what the links lead to
-            files = [
-                path
-                for home in folders().values()
-                if home.split("/")[0] == "rollout"
-                for path in (ROOT / home).glob("*.py")
-            ]
-        else:
-            files = list((ROOT / folder).rglob("*.py"))
-        for path in files:
-            if path.name in ("evaluate.py", "__main__.py") or (folder, path.name) == ("rollout", "__init__.py"):
-                continue
-            used = {
-                name.split(".")[1] for name in imports(path) if name.startswith("rollout.") and name.count(".") >= 1
-            }
-            allowed_here = ("backends",) if path.name == "badge.py" else allowed  # the trackers of one backend, lazily
-            assert not (used & set(TOP)) - set(allowed_here), f"{path.relative_to(ROOT)} imports upwards"
+    upwards = set()
+    for path in sources():
+        name = path.relative_to(ROOT).as_posix()
+        used = {imported.split(".")[1] for imported in imports(path) if imported.startswith("rollout.")}
+        if (used & set(TOP)) - set(may[name.split("/")[0]]):
+            upwards.add(name)
+    assert upwards == set(UPWARDS)
+
+
+KNOWS = {"backends/__init__.py": "the registry's table: a name, and what is imported for it on first use"}
+"""Modules outside backends/sprites that may name the sprites elsewhere than in a default, and why."""
+
+
+def defaults(tree: ast.AST) -> set[ast.AST]:
+    """What an option, a field or a key that is not there falls back on: def f(x=VALUE), x: str = VALUE, d.get(x, VALUE)."""
+    values: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arguments):
+            values |= {value for value in (*node.defaults, *node.kw_defaults) if value is not None}
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            values.add(node.value)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
+            values |= set(node.args[1:])
+    return values
+
+
+def knows_sprites(source: str) -> bool:
+    """Whether a module imports the sprites, or has their name anywhere but as a default: to compare with, or to look up."""
+    tree = ast.parse(source)
+    constants = {node for node in ast.walk(tree) if isinstance(node, ast.Constant)} - defaults(tree)
+    texts = [node.value for node in constants if isinstance(node.value, str)]
+    modules = [name for name in (*imported(tree), *texts) if f"{name}.".startswith("rollout.backends.sprites.")]
+    return bool(modules) or "sprites" in texts
+
+
+def test_a_second_world_is_one_folder() -> None:
+    """Nothing outside backends/sprites compares a backend's name with theirs or imports them."""
+    outside = [
+        path for path in [*sources(), *(ROOT / "docs").glob("*.py")] if "backends/sprites" not in path.as_posix()
+    ]
+    assert len(outside) > 100
+    names = {path.relative_to(ROOT).as_posix() for path in outside if knows_sprites(path.read_text())}
+    assert names == set(KNOWS)
+
+
+@pytest.mark.parametrize(
+    ("source", "knows"),
+    [
+        ("if spec.name == 'sprites': pass", True),
+        ("if spec.name in ('wan', 'sprites'): pass", True),
+        ("match name:\n    case 'sprites': pass", True),
+        ("TRACKERS = {'sprites': 1}", True),
+        ("NAME = 'sprites'", True),
+        ("from rollout.backends.sprites.trackers import track", True),
+        ("from rollout.backends import sprites", True),
+        ("import rollout.backends.sprites as s", True),
+        ("import_module('rollout.backends.sprites.world')", True),
+        ("def gen(backend: str = 'sprites'): pass", False),
+        ("class Recipe:\n    backend: str = 'sprites'", False),
+        ("find('backends', data.get('backend', 'sprites'))", False),
+        ("from rollout.backends import load_backend", False),
+        ("a = 'the sprites'", False),
+    ],
+)
+def test_the_look_for_sprites_sees_them(source: str, knows: bool) -> None:
+    assert knows_sprites(source) is knows
 
 
 def test_pure_modules_import_no_torch() -> None:

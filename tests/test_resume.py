@@ -255,32 +255,53 @@ def test_a_decoder_that_raises_leaves_the_snapshot_before(tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def tiny_disk(tmp_path: Path) -> Any:
-    """A mounted file system of 640 KiB."""
+def disk(tmp_path: Path) -> Any:
+    """A mounted file system of 16 MiB."""
     place = tmp_path / "disk"
     place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=640k", "tmpfs", str(place)], capture_output=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)], capture_output=True)
     if done.returncode:
         pytest.skip("mounting needs rights that this user lacks")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_full_disk_in_the_middle_of_a_frame_keeps_the_snapshot(tiny_disk: Path) -> None:
-    folder = tiny_disk / "run"
+def fill(disk: Path, left: int) -> None:
+    """Leave so many bytes free."""
+    size = os.statvfs(disk)
+    with (disk / "filler").open("ab") as filler:
+        filler.write(bytes(size.f_bavail * size.f_frsize - left))
+
+
+@pytest.mark.parametrize(
+    ("block", "left", "says"),
+    [
+        (6, 24_576, r"the video .* cannot be written any further: No space left on device\. Free some space"),
+        (8, 65_536, r"snapshot-000010\.safetensors cannot be written: .*No space left on device"),
+    ],
+    ids=["in the middle of a frame", "in a snapshot"],
+)
+def test_a_full_disk_keeps_the_snapshot_before(disk: Path, block: int, left: int, says: str) -> None:
+    """A block's frames take 14 to 20 kB, a snapshot more than 100."""
+    folder = disk / "run"
     folder.mkdir()
-    name, long = "infinity-rope", SCRIPT.replace("3.375s", "60s")
-    with pytest.raises(OutputError, match=r"No space left on device\. Free some space"):
-        finish(Job(backend(), recipe(name, long), folder, every=20))
-    assert snapshots(folder)
+
+    def run_until_full() -> None:
+        for result in Job(backend(), recipe(), folder, every=5).run():
+            if result.block.index == block:
+                fill(disk, left)
+
+    with pytest.raises(OutputError, match=says):
+        run_until_full()
+    assert [path.name for path in snapshots(folder)] == ["snapshot-000005.safetensors"]
     assert not (folder / "video.mp4").exists()
-    with pytest.raises(OutputError, match="space"):
+    fill(disk, 0)
+    with pytest.raises(OutputError, match=r"[Nn]o space"):
         resume(folder)  # still full
-    assert snapshots(folder)
-    subprocess.run(["mount", "-o", "remount,size=64m", str(tiny_disk)], check=True)
-    found = resume(folder)
-    (tiny_disk / "whole").mkdir()
-    assert found["digests"] == finish(Job(backend(), recipe(name, long), tiny_disk / "whole"))["digests"]
+    assert [path.name for path in snapshots(folder)] == ["snapshot-000005.safetensors"]
+    (disk / "filler").unlink()
+    assert resume(folder)["digests"] == digests("infinity-rope")
+    assert frames_in(folder / "video.mp4") == 3 * BLOCKS
 
 
 def test_a_snapshot_that_was_cut_off_gives_way_to_the_one_before(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ class SpriteTruth:
 class SpriteWorld:
     """`backend.world` of the sprites."""
 
+    name = "sprites-2"
     size = (PIXELS, PIXELS)
     example = "a red circle walks right on navy"
     properties: Mapping[str, Property] = {

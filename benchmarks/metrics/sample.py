@@ -16,13 +16,17 @@ from rollout.benchmarks.metrics.features import extractor
 from rollout.errors import OutputError
 from rollout.progress import Event, course
 from rollout.record import read_record
-from rollout.registry import find
+from rollout.registry import find, names
 from rollout.script import Script
 from rollout.slots import Block
 from rollout.video import Frames, stream_video, video_fps
 from rollout.world import World
 
 Numbers = NDArray[np.float64]
+FOREIGN = (
+    "shows a world of another edition: what measures against a world's truth is left out. Generate it again for that."
+)
+"""What to say of a run that is `foreign`."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Sample:
     prompts: tuple[str, ...] = ()
     given: int = 0
     record: Mapping[str, Any] = field(default_factory=dict)
+    foreign: bool = False
+    """It shows another world than its backend has today: nothing here knows its truth."""
 
     def frames(self) -> Iterator[Frames]:
         """The frames (height, width, 3) one by one, those of a world in its own size. Raises OutputError."""
@@ -61,8 +67,10 @@ class Sample:
 
     @cached_property
     def world(self) -> World | None:
-        """The world whose truth is known, if its backend has one."""
-        return None if self.spec is None else find("backends", self.spec.name).world
+        """The world whose truth is known, if its backend is registered, has one, and it shows that."""
+        if self.spec is None or self.foreign:
+            return None
+        return _world(self.spec.name)
 
     def pixel(self, frame: int) -> int:
         """The first pixel frame of a latent frame."""
@@ -145,7 +153,25 @@ def sample_of_run(folder: Path) -> Sample:
         prompts=prompts,
         given=given,
         record=record,
+        foreign=_foreign(record, _world(spec.name), exact),
     )
+
+
+def _world(backend: str) -> World | None:
+    if backend not in names("backends"):  # a model of one's own, of this process alone
+        return None
+    world: World | None = find("backends", backend).world
+    return world
+
+
+def _foreign(record: Mapping[str, Any], world: World | None, exact: Path) -> bool:
+    """Whether a run shows another world than `world`."""
+    if world is None:
+        return False
+    if "world" in record["backend"]:
+        return bool(record["backend"]["world"] != world.name)
+    # the first edition's records name no world; the size of lossless frames tells, an enlarged video does not
+    return not exact.is_file() or next(stream_video(exact)).shape[:2] != world.size
 
 
 def applies(needs: str, sample: Sample) -> bool:
