@@ -80,6 +80,8 @@ def validate(suite: SuiteName, add: Extra = None, plugin: Plugin = None) -> None
             f"  left out, {len(found.skipped)} combinations that do not go together: {next(iter(found.skipped.values()))}"
         )
     print(f"  metrics: {', '.join(found.metrics)}")
+    if found.answers:
+        print(f"  answers: {', '.join(f'{use} by {name}' for use, name in found.answers.items())}")
 
 
 @app.command("run")
