@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rollout.cli.leaderboard import leaderboard
 from rollout.cli.options import Extra, Plugin, added, load_plugins
 from rollout.cli.plan import plan
 from rollout.cli.speed import speed
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rollout.benchmarks.run import Run
 
 app = typer.Typer(no_args_is_help=True, help="Compare strategies: suites, reports, speed.")
+app.command("leaderboard")(leaderboard)
 app.command("plan")(plan)
 app.command("speed")(speed)
 
