@@ -121,6 +121,7 @@ class Run:
             ],
             "baseline": suite.baseline,
             "primary": metric(suite.primary).name,
+            "answers": {use: metric(name).name for use, name in suite.answers.items()},
             "claims": [asdict(replace(claim, metric=metric(claim.metric).name)) for claim in suite.claims],
             "scripts": list(suite.scripts),
             "seeds": list(suite.seeds),

@@ -29,8 +29,8 @@ def summarise(out: Path) -> dict[str, Any]:
     cubes = {m["name"]: {name: score_cube(plan, scores, name, m["name"]) for name in names} for m in plan["metrics"]}
     metrics = {}
     for m in plan["metrics"]:
-        judge = _judge(plan, m, cubes[m["name"]])
-        means = {name: _interval(plan, m, over_axis(cube)[0]) for name, cube in cubes[m["name"]].items()}
+        judge = judge_of(plan, m, cubes[m["name"]])
+        means = {name: mean_of(plan, m, over_axis(cube)[0]) for name, cube in cubes[m["name"]].items()}
         metrics[m["name"]] = {
             **m,
             "means": {name: mean.to_dict() for name, mean in means.items() if mean},
@@ -172,7 +172,7 @@ def is_fixed(plan: dict[str, Any]) -> bool:
     return bool(plan.get("fixed", False))
 
 
-def _interval(plan: dict[str, Any], metric: dict[str, Any], grid: NDArray[np.float64]) -> Interval | None:
+def mean_of(plan: dict[str, Any], metric: dict[str, Any], grid: NDArray[np.float64]) -> Interval | None:
     """A mean's interval; that of a share ends where shares do."""
     over = interval(grid, fixed=is_fixed(plan))
     if over is None or metric["unit"] != "share":
@@ -180,7 +180,7 @@ def _interval(plan: dict[str, Any], metric: dict[str, Any], grid: NDArray[np.flo
     return replace(over, low=max(over.low, min(over.mean, 0.0)), high=min(over.high, max(over.mean, 1.0)))
 
 
-def _judge(plan: dict[str, Any], metric: dict[str, Any], cubes: Mapping[str, NDArray[np.float64]]) -> Controls:
+def judge_of(plan: dict[str, Any], metric: dict[str, Any], cubes: Mapping[str, NDArray[np.float64]]) -> Controls:
     """The verdicts of one metric on all pairs, and what its controls say of them."""
 
     def compared(a: str, b: str) -> Verdict:
@@ -206,7 +206,7 @@ def _claims(plan: dict[str, Any], cubes: Mapping[str, Mapping[str, NDArray[np.fl
             level = axis_of(plan).index(claim["at"])
             at = slice(level, level + 1)
         there = {name: cube[at] for name, cube in cubes[claim["metric"]].items()}
-        judged.append((claim, there, _judge(plan, metrics[claim["metric"]], there)))
+        judged.append((claim, there, judge_of(plan, metrics[claim["metric"]], there)))
     verdicts = corrected([judge.compared(claim["better"], claim["than"]) for claim, _, judge in judged])
     return [
         _claim(claim, metrics[claim["metric"]]["unit"], there, judge, verdict)

@@ -98,10 +98,11 @@ def controls_of(strategies: Mapping[str, Mapping[str, Any]]) -> dict[str, Contro
     return {n: Control(s["control"], s.get("of", "")) for n, s in strategies.items() if s.get("control")}
 
 
-def corrected(verdicts: Sequence[Verdict]) -> list[Verdict]:
+def corrected(verdicts: Sequence[Verdict], of: str = "claims") -> list[Verdict]:
     """The verdicts of a suite's claims: a difference that does not survive their number (Holm) is inconclusive.
 
-    `p` becomes the adjusted one. Claims on fewer prompts than a mark needs are not counted.
+    `p` becomes the adjusted one. Claims on fewer prompts than a mark needs are not counted. `of`: what they are, if not
+    claims.
     """
     tested = [n for n, verdict in enumerate(verdicts) if verdict.p is not None]
     adjusted = dict(zip(tested, holm([verdicts[n].p or 0.0 for n in tested]), strict=True))
@@ -109,7 +110,7 @@ def corrected(verdicts: Sequence[Verdict]) -> list[Verdict]:
     for n, verdict in enumerate(verdicts):
         p = adjusted.get(n)
         if p is not None and p >= CERTAIN and verdict.decided:
-            reason = f"does not survive the correction for {len(tested)} claims"
+            reason = f"does not survive the correction for {len(tested)} {of}"
             out.append(replace(verdict, word="inconclusive", p=p, reason=reason))
         else:
             out.append(replace(verdict, p=p))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rollout.cli.leaderboard import leaderboard
 from rollout.cli.options import Extra, Plugin, added, load_plugins
 from rollout.cli.plan import plan
 from rollout.cli.speed import speed
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rollout.benchmarks.run import Run
 
 app = typer.Typer(no_args_is_help=True, help="Compare strategies: suites, reports, speed.")
+app.command("leaderboard")(leaderboard)
 app.command("plan")(plan)
 app.command("speed")(speed)
 
@@ -80,6 +82,8 @@ def validate(suite: SuiteName, add: Extra = None, plugin: Plugin = None) -> None
             f"  left out, {len(found.skipped)} combinations that do not go together: {next(iter(found.skipped.values()))}"
         )
     print(f"  metrics: {', '.join(found.metrics)}")
+    if found.answers:
+        print(f"  answers: {', '.join(f'{use} by {name}' for use, name in found.answers.items())}")
 
 
 @app.command("run")

@@ -50,6 +50,7 @@ def test_the_wheel_holds_only_rollout(tmp_path: Path) -> None:
         "backends/sprites/sprites.safetensors",
         "backends/sprites/MODEL_CARD.md",
         "benchmarks/suites/smoke.toml",
+        "benchmarks/leaderboard/leaderboard.html",
         "benchmarks/report/page.html",
         "benchmarks/report/step.js",
         "benchmarks/study/page.html",

@@ -16,7 +16,7 @@ from rollout.files import new_folder, write_text
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["write_report"]
+__all__ = ["HOME", "environment", "write_report"]
 
 HOME = Path(__file__).parent
 STYLES = ("page.css", "content.css", "player.css")
@@ -29,7 +29,7 @@ def write_report(out: Path) -> Path:
     folder = new_folder(out / "report", force=True)
     scenes = _scenes(out, found, folder)
     write_text(folder / "summary.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    page = _environment().get_template("page.html").render(**_view(out, found, scenes, folder))
+    page = environment().get_template("page.html").render(**_view(out, found, scenes, folder))
     write_text(folder / "index.html", page)
     return folder / "index.html"
 
@@ -77,11 +77,16 @@ def _view(out: Path, found: dict[str, Any], scenes: list[dict[str, Any]], folder
     }
 
 
-def _environment() -> "Environment":
+def environment(*homes: Path) -> "Environment":
+    """Templates of these folders and of the report, with the report's ways to write numbers and names."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(
-        loader=FileSystemLoader(HOME), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader((*homes, HOME)),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     made.filters |= {
         "because": because,

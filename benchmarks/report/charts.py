@@ -1,6 +1,6 @@
 """Charts: data in, a figure out, in stand-in colours and small enough to be legible on a phone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -163,9 +163,13 @@ def cumulative(values: Sequence[tuple[Look, Sequence[float]]], *, limit: float, 
 
 
 def scatter(
-    points: Sequence[tuple[Look, Mapping[str, Any], Mapping[str, Any]]], *, xlabel: str, ylabel: str
+    points: Sequence[tuple[Look, Mapping[str, Any], Mapping[str, Any]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    hollow: Collection[Look] = (),
 ) -> "Figure":
-    """Two metrics against each other: means with both intervals; letters name the points."""
+    """Two metrics against each other: means with both intervals; letters name the points, of which some are hollow."""
     axes = panel(2.2, left=0.46, top=0.3)
     for look, x, y in points:
         style: dict[str, Any] = {"color": look.colour, "lw": 1, "alpha": 0.55, "gid": look.gid}
@@ -177,8 +181,9 @@ def scatter(
             look.marker,
             color=look.colour,
             ms=size(look, 6),
-            mec=PAPER,
-            mew=0.4,
+            mfc=PAPER if look in hollow else look.colour,
+            mec=look.colour if look in hollow else PAPER,
+            mew=1.3 if look in hollow else 0.4,
             gid=look.gid,
             zorder=3,
         )

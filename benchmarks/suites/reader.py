@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from rollout.backends import Entry
 from rollout.benchmarks.controls.swap import donor_of
+from rollout.benchmarks.suites.answers import read_answers
 from rollout.benchmarks.suites.arms import read_controls, read_strategies
 from rollout.benchmarks.suites.axis import Filling, fillings, in_seconds, read_axis
 from rollout.benchmarks.suites.draws import draws
@@ -68,7 +69,10 @@ def _suite(source: Source, extra: Mapping[str, str]) -> Suite:
         levels=() if axis is None else tuple(levels),
         fixed=data.get("fixed", False),
         marks=data.get("marks", True),
+        answers=read_answers(source),
     )
+    if suite.answers and not suite.marks:
+        source.refuse("a suite without marks answers no use. Leave answers out, or marks = false.", "answers")
     if suite.claims and not suite.marks:
         source.refuse(
             "a suite without marks cannot tell whether a claim shows. Leave claims out, or marks = false.", "claims"
@@ -216,6 +220,9 @@ def _check_metrics(source: Source, suite: Suite) -> None:
             measured = metric(name)
         except RolloutError as error:
             source.refuse(str(error), "metrics")
+        uses = [use for use, answer in suite.answers.items() if answer == name]
+        if uses and measured.better == "neither":
+            source.refuse(f"{name!r} answers no use: neither direction of it is better.", "answers", uses[0])
         if measured.needs == "world" and entry.world is None:
             source.refuse(
                 f"the metric {name!r} reads a world's truth, and the backend {suite.backend!r} has none. Leave it out.",

@@ -33,6 +33,7 @@ KEYS: dict[str, tuple[type, ...]] = {
     "grid": (dict,),
     "controls": (dict,),
     "claims": (list,),
+    "answers": (dict,),
 }
 SORTS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", dict: "a table"}
 

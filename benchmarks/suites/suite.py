@@ -56,7 +56,8 @@ class Suite:
 
     `scripts`, `strategies` and `controls` are those at the first value of the axis; `levels` has them at every value, and is
     empty without an axis. `fixed`: the prompts are all that there are, no sample. Without `marks` nothing is called better or
-    worse: the suite is for a look.
+    worse: the suite is for a look. `answers`: by use of a strategy, such as "obey", the metric that answers it on the
+    leaderboard.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Suite:
     levels: tuple[Level, ...] = ()
     fixed: bool = False
     marks: bool = True
+    answers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def along(self) -> tuple[Level, ...]:

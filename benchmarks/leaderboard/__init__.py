@@ -1,0 +1,54 @@
+"""One page and one table over all runs: which strategy for which use, at what cost."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from shutil import rmtree
+
+from rollout.benchmarks.leaderboard.board import Section, sections
+from rollout.errors import OutputError
+from rollout.files import new_folder, write_text
+
+__all__ = ["FILES", "write_leaderboard"]
+
+FILES = {"html": "index.html", "csv": "leaderboard.csv", "jsonl": "leaderboard.jsonl", "latex": "leaderboard.tex"}
+"""The file of each format."""
+
+
+def write_leaderboard(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    formats: Sequence[str] = tuple(FILES),
+    baseline: str | None = None,
+    force: bool = False,
+) -> list[Section]:
+    """Write the leaderboard of these runs into the folder `out`, all formats or none; what it says.
+
+    With `force` an earlier leaderboard is replaced, whole. Raises OutputError.
+    """
+    ranked = sections(folders, baseline)
+    writers = _writers()
+    texts = {FILES[name]: writers[name](ranked) for name in dict.fromkeys(formats)}
+    new_folder(out, force=force)
+    staged = new_folder(out / ".partial", force=True)
+    try:
+        for name, text in texts.items():
+            write_text(staged / name, text)
+        for name in FILES.values():
+            if name in texts:
+                (staged / name).replace(out / name)
+            else:
+                (out / name).unlink(missing_ok=True)  # an earlier one would have other numbers
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror or error}. Choose another --out.") from error
+    finally:
+        rmtree(staged, ignore_errors=True)
+    return ranked
+
+
+def _writers() -> Mapping[str, Callable[[Sequence[Section]], str]]:
+    from rollout.benchmarks.leaderboard.latex import as_latex
+    from rollout.benchmarks.leaderboard.page import as_html
+    from rollout.benchmarks.leaderboard.records import as_csv, as_jsonl
+
+    return {"html": as_html, "csv": as_csv, "jsonl": as_jsonl, "latex": as_latex}

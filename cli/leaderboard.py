@@ -1,0 +1,42 @@
+"""rollout bench leaderboard: one page and one table over finished runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rollout.cli.options import Force, Plugin, load_plugins
+from rollout.errors import SpecError
+
+
+def leaderboard(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="The folders of finished runs.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
+    formats: Annotated[
+        str, typer.Option("--format", metavar="LIST", help="Any of html, csv, jsonl and latex, by commas.")
+    ] = "html,csv,jsonl,latex",
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What marks are against; default: the strategy with the most answers."),
+    ] = None,
+    force: Force = False,
+    plugin: Plugin = None,
+) -> None:
+    """Rank strategies over all suites by use and cost: a page, and the same table as csv, jsonl and LaTeX."""
+    load_plugins(plugin)
+    from rollout.benchmarks.leaderboard import FILES, write_leaderboard
+    from rollout.benchmarks.leaderboard.lines import lines_of
+    from rollout.benchmarks.leaderboard.notes import unfinished
+
+    wanted = [word.strip() for word in formats.split(",") if word.strip()]
+    for word in wanted or [formats]:
+        if word not in FILES:
+            raise SpecError(f"there is no format {word!r}. Use any of {', '.join(FILES)}.")
+    for section in write_leaderboard(runs, out, formats=wanted, baseline=baseline, force=force):
+        print(f"{section.title}; marks are against {section.baseline.name}")
+        for text in unfinished(section.runs):
+            print(f"  not finished: {text}")
+        for line in lines_of(section):
+            print(f"  {line}")
+    for name in dict.fromkeys(wanted):
+        print(out / FILES[name])
