@@ -135,7 +135,9 @@ def by_chance(metrics: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> 
     """How many marks of a table are to be expected though nothing differs."""
     if not plan.get("marks", True):
         return "Nothing is marked: the suite is for a look, and too small for the differences that matter."
-    tested = sum(pair["b"] == plan["baseline"] and pair["p"] is not None for metric in metrics for pair in metric["pairs"])
+    tested = sum(
+        pair["b"] == plan["baseline"] and pair["p"] is not None for metric in metrics for pair in metric["pairs"]
+    )
     if not tested:
         return f"Nothing is marked: no comparison has {LEAST} prompts."
     wrong = tested * CERTAIN

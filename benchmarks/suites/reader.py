@@ -70,7 +70,9 @@ def _suite(source: Source, extra: Mapping[str, str]) -> Suite:
         marks=data.get("marks", True),
     )
     if suite.claims and not suite.marks:
-        source.refuse("a suite without marks cannot tell whether a claim shows. Leave claims out, or marks = false.", "claims")
+        source.refuse(
+            "a suite without marks cannot tell whether a claim shows. Leave claims out, or marks = false.", "claims"
+        )
     _check_axis(source, axis)
     _check_fit(source, suite, entry)
     _check_names(source, suite)
