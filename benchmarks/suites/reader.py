@@ -216,7 +216,7 @@ def _check_metrics(source: Source, suite: Suite) -> None:
             measured = metric(name)
         except RolloutError as error:
             source.refuse(str(error), "metrics")
-        if measured.needs == "world" and entry.world is None:
+        if measured.needs == "world" and not entry.has_world:
             source.refuse(
                 f"the metric {name!r} reads a world's truth, and the backend {suite.backend!r} has none. Leave it out.",
                 "metrics",
