@@ -49,6 +49,11 @@ class Entry:
         open_world = getattr(import_module(self.module), "open_world", None)
         return None if open_world is None else open_world()
 
+    @property
+    def has_world(self) -> bool:
+        """Whether there is one, without torch, which its trackers need."""
+        return hasattr(import_module(self.module), "open_world")
+
     def digest(self, model: str | None = None) -> str | None:
         """The identity of the weights that `load(model=...)` would take, without loading them; None where unknown."""
         find_digest = getattr(import_module(self.module), "digest", None)

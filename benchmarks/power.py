@@ -123,6 +123,8 @@ def plan_run(out: Path, suite: str, metric: str, difference: float) -> Plan:
     over = spread(grids[pair[1]], grids[pair[0]], better)
     have = len(pilot["scripts"]), len(pilot["seeds"])
     each = _seconds(out, set(scores)) / pilot["workers"] / 60
+    # rollouts of a prompt under a seed: along an axis several a strategy, and some that strategies share
+    arms = len({cell["address"] for cell in pilot["cells"]}) / (have[0] * have[1])
     designs = _designs(over, difference, have, fixed and over.within is not None)
     return Plan(
         metric,
@@ -132,7 +134,7 @@ def plan_run(out: Path, suite: str, metric: str, difference: float) -> Plan:
         verdicts[pair].visible,
         *have,
         len(pilot["strategies"]),
-        tuple(_size(design, have, len(pilot["strategies"]), each) for design in designs),
+        tuple(_size(design, have, arms, each) for design in designs),
         tuple(_notes(verdicts[pair].prompts, over, len(scores), pilot)),
     )
 
@@ -180,11 +182,11 @@ def _designs(over: Spread, difference: float, have: tuple[int, int], fixed: bool
             yield prompts, seeds
 
 
-def _size(design: tuple[int, int], have: tuple[int, int], strategies: int, minutes: float) -> Size:
+def _size(design: tuple[int, int], have: tuple[int, int], arms: float, minutes: float) -> Size:
     prompts, seeds = design
     there = min(prompts, have[0]) * min(seeds, have[1])
-    new = strategies * (prompts * seeds - there)
-    return Size(prompts, seeds, strategies * prompts * seeds, new, new * minutes)
+    new = round(arms * (prompts * seeds - there))
+    return Size(prompts, seeds, round(arms * prompts * seeds), new, new * minutes)
 
 
 def _notes(prompts: int, over: Spread, done: int, pilot: dict[str, Any]) -> Iterator[str]:

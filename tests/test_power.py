@@ -80,6 +80,20 @@ def pilot(folder: Path, prompts: int = 12, seeds: int = 2, **more: object) -> Pa
     return write_run(folder, values, controls={"oracle": {"control": "oracle"}}, **more)  # type: ignore[arg-type]
 
 
+def test_along_an_axis_a_prompt_takes_several_rollouts(tmp_path: Path) -> None:
+    run = pilot(tmp_path / "run")
+    plain = plan_run(run, "little", "action", 1.0)
+    plan = json.loads((run / "plan.json").read_text())
+    more = [
+        cell | {"address": f"{cell['address']}-2", "axis": 1} for cell in plan["cells"] if cell["strategy"] != "base"
+    ]
+    cells = [cell | {"axis": 0} for cell in plan["cells"]] + more
+    axis = {"name": "delay", "values": [3, 6], "scripts": [plan["scripts"]] * 2}
+    (run / "plan.json").write_text(json.dumps(plan | {"cells": cells, "axis": axis}))
+    swept = plan_run(run, "little", "action", 1.0)
+    assert [size.rollouts for size in swept.sizes] == [size.rollouts / 4 * 7 for size in plain.sizes]
+
+
 def test_a_pilot_says_what_a_run_takes(tmp_path: Path) -> None:
     planned = plan_run(pilot(tmp_path / "run", seconds=30), "little", "action", 1.0)
     assert planned.pair == ("wild", "base")

@@ -121,14 +121,15 @@ def test_killed_anywhere_it_goes_on_bit_for_bit(
         assert len(read_latents(folder / "latents.safetensors")) == 3 * BLOCKS
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [*PRESETS, "relativistic anchor:window=9,sink=2+keep"])  # its slots know their scene
 def test_a_state_restores_at_every_block(micro: Any, name: str) -> None:
-    whole = torch.cat([r.latents for r in generate(micro, preset(name), SCRIPT)], 1)
-    run = generate(micro, preset(name), SCRIPT)
+    strategy = preset(name) if name in PRESETS else Strategy.from_text(name)
+    whole = torch.cat([r.latents for r in generate(micro, strategy, SCRIPT)], 1)
+    run = generate(micro, strategy, SCRIPT)
     for done in range(BLOCKS):
         state, tensors = run.state()
         state = json.loads(json.dumps(state))
-        other = generate(micro, preset(name), SCRIPT)
+        other = generate(micro, strategy, SCRIPT)
         other.restore(state, {key: tensor.clone() for key, tensor in tensors.items()})
         assert torch.equal(next(other).latents, whole[:, 3 * done : 3 * done + 3])
         next(run)

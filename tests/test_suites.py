@@ -1,5 +1,7 @@
 """Suite files: what they say, what is refused and where, which scripts they draw, which cells they plan."""
 
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -478,3 +480,13 @@ def test_every_strategy_sees_the_same_prompts_and_seeds(tmp_path: Path) -> None:
     assert len({tuple(pairs) for pairs in seen.values()}) == 1
     pairs = next(iter(seen.values()))
     assert len({seed for _, seed in pairs}) == len(pairs)
+
+
+def test_the_suites_are_listed_without_torch() -> None:
+    code = (
+        "import sys; from rollout.benchmarks.suites.reader import load_suite; "
+        "from rollout.benchmarks.suites.suite import shipped; "
+        "print([load_suite(name, metrics=False).cells for name in shipped()], 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("False")

@@ -70,7 +70,7 @@ def read_controls(source: Source, strategies: Strategies, entry: Entry, fill: Fi
     truth = table.get("truth", False)
     if not isinstance(truth, bool):
         source.refuse(f"truth is true or false, not {truth!r}: it is the world's own video.", "controls", "truth")
-    if truth and entry.world is None:
+    if truth and not entry.has_world:
         source.refuse(
             f"the backend {source.data.get('backend', 'sprites')!r} has no world whose truth is known, so there is no control "
             "'truth'. Leave it out.",

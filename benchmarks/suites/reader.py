@@ -223,7 +223,7 @@ def _check_metrics(source: Source, suite: Suite) -> None:
         uses = [use for use, answer in suite.answers.items() if answer == name]
         if uses and measured.better == "neither":
             source.refuse(f"{name!r} answers no use: neither direction of it is better.", "answers", uses[0])
-        if measured.needs == "world" and entry.world is None:
+        if measured.needs == "world" and not entry.has_world:
             source.refuse(
                 f"the metric {name!r} reads a world's truth, and the backend {suite.backend!r} has none. Leave it out.",
                 "metrics",
