@@ -53,16 +53,19 @@ def age_record(folder: Path) -> None:
 
 
 def change_snapshot(folder: Path, change: Callable[[dict[str, Any]], object]) -> Snapshot:
-    """Change what the newest snapshot says of the rollout's progress."""
+    """Change what the newest snapshot says of its rollout."""
     newest = read_snapshot(snapshots(folder)[0])
     told = json.loads(json.dumps(newest.told))
-    change(told["rollout"]["progress"])
+    change(told["rollout"])
     replace(newest, told=told).write(folder)
     return read_snapshot(snapshots(folder)[0])
 
 
-def age(progress: dict[str, Any]) -> None:
-    del progress["encoded"], progress["held_bytes"]
+def age(rollout: dict[str, Any]) -> None:
+    """Make a rollout's state what the first edition wrote."""
+    del rollout["progress"]["encoded"], rollout["progress"]["held_bytes"], rollout["progress"]["last"]["scene"]
+    for slot in rollout["cache"]["slots"]:
+        del slot["scene"]
 
 
 def stopped(folder: Path) -> None:
@@ -92,7 +95,7 @@ def test_a_snapshot_of_the_first_edition_goes_on_bit_for_bit_and_its_costs_are_u
 def test_a_snapshot_whose_counts_are_none_is_damaged(tmp_path: Path) -> None:
     stopped(tmp_path / "cut")
     for wrong in ({"encoded": 3}, {"encoded": {"blocks": 1}}, {"held_bytes": -1}, {"held_bytes": "much"}):
-        snapshot = change_snapshot(tmp_path / "cut", lambda progress, wrong=wrong: progress.update(wrong))
+        snapshot = change_snapshot(tmp_path / "cut", lambda rollout, wrong=wrong: rollout["progress"].update(wrong))
         with pytest.raises(OutputError, match=r"cannot be used: .*Use an earlier one"):
             Job.resumed(micro_backend(torch.float32), snapshot, tmp_path / "cut")
 

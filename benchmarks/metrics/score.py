@@ -44,7 +44,7 @@ class Score:
 class Metric:
     """A named function of a sample, with its unit, what is better, its definition and its source.
 
-    `needs`: "video" any video; "plan" the blocks too; "world" the sprite world; "record" the run record.
+    `needs`: "video" any video; "plan" the blocks too; "world" a world whose truth is known; "record" the run record.
     """
 
     name: str

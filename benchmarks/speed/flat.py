@@ -24,7 +24,7 @@ TRUE = 2
 
 @dataclass(frozen=True)
 class Drift:
-    """What a stretch of a rollout of the sprite world shows, against the truth from which it started."""
+    """What a stretch of a rollout in a known world shows, against the truth from which it started."""
 
     position: float
     """Mean distance from the true path, pixels."""
