@@ -211,6 +211,14 @@ def test_where_no_prompt_changes_a_switch_is_none(tmp_path: Path) -> None:
     assert section.columns["identity"].tested == 1
     assert says(section, "identity").count("tint:210") == 1
     assert "1 other does the same there" in says(section, "identity")
+    losing = {"flush": (flush, {"new": 0.1, "action": 0.1}), "fifo": (FIFO, {"new": 0.5, "action": 0.5})}
+    more = run(tmp_path / "more", {"follow": "new", "cut": "action"}, losing)
+    best = run(
+        tmp_path / "best", {"long": "action"}, {"keep": (SINK, {"action": 0.9}), "fifo": (FIFO, {"action": 0.1})}
+    )
+    section = only([still, more, best])
+    assert [row.name for row in section.rows] == ["fifo", "keep", "flush"]
+    assert re.search(r": flush \(tint:210 [^)]*1 other does", says(section, "identity"))  # it has the most answers
 
     changes = run(tmp_path / "changes", {"identity": "tint:210"}, values)
     assert "identity" not in row_of(only([first, changes]), "flush").cells

@@ -72,10 +72,10 @@ def _line(use: str, section: Section) -> Line:
 
 
 def _apart(column: Column, rows: Sequence[Row]) -> dict[Row, int]:
-    """The first of the rows with the same rollouts, and how many more have them."""
+    """Of the rows with the same rollouts the one with the most answers, and how many more have them."""
     first: dict[str, Row] = {}
     others: Counter[str] = Counter()
-    for row in rows:
+    for row in sorted(rows, key=lambda row: -len(row.cells)):
         name = column.names[row.identity]
         others[name] += name in first
         first.setdefault(name, row)
