@@ -5,6 +5,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from rollout.benchmarks.metrics import MATTERS
 from rollout.benchmarks.statistics import LEAST
 from rollout.benchmarks.summary import summarise
 from rollout.benchmarks.verdicts import CERTAIN
@@ -30,31 +31,99 @@ def write_results(runs: Sequence[Path], to: Path) -> None:
 
     Raises OutputError for a run that is not finished.
     """
-    sections = [section(run) for run in runs]
+    results = [_finished(run) for run in runs]
+    sections = [*overview(results), *(_section(result) for result in results)]
     text = to.read_text(encoding="utf-8") if to.is_file() else f"# Results\n\n{BEGIN}\n{END}\n"
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise OutputError(f"{to} lacks the marks between which results go. Add the lines {BEGIN} and {END}.")
     head, rest = text.split(BEGIN)
     tail = rest.split(END)[1]
-    write_text(to, "\n".join([head + BEGIN, HOW, *sections, END]) + tail)
+    write_text(to, "\n".join([head + BEGIN, HOW.format(matters=_what_matters()), *sections, END]) + tail)
 
 
 HOW = """
 Means with 95% intervals: Student's t over prompts, each by the mean over its seeds. Every strategy has the same prompts, seeds
 and noise. Against the baseline, by the interval of the paired difference: ▲ better, ▼ worse, = equivalent (the whole interval
-lies within what matters: 0.005 of a share, 0.02 px, 0.1 frames or 0.002 of a cosine), … inconclusive, ? this model cannot tell
+lies within what matters: {matters}), … inconclusive, ? this model cannot tell
 (what should change the figure does not change it either). Below 10 prompts nothing is marked. Claims are paired differences
 too, corrected for the number of a suite's claims (Holm); marks in tables are not. Times are of rollouts side by side.
 """
 
 
+def _what_matters() -> str:
+    """The least difference that matters, unit by unit."""
+    units = {
+        "share": "of a share",
+        "cosine": "of a cosine",
+        "cosine a minute": "of a cosine a minute",
+        "ratio": "of a ratio",
+    }
+    return ", ".join(f"{value:g} {units.get(unit, unit)}" for unit, value in MATTERS.items())
+
+
+def _finished(run: Path) -> dict[str, Any]:
+    """A run's summary. Raises OutputError where cells are missing."""
+    result = summarise(run)
+    if result["done"] < result["total"]:
+        raise OutputError(f"{run} has {result['done']} of {result['total']} cells. Run the suite again to finish it.")
+    return result
+
+
+def weights_name(plan: Mapping[str, Any]) -> str:
+    """What a run's weights are called: the option that chose them, or default."""
+    return Path(str(plan["backend"]["options"].get("model") or "default")).name
+
+
+def overview(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every claim in one table, one column for each of the weights that it was tried on; nothing where there is none."""
+    weights = list(dict.fromkeys(weights_name(result["plan"]) for result in results))
+    claims: dict[tuple[str, str, str], dict[str, str]] = {}
+    for result in results:
+        for claim in result["claims"]:
+            key = result["plan"]["suite"], claim["says"], claim["source"]
+            claims.setdefault(key, {})[weights_name(result["plan"])] = _outcome(claim)
+    if not claims:
+        return []
+    rows = [
+        "## The claims at a glance",
+        "",
+        "Left the side that should be better, right the other; the sections have the rest.",
+        "",
+    ]
+    rows += [
+        f"| claim | source | suite | {' | '.join(map(plain_text, weights))} |",
+        "|---|---|---|" + "---|" * len(weights),
+    ]
+    for (suite, says, source), outcomes in claims.items():
+        cells = [outcomes.get(name, "-") for name in weights]
+        rows.append(f"| {' | '.join([plain_text(says), plain_text(source), suite, *cells])} |")
+    return [*rows, ""]
+
+
+def _outcome(claim: Mapping[str, Any]) -> str:
+    """A claim's verdict and the two means behind it."""
+    if "mean" not in claim:
+        return str(claim["shows"])
+    better, than = (number(claim["means"][side]) for side in ("better", "than"))
+    return f"**{claim['shows']}**: `{claim['metric']}` {better} : {than}"
+
+
+def plain_text(text: str) -> str:
+    """A name or sentence of a suite as Markdown shows it: no cell, line or tag of its own."""
+    escaped = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return escaped.replace("|", "\\|").replace("`", "'")
+
+
 def section(run: Path) -> str:
     """One run. Raises OutputError where cells are missing."""
-    found = summarise(run)
+    return _section(_finished(run))
+
+
+def _section(found: dict[str, Any]) -> str:
     plan = found["plan"]
-    if found["done"] < found["total"]:
-        raise OutputError(f"{run} has {found['done']} of {found['total']} cells. Run the suite again to finish it.")
-    lines = [f"## {plan['suite']}", "", f"{plan['about']}.", "", *_facts(plan), ""]
+    name = weights_name(plan)
+    title = plain_text(plan["suite"] + ("" if name == "default" else f", {name} weights"))
+    lines = [f"## {title}", "", f"{plain_text(plan['about'])}.", "", *_facts(plan), ""]
     if found["claims"]:
         lines += [*_claims(found["claims"]), ""]
     shown = [found["metrics"][m["name"]] for m in plan["metrics"][:COLUMNS]]
@@ -76,7 +145,9 @@ def _sweep(found: dict[str, Any]) -> list[str]:
             number(mean) if mean is None or low is None else f"{number(mean)} ± {number((high - low) / 2)}"
             for mean, low, high in zip(curve["mean"], curve["low"], curve["high"], strict=True)
         ]
-        lines.append(f"| {name} | {' | '.join(cells)} | {fit_text(curve['fit']) or curve['fit']['reason']} |")
+        lines.append(
+            f"| {plain_text(name)} | {' | '.join(cells)} | {fit_text(curve['fit']) or curve['fit']['reason']} |"
+        )
     return lines
 
 
@@ -91,9 +162,10 @@ def _facts(plan: dict[str, Any]) -> list[str]:
     machine, backend = plan["machine"], plan["backend"]
     weights = f"weights `{backend['weights']}`" if backend["weights"] else "weights unknown"
     rollouts, axis = len({cell["address"] for cell in plan["cells"]}), plan.get("axis")
+    model = f" --model {backend['options']['model']}" if backend["options"].get("model") else ""
     levels = f" x {len(axis['values'])} values of {axis['name']}" if axis else ""
     return [
-        f"    rollout bench run {plan['suite']} --out DIR && rollout bench report DIR",
+        f"    rollout bench run {plan['suite']}{model} --out DIR && rollout bench report DIR",
         "",
         f"{plan['planned']}; backend {backend['name']}, {weights}; rollout {plan['rollout']}, torch {machine['torch']}; "
         f"{machine['cores']} cores of {machine['processor']}, {plan['workers']} workers, {plan['threads']} thread each; "
@@ -106,13 +178,15 @@ def _claims(claims: Sequence[dict[str, Any]]) -> list[str]:
     rows = ["| claim | source | here | difference | verdict |", "|---|---|---|---|---|"]
     for c in claims:
         if "mean" not in c:
-            rows.append(f"| {c['says']} | {c['source']} | `{c['metric']}` | - | {c['shows']} |")
+            rows.append(f"| {plain_text(c['says'])} | {plain_text(c['source'])} | `{c['metric']}` | - | {c['shows']} |")
             continue
         means = c["means"]
-        sides = f"{c['better']} {number(means['better'])}, {c['than']} {number(means['than'])}"
+        names = plain_text(c["better"]), plain_text(c["than"])
+        sides = f"{names[0]} {number(means['better'])}, {names[1]} {number(means['than'])}"
         gap = f"{number(c['mean'])} [{number(c['low'])}, {number(c['high'])}], n = {c['n']}"
         why = f" ({because(c)})" if because(c) else ""
-        rows.append(f"| {c['says']} | {c['source']} | `{c['metric']}`: {sides} | {gap} | **{c['shows']}**{why} |")
+        says, source = plain_text(c["says"]), plain_text(c["source"])
+        rows.append(f"| {says} | {source} | `{c['metric']}`: {sides} | {gap} | **{c['shows']}**{why} |")
     return rows
 
 
@@ -161,7 +235,7 @@ def _table(found: dict[str, Any]) -> list[str]:
         cells = [_cell(m, name, plan["baseline"]) for m in metrics]
         label = f"{name} (baseline)" if name == plan["baseline"] else name
         window = plan["strategies"][name]["window"]
-        rows.append(f"| {label} | {'-' if window is None else window} | " + " | ".join(cells) + " |")
+        rows.append(f"| {plain_text(label)} | {'-' if window is None else window} | " + " | ".join(cells) + " |")
     return rows
 
 

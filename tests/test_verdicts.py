@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rollout.benchmarks.report.tables import claims as shown_claims
-from rollout.benchmarks.results import because, by_chance, section
+from rollout.benchmarks.results import because, by_chance, overview, section
 from rollout.benchmarks.statistics import Verdict, Word, compare
 from rollout.benchmarks.summary import summarise
 from rollout.benchmarks.verdicts import STILL, Control, Controls, controls_of, corrected
@@ -213,3 +213,16 @@ def test_a_population_of_prompts_is_compared_over_seeds(tmp_path: Path) -> None:
         run = write_run(tmp_path / str(population), values, fixed=population)
         pair = summarise(run)["metrics"]["moves"]["pairs"][0]
         assert (pair["verdict"], pair["fixed"]) == (word, population)
+
+
+def test_all_claims_stand_in_one_table_with_a_column_for_each_of_the_weights(tmp_path: Path) -> None:
+    """Names and sentences of a suite are text: none of them opens a cell, a line or a tag."""
+    claim = {"says": "a <b> is\nbetter | `x`", "source": "arXiv 1", "metric": "action", "shows": "shows", "mean": 0.1}
+    plans = [{"suite": "s", "backend": {"options": {"model": model} if model else {}}} for model in (None, "plain")]
+    results = [{"plan": plan, "claims": [claim | {"means": {"better": 0.5, "than": 0.4}}]} for plan in plans]
+    table = overview(results)
+    assert [line for line in table if line.startswith("| claim")] == ["| claim | source | suite | default | plain |"]
+    rows = [line for line in table if line.startswith("| a ")]
+    cell = "**shows**: `action` 0.50 : 0.40"
+    assert rows == [f"| a &lt;b&gt; is better \\| 'x' | arXiv 1 | s | {cell} | {cell} |"]
+    assert overview([{"plan": plans[0], "claims": []}]) == []

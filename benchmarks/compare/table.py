@@ -11,7 +11,7 @@ from rollout.benchmarks.metrics.sample import applies
 from rollout.benchmarks.results import number
 
 SHOWN = (
-    "reaction", "letting_go", "action", "identity", "background", "position", "scene_changed", "scene_reached",
+    "reaction", "letting_go", "recall", "moved", "action", "identity", "background", "position", "tint", "scene_changed", "scene_reached",
     "identity_after_cut", "consistency@pool8", "drift@pool8", "seam", "forwards", "kv_mib", "switch_ms",
 )  # fmt: skip
 NOTE = (
