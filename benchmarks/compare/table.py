@@ -11,8 +11,8 @@ from rollout.benchmarks.metrics.sample import applies
 from rollout.benchmarks.results import number
 
 SHOWN = (
-    "reaction", "letting_go", "recall", "moved", "action", "identity", "background", "position", "tint", "scene_changed", "scene_reached",
-    "identity_after_cut", "consistency@pool8", "drift@pool8", "seam", "forwards", "kv_mib", "switch_ms",
+    "reaction", "letting_go", "recall", "moved", "action", "identity", "background", "position", "tint", "scene_changed",
+    "scene_reached", "identity_after_cut", "consistency@pool8", "drift@pool8", "seam", "forwards", "kv_mib", "switch_ms",
 )  # fmt: skip
 NOTE = (
     "One script and one seed: an example. `rollout bench run` gives means with intervals, `rollout score` every metric."
