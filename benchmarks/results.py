@@ -44,9 +44,11 @@ def write_results(runs: Sequence[Path], to: Path) -> None:
 HOW = """
 Means with 95% intervals: Student's t over prompts, each by the mean over its seeds. Every strategy has the same prompts, seeds
 and noise. Against the baseline, by the interval of the paired difference: ▲ better, ▼ worse, = equivalent (the whole interval
-lies within what matters: {matters}), … inconclusive, ? this model cannot tell
-(what should change the figure does not change it either). Below 10 prompts nothing is marked. Claims are paired differences
-too, corrected for the number of a suite's claims (Holm); marks in tables are not. Times are of rollouts side by side.
+lies within what matters), … inconclusive, ? this model cannot tell (what should change the figure does not change it either).
+Below 10 prompts nothing is marked. Claims are paired differences too, corrected for the number of a suite's claims (Holm); marks
+in tables are not. Times are of rollouts side by side, and of the cells that were rolled out alone.
+
+What matters: {matters}.
 """
 
 
