@@ -570,6 +570,19 @@ def shows(tab: Any, pane: int, text: str) -> None:
     becomes(tab, f"document.querySelector('[data-pane=\"{pane}\"] q').textContent === {json.dumps(text)}")
 
 
+def measured(tab: Any, at: SimpleNamespace) -> str:
+    """What pane 1's badge says of the last change, once it is known: what the session measured."""
+    badge = "[data-pane='1'] .obeyed:is([data-state='obeyed'], [data-state='never'])"
+    tab.wait_for_selector(badge, timeout=20_000)
+    state = at.session.panes[0].watch.state
+    assert tab.inner_text(badge) == (
+        f"obeyed after {state['frames']} frame{'' if state['frames'] == 1 else 's'}"
+        if state["state"] == "obeyed"
+        else "not obeyed within 15 frames"
+    )
+    return str(state["state"])
+
+
 def test_a_prompt_typed_in_the_page_shows_and_is_measured(browser: Any, real: SimpleNamespace) -> None:
     with opened(browser, real) as tab:
         tab.keyboard.press("/")
@@ -578,15 +591,17 @@ def test_a_prompt_typed_in_the_page_shows_and_is_measured(browser: Any, real: Si
         shows(tab, 1, "a red circle stands on navy")
         shows(tab, 2, "a red circle stands on navy")
         assert float(tab.get_attribute("[data-pane='1']", "data-latency")) < 10_000
-        badge = "[data-pane='1'] .obeyed:is([data-state='obeyed'], [data-state='never'])"
-        tab.wait_for_selector(badge, timeout=20_000)
-        told = real.session.panes[0].watch.state
-        assert tab.inner_text(badge) == (
-            f"obeyed after {told['frames']} frame{'' if told['frames'] == 1 else 's'}"
-            if told["state"] == "obeyed"
-            else "not obeyed within 15 frames"
-        )
-        assert told["state"] == "obeyed", "with this seed infinity-rope stands still in time"
+        # which noise the change meets depends on the clock, and a few are never obeyed
+        for attempt in range(4):
+            if attempt:
+                for prompt in ("a red circle jumps on navy", "a red circle stands on navy"):
+                    tab.fill("#prompt", prompt)
+                    tab.press("#prompt", "Enter")
+                    shows(tab, 1, prompt)
+            if measured(tab, real) == "obeyed":
+                break
+        else:
+            pytest.fail("of four changes to standing still the model obeyed none")
         still = _until_pictures(tab, lambda before, now: _near(before, now), "it stands")
         tab.fill("#prompt", "a red circle spins on navy")
         tab.press("#prompt", "Enter")

@@ -93,12 +93,12 @@ def test_every_comparison_has_controls_and_prompts_for_a_mark(name: str) -> None
 
 
 def test_the_suites_fit_their_budgets() -> None:
-    """Latent frames: the whole set runs in about an hour of CPU, recall in a quarter, smoke in a minute of two cores."""
+    """Latent frames, of which a core makes about 68 a second: all suites in 75 minutes, recall in 15, no other in more than 10."""
     frames = {name: load_suite(name, metrics=False).frames for name in shipped()}
     assert frames["recall"] < 60_000
     assert frames["smoke"] < 2_000
-    assert max(n for name, n in frames.items() if name != "recall") < 28_000
-    assert sum(frames.values()) < 280_000
+    assert max(n for name, n in frames.items() if name != "recall") < 40_000
+    assert sum(frames.values()) < 306_000
 
 
 @pytest.mark.parametrize("name", [n for n in COMPARING if "reaction" in load_suite(n, metrics=False).metrics])
