@@ -93,7 +93,7 @@ def test_every_comparison_has_controls_and_prompts_for_a_mark(name: str) -> None
 
 
 def test_the_suites_fit_their_budgets() -> None:
-    """Latent frames, of which a core makes about 68 a second: all suites in 75 minutes, recall in 15, no other in more than 10."""
+    """Latent frames, about 68 a second on one core: all suites in 75 minutes, recall in 15, no other in more than 10."""
     frames = {name: load_suite(name, metrics=False).frames for name in shipped()}
     assert frames["recall"] < 60_000
     assert frames["smoke"] < 2_000
