@@ -58,8 +58,9 @@ const inStep = ({ videos, fps, frames, rate = () => 1, loop = () => false, drawn
     }
     if (lead < end() - 4 * half && started.some((v) => v.readyState < 3 && !v.error)) { // one waits for data: all wait
       time = lead;
-      pause();
-      Promise.all(started.map((v) => (v.readyState < 3 && !v.error ? event(v, "canplay") : null))).then(() => { if (turn === mine + 1) play(); });
+      const waiting = (turn += 1); // it is still playing to whoever looks on: the next press means pause
+      for (const v of started) v.pause();
+      Promise.all(started.map((v) => (v.readyState < 3 && !v.error ? event(v, "canplay") : null))).then(() => { if (turn === waiting) play(); });
       return;
     }
     for (const v of started.slice(1)) {
