@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from rollout.errors import RolloutError, Stopped
 from rollout.files import alone
 from rollout.loop import Result, Rollout, generate
 from rollout.output import Output, State
-from rollout.prefix import read_prefix
+from rollout.prefix import read_prefixes
 from rollout.recipe import Recipe
 from rollout.record import machine, record, subtitles, times, write_record
 from rollout.script import Script
@@ -55,7 +54,8 @@ class Job:
         self.script, self.stopping = scripts[0], False
         told = {} if self.earlier is None else self.earlier.told["job"]
         if self.earlier is None:
-            prefix, self.prefix_record = self._prefix(scripts)
+            videos = [(script.prompts[0], seed) for script, (_, seed) in zip(scripts, recipe.videos, strict=True)]
+            prefix, (self.prefix_record, *_) = read_prefixes(self.backend, recipe.prefix, videos)
         else:  # the given blocks are behind it
             prefix, self.history = (_behind(spec.latent, spec.block * int(told[name])) for name in ("first", "history"))
             self.prefix_record = told["prefix"]
@@ -71,15 +71,6 @@ class Job:
             events=recipe.events,
             exchange=None if recipe.donor is None else recipe.donor.block,
         )
-
-    def _prefix(self, scripts: Sequence[Script]) -> tuple[Tensor | None, dict[str, Any] | None]:
-        """What every video starts from, (videos, F, C, H, W), and what the record says of it."""
-        starts = [
-            read_prefix(self.backend, self.recipe.prefix, script.prompts[0], seed)
-            for script, (_, seed) in zip(scripts, self.recipe.videos, strict=True)
-        ]
-        latents = [start for start, _ in starts if start is not None]
-        return torch.stack(latents) if latents else None, starts[0][1]
 
     @classmethod
     def resumed(cls, backend: Backend, snapshot: Snapshot, folder: Path) -> "Job":

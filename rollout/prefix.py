@@ -1,5 +1,6 @@
 """What a rollout starts from instead of noise."""
 
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,15 @@ def read_prefix(
     if encode is None:
         raise OutputError(f"the backend '{backend.spec.name}' cannot encode a video. Give a latents file.")
     return encode(read_video(path, most=10_000)), _file_record(path)
+
+
+def read_prefixes(
+    backend: Backend, given: str | None, videos: Sequence[tuple[str, int]]
+) -> tuple[torch.Tensor | None, list[dict[str, Any] | None]]:
+    """What videos (prompt, seed) that are rolled out together start from, (videos, F, C, H, W), and what records say of it."""
+    starts = [read_prefix(backend, given, prompt, seed) for prompt, seed in videos]
+    latents = [start for start, _ in starts if start is not None]
+    return torch.stack(latents) if latents else None, [record for _, record in starts]
 
 
 def true_latents(backend: Backend, prompt: str, blocks: int, seed: int) -> torch.Tensor:

@@ -116,7 +116,7 @@ class SpriteWorld:
         day = torch.cat([(scene.world.light[0] == DAY).expand(len(scene.time)) for scene in scenes])
         return SpriteTruth(
             values=_values(scenes),
-            visible={name: day | True if name in IN_THE_DARK else day for name in self.properties},
+            visible={name: torch.ones_like(day) if name in IN_THE_DARK else day for name in self.properties},
             known=self._known(acts, scenes, set() if start is None else set(self.properties) - set(start)),
             scenes=tuple(scenes),
         )

@@ -16,7 +16,7 @@ from rollout.cache import kv_bytes
 from rollout.errors import RolloutError
 from rollout.loop import Result, generate
 from rollout.output import Output
-from rollout.prefix import read_prefix
+from rollout.prefix import read_prefixes
 from rollout.recipe import Recipe
 from rollout.record import record, subtitles, times, write_record
 from rollout.script import Script
@@ -70,18 +70,15 @@ def roll_rows(backend: Backend, recipes: Sequence[Recipe], folders: Sequence[Pat
     """
     first, begun = recipes[0], time.monotonic()
     scripts = [Script.parse(recipe.text) for recipe in recipes]
-    starts = [
-        read_prefix(backend, recipe.prefix, script.prompts[0], recipe.seed)
-        for recipe, script in zip(recipes, scripts, strict=True)
-    ]
-    latents = [start for start, _ in starts if start is not None]
+    videos = [(script.prompts[0], recipe.seed) for recipe, script in zip(recipes, scripts, strict=True)]
+    prefix, starts = read_prefixes(backend, first.prefix, videos)
     run = generate(
         backend,
         first.strategy,
         scripts,
         seeds=[recipe.seed for recipe in recipes],
         schedule=first.schedule,
-        prefix=torch.stack(latents) if latents else None,
+        prefix=prefix,
     )
     writing = 0.0
     with ExitStack() as stack:
@@ -105,7 +102,7 @@ def roll_rows(backend: Backend, recipes: Sequence[Recipe], folders: Sequence[Pat
             run,
             recipe,
             script,
-            prefix=starts[n][1],
+            prefix=starts[n],
             history=0,
             timings=times(seconds / count, writing / count, output.frames),
             digests=output.digests,
