@@ -13,8 +13,8 @@ from rollout.backend import Spec
 from rollout.backends import Entry
 from rollout.benchmarks.controls.swap import donor_of, swap_block
 from rollout.benchmarks.suites.suite import SPACING, Level, Suite
-from rollout.recipe import Donor
 from rollout.registry import find
+from rollout.run.recipe import Donor
 from rollout.script import Script
 from rollout.strategy import AXES, Strategy
 

@@ -12,9 +12,9 @@ from rollout.benchmarks.run import read_plan, script_of
 from rollout.benchmarks.store import Store
 from rollout.errors import OutputError
 from rollout.files import new_folder, write_text
+from rollout.run.video import frames_in, video_fps
 from rollout.script import Script
 from rollout.strategy import Strategy
-from rollout.video import frames_in, video_fps
 
 __all__ = ["export_vbench"]
 

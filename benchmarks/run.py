@@ -19,12 +19,12 @@ from rollout.benchmarks.metrics import metric
 from rollout.benchmarks.store import Store
 from rollout.benchmarks.suites.suite import Suite
 from rollout.errors import OutputError
-from rollout.explain.picture import told
 from rollout.files import write_text
 from rollout.plan import simulate
-from rollout.record import machine
 from rollout.registry import find
+from rollout.run.record import machine
 from rollout.script import Script
+from rollout.show.explain.picture import told
 
 DRAWN = 120
 """Blocks of a strategy's picture at most."""

@@ -62,14 +62,14 @@ def attn(
     number = _layer(layer)
     import torch
 
-    from rollout.attention import AttentionMap
-    from rollout.attention.picture import draw
     from rollout.backends import load_backend
     from rollout.files import free_folder, new_folder, write_whole
     from rollout.loop import generate
-    from rollout.prefix import read_prefix
-    from rollout.recipe import Recipe
-    from rollout.record import record, write_record
+    from rollout.run.prefix import read_prefix
+    from rollout.run.recipe import Recipe
+    from rollout.run.record import record, write_record
+    from rollout.show.attention import AttentionMap
+    from rollout.show.attention.picture import draw
 
     if threads:
         torch.set_num_threads(threads)

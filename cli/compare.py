@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from rollout.backend import Backend
     from rollout.benchmarks.compare.runs import Run
     from rollout.benchmarks.compare.table import Line
-    from rollout.recipe import Recipe
+    from rollout.run.recipe import Recipe
     from rollout.strategy import Strategy
 
 USUAL = ("self-forcing", "longlive", "infinity-rope", "memrope")
@@ -123,8 +123,8 @@ def _generate(
     from rollout.backends import load_backend
     from rollout.benchmarks.compare.runs import read_runs
     from rollout.files import new_folder
-    from rollout.job import Job
-    from rollout.recipe import Recipe
+    from rollout.run.job import Job
+    from rollout.run.recipe import Recipe
 
     script = Script.parse(recipe["text"])
     if threads:
@@ -168,7 +168,7 @@ def _usual(script: Script, backend: "Backend") -> "list[tuple[str, Strategy]]":
 def _roll(backend: "Backend", recipe: "Recipe", into: Path, done: Sequence[Path]) -> None:
     """One run into its folder, which vanishes where the run does not finish."""
     from rollout.files import new_folder
-    from rollout.job import Job
+    from rollout.run.job import Job
 
     job = Job(backend, recipe, new_folder(into), exact=True)
     try:

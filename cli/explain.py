@@ -24,11 +24,11 @@ from rollout.cli.options import (
     told,
 )
 from rollout.errors import SpecError
-from rollout.explain.story import differ
-from rollout.explain.views import Mark, View, compare, views
 from rollout.plan import Step
 from rollout.registry import find
 from rollout.script import Script, planned
+from rollout.show.explain.story import differ
+from rollout.show.explain.views import Mark, View, compare, views
 from rollout.slots import Role
 from rollout.strategy import Strategy
 
@@ -108,8 +108,8 @@ def _json(compared: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec) ->
 
 def _coherence(strategy: Strategy, plan: Script, spec: Spec, as_json: bool, whole: bool) -> None:
     """The distances of sinks and memory over time, and the frames at which they look near again."""
-    from rollout.explain.coherence import again, over_time, peaks, to_dict
     from rollout.plan import simulate
+    from rollout.show.explain.coherence import again, over_time, peaks, to_dict
 
     steps = list(simulate(strategy, plan.blocks(spec), spec))
     if as_json:
@@ -136,9 +136,9 @@ def _coherence(strategy: Strategy, plan: Script, spec: Spec, as_json: bool, whol
 def _draw(
     compared: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec, script: str, png: Path | None, html: Path | None
 ) -> None:
-    from rollout.explain.overlay import COLUMNS, paint, save
-    from rollout.explain.page import LONGEST, page, sides
     from rollout.files import write_text, write_whole
+    from rollout.show.explain.overlay import COLUMNS, paint, save
+    from rollout.show.explain.page import LONGEST, page, sides
 
     shown = sides(compared, plan, spec, LONGEST if png is None else COLUMNS)
     if png is not None:

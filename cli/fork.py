@@ -33,9 +33,9 @@ def fork(
     """Go on from any second of a run, once for every combination of what is given more than once."""
     load_plugins(plugin)
     from rollout.files import free_folder, new_folder
-    from rollout.fork import History
-    from rollout.job import Job
     from rollout.registry import find
+    from rollout.run.fork import History
+    from rollout.run.job import Job
 
     history = History.of(folder)
     spec = find("backends", history.recipe.backend).spec()

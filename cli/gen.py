@@ -35,7 +35,7 @@ from rollout.cli.watch import watch
 from rollout.script import Script, planned
 
 if TYPE_CHECKING:
-    from rollout.job import Job
+    from rollout.run.job import Job
 
 SHOW = (
     "a red circle walks right on navy[4s] | a red circle jumps on navy[4s] | a red circle spins on olive[4s#] ; "
@@ -85,8 +85,8 @@ def gen(
 
     from rollout.backends import load_backend
     from rollout.files import free_folder, new_folder
-    from rollout.job import Job
-    from rollout.recipe import Recipe
+    from rollout.run.job import Job
+    from rollout.run.recipe import Recipe
     from rollout.sampler import Schedule
 
     if threads:

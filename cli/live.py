@@ -27,7 +27,7 @@ from rollout.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from rollout.live.session import Session
+    from rollout.show.live.session import Session
 
 PANES = ("infinity-rope", "longlive", "self-forcing")
 PROMPT = "a red circle walks right on navy"
@@ -65,7 +65,7 @@ def live(
     load_plugins(plugin)
     strategies = [find_strategy(text) for text in pane or PANES]
     try:
-        from rollout.live.server import listen
+        from rollout.show.live.server import listen
     except ModuleNotFoundError as missing:
         from rollout.errors import RolloutError
 
@@ -73,9 +73,9 @@ def live(
     import torch
 
     from rollout.backends import load_backend
-    from rollout.live.session import Session
-    from rollout.recipe import Recipe
+    from rollout.run.recipe import Recipe
     from rollout.sampler import Schedule
+    from rollout.show.live.session import Session
 
     given = backend_options(
         model=model,
@@ -99,7 +99,7 @@ def _serve(session: "Session", found: Any, browser: bool, *, save: bool) -> None
     import webbrowser
     from threading import Thread
 
-    from rollout.live.server import ADDRESS, server
+    from rollout.show.live.server import ADDRESS, server
 
     port = found.getsockname()[1]
     address = f"http://{ADDRESS}:{port}/"

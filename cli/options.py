@@ -11,7 +11,7 @@ from rollout.strategy import Strategy
 
 if TYPE_CHECKING:
     from rollout.backend import Backend
-    from rollout.recipe import Recipe
+    from rollout.run.recipe import Recipe
 
 DEFAULT = "infinity-rope"
 """The preset in force where neither --preset, --pos nor --cache says otherwise."""

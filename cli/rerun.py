@@ -46,10 +46,10 @@ def _repeat(
 
     from rollout.cli.watch import watch
     from rollout.errors import OutputError
-    from rollout.job import Job
-    from rollout.latents import read_latents
-    from rollout.recipe import Recipe
-    from rollout.record import changed, read_record
+    from rollout.run.job import Job
+    from rollout.run.latents import read_latents
+    from rollout.run.recipe import Recipe
+    from rollout.run.record import changed, read_record
 
     record = read_record(folder)
     recipe = Recipe.from_dict(record)

@@ -20,10 +20,10 @@ def resume(
     """Go on with a run from its last snapshot, bit for bit as if it had never stopped."""
     load_plugins(plugin)
     from rollout.errors import OutputError
-    from rollout.job import Job
-    from rollout.recipe import Recipe
-    from rollout.record import changed
-    from rollout.snapshot import read_snapshot, snapshots
+    from rollout.run.job import Job
+    from rollout.run.recipe import Recipe
+    from rollout.run.record import changed
+    from rollout.run.snapshot import read_snapshot, snapshots
 
     if not folder.is_dir():
         raise OutputError(f"{folder} is not a folder. Give the folder of a run.")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rollout.errors import Stopped
 
 if TYPE_CHECKING:
-    from rollout.job import Job
     from rollout.loop import Result
+    from rollout.run.job import Job
 
 EVERY = 5.0
 """Seconds between two plain lines."""
@@ -95,7 +95,7 @@ def _stoppable(job: "Job") -> Iterator[None]:
 
 
 def _at_once(job: "Job", number: int) -> Stopped:
-    from rollout.snapshot import snapshots
+    from rollout.run.snapshot import snapshots
 
     left = snapshots(job.folder)
     if left:

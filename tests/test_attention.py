@@ -16,15 +16,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner, Result
 
 from rollout import Strategy, generate, load_backend, preset
-from rollout.attention import ROLES, AttentionMap, FrameMap, frame_shares, middle
-from rollout.attention.picture import draw
 from rollout.backends.sprites.weights import Sprites
 from rollout.backends.wan.random import random_wan
 from rollout.cli import app
 from rollout.errors import OutputError, RolloutError
 from rollout.loop import Rollout
-from rollout.prefix import true_latents
 from rollout.rope import rotate, table
+from rollout.run.prefix import true_latents
+from rollout.show.attention import ROLES, AttentionMap, FrameMap, frame_shares, middle
+from rollout.show.attention.picture import draw
 from rollout.slots import Placement, Role
 from rollout.strategies.presets import PRESETS
 from tests.conftest import micro_backend

@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from rollout import Strategy, preset
 from rollout.cli import main
 from rollout.errors import RolloutError, Stopped
-from rollout.job import Job
-from rollout.latents import read_latents
-from rollout.recipe import Recipe
-from rollout.snapshot import read_snapshot, snapshots
+from rollout.run.job import Job
+from rollout.run.latents import read_latents
+from rollout.run.recipe import Recipe
+from rollout.run.snapshot import read_snapshot, snapshots
 from tests.conftest import micro_backend
 
 A = "a red circle jumps"

@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 
 from rollout.cli import app
 from rollout.errors import RolloutError
+from rollout.run.video import read_video
 from rollout.strategies.presets import PRESETS
-from rollout.video import read_video
 
 A, B = "a red circle jumps", "a blue square spins on olive"
 

@@ -23,10 +23,10 @@ from rollout.benchmarks.metrics.sample import sample_of_run
 from rollout.cli import app
 from rollout.cli.compare import _usual
 from rollout.errors import OutputError, RolloutError, Stopped
-from rollout.job import Job
-from rollout.latents import read_latents
+from rollout.run.job import Job
+from rollout.run.latents import read_latents
+from rollout.run.video import frames_in, read_video, stream_video
 from rollout.script import Script
-from rollout.video import frames_in, read_video, stream_video
 
 A, B = "a red circle jumps on navy", "a red circle walks right on navy"
 SCRIPT = f"{A}[1.125s] | {B}[3s] ; it jumps | it walks"
@@ -431,7 +431,7 @@ def test_the_usual_strategies_are_those_that_are_possible(capsys: pytest.Capture
 
 
 def test_a_run_of_another_size_is_refused(runs: list[Run], made: Path, tmp_path: Path) -> None:
-    from rollout.video import VideoWriter
+    from rollout.run.video import VideoWriter
 
     other = tmp_path / "other"
     other.mkdir()

@@ -31,17 +31,17 @@ from rollout.benchmarks.suites.reader import load_suite
 from rollout.benchmarks.summary import summarise
 from rollout.cache import KVCache
 from rollout.errors import OutputError, RolloutError
-from rollout.fork import History
-from rollout.job import Job
-from rollout.latents import read_latents
 from rollout.loop import Rollout
-from rollout.prefix import true_latents
-from rollout.recipe import Donor, Recipe
-from rollout.record import read_record
+from rollout.run.fork import History
+from rollout.run.job import Job
+from rollout.run.latents import read_latents
+from rollout.run.prefix import true_latents
+from rollout.run.recipe import Donor, Recipe
+from rollout.run.record import read_record
+from rollout.run.video import read_video
 from rollout.slots import Role
 from rollout.strategies import Absolute, Ema, Fifo, Keep, Online, Recache, Relativistic, Sink
 from rollout.strategy import Strategy
-from rollout.video import read_video
 from tests.conftest import MICRO, micro_backend
 
 SUITE = """name = "little"

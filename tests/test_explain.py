@@ -20,11 +20,11 @@ from rollout.backends.sprites import spec
 from rollout.cli import app
 from rollout.cli.options import find_strategy
 from rollout.errors import OutputError, RolloutError
-from rollout.explain.overlay import COLUMNS, SIDES, paint
-from rollout.explain.page import LONGEST, Side, page, sides
-from rollout.explain.story import differ, ranges, tell
-from rollout.explain.views import Mark, View, compare, views
 from rollout.script import Script
+from rollout.show.explain.overlay import COLUMNS, SIDES, paint
+from rollout.show.explain.page import LONGEST, Side, page, sides
+from rollout.show.explain.story import differ, ranges, tell
+from rollout.show.explain.views import Mark, View, compare, views
 from rollout.strategies.presets import PRESETS
 
 SPEC = spec()
@@ -272,7 +272,7 @@ def test_what_cannot_be_drawn_is_refused_and_nothing_is_written(tmp_path: Path) 
 
 
 def test_a_page_too_large_to_open_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rollout.explain.page.LARGEST", 2**20)
+    monkeypatch.setattr("rollout.show.explain.page.LARGEST", 2**20)
     with pytest.raises(OutputError, match=r"would hold [2-9] MiB, more than 1"):
         html("relativistic fifo:window=300+keep", script="a[200s]")
 

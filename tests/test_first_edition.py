@@ -16,11 +16,11 @@ from rollout.benchmarks.metrics import METRICS, metric
 from rollout.benchmarks.metrics.sample import FOREIGN, applies, sample_of_run
 from rollout.cli import app
 from rollout.errors import OutputError
-from rollout.fork import History
-from rollout.job import Job
-from rollout.recipe import Recipe
-from rollout.snapshot import Snapshot, read_snapshot, snapshots
-from rollout.video import VideoWriter
+from rollout.run.fork import History
+from rollout.run.job import Job
+from rollout.run.recipe import Recipe
+from rollout.run.snapshot import Snapshot, read_snapshot, snapshots
+from rollout.run.video import VideoWriter
 from tests.conftest import micro_backend
 
 A, B = "a red circle jumps", "a blue square spins on olive"

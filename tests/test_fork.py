@@ -15,12 +15,12 @@ from typer.testing import CliRunner, Result
 from rollout import Script, Strategy, generate, preset
 from rollout.cli import app
 from rollout.errors import BackendError, CompositionError, OutputError, RolloutError, ScriptError
-from rollout.fork import History
-from rollout.job import Job
-from rollout.latents import LatentsWriter, read_latents
 from rollout.plan import simulate, taken_over
 from rollout.progress import Event
-from rollout.recipe import Recipe
+from rollout.run.fork import History
+from rollout.run.job import Job
+from rollout.run.latents import LatentsWriter, read_latents
+from rollout.run.recipe import Recipe
 from rollout.slots import Role
 from rollout.strategies.presets import PRESETS
 from tests.conftest import micro_backend

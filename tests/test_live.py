@@ -34,15 +34,15 @@ from rollout.benchmarks.metrics.events import REACT, reaction
 from rollout.benchmarks.metrics.sample import Sample
 from rollout.cli import app as cli
 from rollout.errors import RolloutError
-from rollout.job import Job
-from rollout.latents import read_latents
-from rollout.live import badge
-from rollout.live.server import BURST, FLOOD, Bucket, listen, server
-from rollout.live.session import MOST, ORDERS, Session
-from rollout.live.wire import HEADER, LONGEST, PENDING, VERSION, WEBP, Order, Outbox, read_order
-from rollout.recipe import Recipe
-from rollout.record import read_record
+from rollout.run.job import Job
+from rollout.run.latents import read_latents
+from rollout.run.recipe import Recipe
+from rollout.run.record import read_record
 from rollout.script import Script
+from rollout.show.live import badge
+from rollout.show.live.server import BURST, FLOOD, Bucket, listen, server
+from rollout.show.live.session import MOST, ORDERS, Session
+from rollout.show.live.wire import HEADER, LONGEST, PENDING, VERSION, WEBP, Order, Outbox, read_order
 from tests.conftest import micro_backend
 
 ROOT = Path(__file__).parent.parent
@@ -730,7 +730,7 @@ def test_bad_options_end_in_one_line() -> None:
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "rollout.live.server", raising=False)
+    monkeypatch.delitem(sys.modules, "rollout.show.live.server", raising=False)
     told = CliRunner().invoke(cli, ["live", "--no-open"])
     assert isinstance(told.exception, RolloutError)
     assert "pip install 'rollout-video[live]'" in str(told.exception)

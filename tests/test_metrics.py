@@ -21,12 +21,12 @@ from rollout.benchmarks.metrics.features import resize
 from rollout.benchmarks.metrics.sample import Sample, sample_of_run
 from rollout.cache import kv_bytes
 from rollout.errors import BackendError, OutputError, SpecError
-from rollout.fork import History
-from rollout.job import Job
-from rollout.recipe import Recipe
 from rollout.registry import load_plugin, register
+from rollout.run.fork import History
+from rollout.run.job import Job
+from rollout.run.recipe import Recipe
+from rollout.run.video import Frames
 from rollout.script import Script
-from rollout.video import Frames
 from rollout.world import Act
 from tests.conftest import micro_backend
 

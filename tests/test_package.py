@@ -11,17 +11,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TOP = ("strategies", "backends", "benchmarks", "cli")
+STOREYS = ("run", "show")
+"""What lies in the core's folder and stands above strategies and backends."""
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 
 
 def folders() -> dict[str, str]:
-    own = [path.parent for path in (ROOT / "rollout").glob("*/__init__.py") if not path.parent.is_symlink()]
-    found = {"rollout": "rollout"} | {f"rollout.{path.name}": f"rollout/{path.name}" for path in own}
-    for top in TOP:
+    """Every package and its folder, each once: the core's own, and what its links name."""
+    packages = {"rollout": "rollout"}
+    for top in (*(f"rollout/{storey}" for storey in STOREYS), *TOP):
         for init in sorted((ROOT / top).rglob("__init__.py")):
             folder = init.parent.relative_to(ROOT).as_posix()
-            found["rollout." + folder.replace("/", ".")] = folder
-    return found
+            packages["rollout." + folder.removeprefix("rollout/").replace("/", ".")] = folder
+    return packages
 
 
 def test_the_package_list_is_the_folders() -> None:
@@ -55,14 +57,14 @@ def test_the_wheel_holds_only_rollout(tmp_path: Path) -> None:
         "benchmarks/report/step.js",
         "benchmarks/study/page.html",
         "cli/gen.py",
-        "live/session.py",
-        "live/live.html",
-        "live/live.css",
-        "live/link.js",
-        "explain/page.html",
-        "explain/page.css",
-        "explain/page.js",
-        "explain/ruler.js",
+        "show/live/session.py",
+        "show/live/live.html",
+        "show/live/live.css",
+        "show/live/link.js",
+        "show/explain/page.html",
+        "show/explain/page.css",
+        "show/explain/page.js",
+        "show/explain/ruler.js",
     ):
         assert f"rollout/{need}" in names
     sources = {f"rollout/{p.relative_to(ROOT / 'rollout').as_posix()}" for p in (ROOT / "rollout").glob("*.py")}
@@ -97,20 +99,28 @@ UPWARDS = {
 """Modules that may import what stands above them, and why."""
 
 
+def storey(name: str) -> str:
+    """The storey of a module, by its dotted name without "rollout.": one of STOREYS and TOP, or the core."""
+    first = name.split(".")[0]
+    return first if first in (*STOREYS, *TOP) else "core"
+
+
 def test_arrows_point_down() -> None:
-    """cli -> benchmarks -> {strategies, backends} -> the core, of which the packages that show things are a part."""
+    """cli -> benchmarks -> show -> run -> {strategies, backends} -> core."""
     may = {
-        "rollout": (),
-        "strategies": ("strategies",),
-        "backends": ("backends",),
-        "benchmarks": ("benchmarks", "strategies", "backends"),
-        "cli": TOP,
+        "core": {"core"},
+        "strategies": {"core", "strategies"},
+        "backends": {"core", "backends"},
+        "run": {"core", "strategies", "backends", "run"},
+        "show": {"core", "strategies", "backends", "run", "show"},
+        "benchmarks": {"core", "strategies", "backends", "run", "show", "benchmarks"},
+        "cli": {"core", *STOREYS, *TOP},
     }
     upwards = set()
     for path in sources():
         name = path.relative_to(ROOT).as_posix()
-        used = {imported.split(".")[1] for imported in imports(path) if imported.startswith("rollout.")}
-        if (used & set(TOP)) - set(may[name.split("/")[0]]):
+        used = {storey(module.removeprefix("rollout.")) for module in imports(path) if module.startswith("rollout.")}
+        if used - may[storey(name.removeprefix("rollout/").removesuffix(".py").replace("/", "."))]:
             upwards.add(name)
     assert upwards == set(UPWARDS)
 
@@ -175,6 +185,15 @@ def test_the_look_for_sprites_sees_them(source: str, knows: bool) -> None:
 
 
 def test_pure_modules_import_no_torch() -> None:
-    modules = ["script", "slots", "strategy", "plan", "specs", "explain.story", "explain.views", "strategies.presets"]
+    modules = [
+        "script",
+        "slots",
+        "strategy",
+        "plan",
+        "specs",
+        "show.explain.story",
+        "show.explain.views",
+        "strategies.presets",
+    ]
     code = f"import sys, {', '.join('rollout.' + m for m in modules)}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

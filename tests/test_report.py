@@ -23,10 +23,10 @@ from rollout.benchmarks.report.numbers import figure, interval, places, show
 from rollout.benchmarks.report.tables import against, columns, groups
 from rollout.benchmarks.run import Run
 from rollout.benchmarks.suites.reader import load_suite
-from rollout.explain.picture import Marks, draw, marks, runs, told
 from rollout.plan import simulate
 from rollout.registry import find
 from rollout.script import Script
+from rollout.show.explain.picture import Marks, draw, marks, runs, told
 from rollout.strategies.presets import preset
 
 HOSTILE = '<script>alert(1)</script> & "$x$"'

@@ -21,14 +21,14 @@ from typer.testing import CliRunner
 from rollout import Strategy, generate, preset
 from rollout.cli import app
 from rollout.errors import BackendError, CacheError, OutputError
-from rollout.job import Job
-from rollout.latents import read_latents
 from rollout.loop import Rollout
-from rollout.recipe import Recipe
-from rollout.snapshot import read_snapshot, snapshots
+from rollout.run.job import Job
+from rollout.run.latents import read_latents
+from rollout.run.recipe import Recipe
+from rollout.run.snapshot import read_snapshot, snapshots
+from rollout.run.video import frames_in, read_video
 from rollout.strategies import Flush
 from rollout.strategies.presets import PRESETS
-from rollout.video import frames_in, read_video
 from tests.conftest import micro_backend
 
 A, B = "a red circle jumps", "a blue square spins on olive"

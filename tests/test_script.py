@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from rollout.backend import Spec
 from rollout.errors import ScriptError
-from rollout.record import subtitles
+from rollout.run.record import subtitles
 from rollout.script import Script, Shot, planned
 
 WAN = Spec("wan", 30, 12, 128, (16, 60, 104), (30, 52), (22, 21, 21))

@@ -23,7 +23,7 @@ from rollout.backends.sprites.weights import FORMAT, Sprites, save_weights
 from rollout.backends.sprites.world import NIGHT, World, render, sample_world
 from rollout.errors import BackendError, PromptError
 from rollout.loop import generate
-from rollout.prefix import true_latents
+from rollout.run.prefix import true_latents
 from rollout.strategy import Strategy
 from rollout.world import Act, Seen, Truth
 from tests.conftest import MICRO, micro_backend

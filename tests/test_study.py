@@ -29,11 +29,11 @@ from rollout.benchmarks.study.score import score, score_study
 from rollout.benchmarks.suites.reader import load_suite
 from rollout.cli import app
 from rollout.errors import OutputError, RolloutError
-from rollout.job import Job
-from rollout.recipe import Recipe
 from rollout.registry import names
+from rollout.run.job import Job
+from rollout.run.recipe import Recipe
+from rollout.run.video import read_video
 from rollout.strategies.presets import PRESETS, preset
-from rollout.video import read_video
 
 ACTION = "a red circle walks right on navy[0.4s] | a red circle jumps on navy[0.4s] ; infinity-rope | memrope"
 LONG = "a green square stands on teal[0.4s]"

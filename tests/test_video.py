@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from rollout.errors import OutputError
-from rollout.sheet import Tile, contact_sheet
-from rollout.video import Subtitle, VideoWriter, read_video, webvtt
+from rollout.run.sheet import Tile, contact_sheet
+from rollout.run.video import Subtitle, VideoWriter, read_video, webvtt
 
 
 def noise(n: int, seed: int = 0, size: int = 32) -> np.ndarray:

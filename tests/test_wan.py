@@ -25,10 +25,10 @@ from rollout.backends.wan.vae import WanDecoder, encode_frames, unscale
 from rollout.backends.wan.weights import describe, import_checkpoint, read_checkpoint
 from rollout.cache import KVCache
 from rollout.errors import BackendError, OutputError
+from rollout.run.video import read_video
 from rollout.sampler import sample
 from rollout.slots import Block, Placement, Role, Slot
 from rollout.strategies import Flush, Online, Relativistic, Sink
-from rollout.video import read_video
 
 TINY = {
     "patch_size": (1, 2, 2),
@@ -618,9 +618,9 @@ def test_precision_against_float64(name: str) -> None:
 def test_a_run_goes_on_from_a_snapshot_of_its_decoder(folder: Path, tmp_path: Path) -> None:
     """The VAE's feature cache holds tensors, None and a mark: all go through the file."""
     from rollout.errors import Stopped
-    from rollout.job import Job
-    from rollout.recipe import Recipe
-    from rollout.snapshot import read_snapshot, snapshots
+    from rollout.run.job import Job
+    from rollout.run.recipe import Recipe
+    from rollout.run.snapshot import read_snapshot, snapshots
 
     def finish(job: Job, stop: int = -1) -> dict[str, Any]:
         for result in job.run():
@@ -647,11 +647,11 @@ def test_a_run_goes_on_from_a_snapshot_of_its_decoder(folder: Path, tmp_path: Pa
 def test_a_live_session_knows_no_backend(folder: Path, tmp_path: Path) -> None:
     """Panes, forks and saved records with Wan's decoder, whose state goes over block edges; no badge."""
     from rollout import preset
-    from rollout.job import Job
-    from rollout.live.session import Session
-    from rollout.live.wire import JPEG, Order, Outbox, picture
-    from rollout.recipe import Recipe
-    from rollout.record import read_record
+    from rollout.run.job import Job
+    from rollout.run.recipe import Recipe
+    from rollout.run.record import read_record
+    from rollout.show.live.session import Session
+    from rollout.show.live.wire import JPEG, Order, Outbox, picture
 
     model = load_backend("wan", model=str(folder), height=32, width=48)
     names = ("infinity-rope", "longlive")

@@ -11,7 +11,7 @@ from PIL import Image
 from rollout.benchmarks.compare.panes import EDGE, GAP, LEFT, Stage
 from rollout.benchmarks.compare.runs import Run
 from rollout.files import write_whole
-from rollout.video import Frames, VideoWriter
+from rollout.run.video import Frames, VideoWriter
 
 WIDTH, PICTURES, BYTES = 800, 240, 1_500_000
 """Of a webp: pixels wide, pictures and bytes at most."""

@@ -27,7 +27,7 @@ from rollout.benchmarks.compare.strip import (
     ticks,
 )
 from rollout.benchmarks.metrics.events import REACT
-from rollout.video import Frames
+from rollout.run.video import Frames
 
 LEFT, EDGE, GAP = 70, 20, 18
 """Pixels: the margin that holds the rows' names, the other edges, and between panes."""

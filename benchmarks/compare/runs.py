@@ -8,12 +8,12 @@ from typing import Any
 
 from rollout.benchmarks.metrics.sample import Sample, sample_of_run
 from rollout.errors import OutputError
-from rollout.record import subtitles
+from rollout.run.record import subtitles
+from rollout.run.video import Frames, Subtitle, frames_in
 from rollout.script import Script
 from rollout.specs import part_to_text
 from rollout.strategies.presets import PRESETS
 from rollout.strategy import AXES, Strategy
-from rollout.video import Frames, Subtitle, frames_in
 
 LEAST, MOST = 2, 6
 """Panes of a comparison."""

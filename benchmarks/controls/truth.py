@@ -10,10 +10,10 @@ from rollout import __version__
 from rollout.backend import Spec
 from rollout.errors import OutputError
 from rollout.files import write_text, write_whole
-from rollout.record import machine, subtitles, write_record
+from rollout.run.record import machine, subtitles, write_record
+from rollout.run.sheet import SHEET, Tile, contact_sheet, thumbnail
+from rollout.run.video import Subtitle, VideoWriter, webvtt
 from rollout.script import Planned, Script, planned
-from rollout.sheet import SHEET, Tile, contact_sheet, thumbnail
-from rollout.video import Subtitle, VideoWriter, webvtt
 from rollout.world import Act, Video, World
 
 __all__ = ["film_truth"]

@@ -15,10 +15,10 @@ from rollout.backend import Backend, Spec
 from rollout.cache import kv_bytes
 from rollout.errors import RolloutError
 from rollout.loop import Result, generate
-from rollout.output import Output
-from rollout.prefix import read_prefixes
-from rollout.recipe import Recipe
-from rollout.record import record, subtitles, times, write_record
+from rollout.run.output import Output
+from rollout.run.prefix import read_prefixes
+from rollout.run.recipe import Recipe
+from rollout.run.record import record, subtitles, times, write_record
 from rollout.script import Script
 
 if TYPE_CHECKING:

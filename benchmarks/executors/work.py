@@ -18,10 +18,10 @@ from rollout.benchmarks.metrics import Score, metric
 from rollout.benchmarks.metrics.sample import sample_of_run
 from rollout.benchmarks.store import Store
 from rollout.errors import RolloutError
-from rollout.job import Job
-from rollout.recipe import Donor, Recipe
-from rollout.record import read_record, write_record
 from rollout.registry import find, load_plugin
+from rollout.run.job import Job
+from rollout.run.recipe import Donor, Recipe
+from rollout.run.record import read_record, write_record
 from rollout.sampler import Schedule
 from rollout.strategy import Strategy
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from rollout.errors import BackendError, SpecError
 from rollout.files import fingerprint
-from rollout.video import Frames
+from rollout.run.video import Frames
 
 __all__ = ["Extractor", "batched_frames", "check_extractor", "chunked", "extractor", "label", "resize"]
 

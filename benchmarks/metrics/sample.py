@@ -15,11 +15,11 @@ from rollout.backend import Spec
 from rollout.benchmarks.metrics.features import extractor
 from rollout.errors import OutputError
 from rollout.progress import Event, course
-from rollout.record import read_record
 from rollout.registry import find, names
+from rollout.run.record import read_record
+from rollout.run.video import Frames, stream_video, video_fps
 from rollout.script import Script
 from rollout.slots import Block
-from rollout.video import Frames, stream_video, video_fps
 from rollout.world import World
 
 Numbers = NDArray[np.float64]

@@ -14,9 +14,9 @@ from rollout.benchmarks.report.svg import inline
 from rollout.benchmarks.report.tables import ARROWS, READ, against
 from rollout.benchmarks.results import fit_text
 from rollout.errors import RolloutError
-from rollout.explain.picture import draw
 from rollout.registry import find
 from rollout.script import Script
+from rollout.show.explain.picture import draw
 from rollout.specs import GROUP_OF
 from rollout.strategy import AXES
 

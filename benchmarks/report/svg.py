@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 from markupsafe import Markup
 
 from rollout.benchmarks.report.look import INK, PAPER, Look
-from rollout.explain.picture import COLOURS
+from rollout.show.explain.picture import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from rollout.backend import Backend
-from rollout.job import Job
 from rollout.loop import Result, Rollout, generate
-from rollout.recipe import Recipe
+from rollout.run.job import Job
+from rollout.run.recipe import Recipe
 from rollout.script import Script, Shot
 from rollout.strategy import Strategy
 from rollout.world import Act

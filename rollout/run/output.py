@@ -11,11 +11,11 @@ from torch import Tensor
 
 from rollout.backend import Backend
 from rollout.files import sync, write_text, write_whole
-from rollout.latents import LatentsWriter, as_bytes
 from rollout.loop import Result
-from rollout.sheet import Sheet
-from rollout.snapshot import flatten, part, under, unflatten
-from rollout.video import Frames, Subtitle, VideoWriter, webvtt
+from rollout.run.latents import LatentsWriter, as_bytes
+from rollout.run.sheet import Sheet
+from rollout.run.snapshot import flatten, part, under, unflatten
+from rollout.run.video import Frames, Subtitle, VideoWriter, webvtt
 
 State = tuple[Mapping[str, Any], Mapping[str, Tensor]]
 """JSON, and the tensors that belong to it."""

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rollout.attention.map import ROLES, FrameMap
-from rollout.explain.picture import COLOURS, INK, LINE, SIZE, runs
+from rollout.show.attention.map import ROLES, FrameMap
+from rollout.show.explain.picture import COLOURS, INK, LINE, SIZE, runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

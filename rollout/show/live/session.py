@@ -15,10 +15,10 @@ from typing import Any
 from rollout.backend import Backend
 from rollout.errors import OutputError, RolloutError
 from rollout.files import free_folder
-from rollout.live.pane import Made, Pane, first_text, told
-from rollout.live.wire import SPEEDS, Order, Outbox, block_messages, error
-from rollout.recipe import Recipe
 from rollout.registry import find, names
+from rollout.run.recipe import Recipe
+from rollout.show.live.pane import Made, Pane, first_text, told
+from rollout.show.live.wire import SPEEDS, Order, Outbox, block_messages, error
 from rollout.specs import part_from_text
 from rollout.strategy import Strategy
 

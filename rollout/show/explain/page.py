@@ -11,10 +11,10 @@ from typing import Any
 
 from rollout.backend import Spec
 from rollout.errors import OutputError, RolloutError
-from rollout.explain.story import Told, differ, folds, listed, ranges, tell
-from rollout.explain.views import Difference, Mark, View, compare, views
 from rollout.registry import find
 from rollout.script import Script
+from rollout.show.explain.story import Told, differ, folds, listed, ranges, tell
+from rollout.show.explain.views import Difference, Mark, View, compare, views
 from rollout.slots import Role
 from rollout.specs import GROUP_OF, part_to_text
 from rollout.strategy import AXES, Strategy

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from rollout.backend import Backend
 from rollout.errors import OutputError
-from rollout.video import read_video
+from rollout.run.video import read_video
 from rollout.world import Act
 
 

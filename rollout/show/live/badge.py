@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rollout.backend import Spec
-from rollout.video import Frames
+from rollout.run.video import Frames
 from rollout.world import World
 
 __all__ = ["LIMIT", "Watch", "watch"]

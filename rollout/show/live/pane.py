@@ -13,15 +13,15 @@ from torch import Tensor
 
 from rollout.backend import Backend
 from rollout.errors import OutputError, RolloutError
-from rollout.live.badge import Watch, watch
 from rollout.loop import Result, Rollout, generate
-from rollout.output import Output
 from rollout.progress import Event
-from rollout.recipe import Recipe
-from rollout.record import record, times, write_record
+from rollout.run.output import Output
+from rollout.run.recipe import Recipe
+from rollout.run.record import record, times, write_record
+from rollout.run.video import Frames
 from rollout.script import Script, Shot
+from rollout.show.live.badge import Watch, watch
 from rollout.strategy import Strategy
-from rollout.video import Frames
 
 FILES = ("video.partial.mp4", "latents.partial.safetensors")
 SHEET = 400

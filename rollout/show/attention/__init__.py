@@ -1,5 +1,5 @@
 """Frame-level attention maps: how much each frame looks at each other, and their picture (arXiv 2511.20649, supplement G)."""
 
-from rollout.attention.map import ROLES, AttentionMap, Change, FrameMap, frame_shares, middle
+from rollout.show.attention.map import ROLES, AttentionMap, Change, FrameMap, frame_shares, middle
 
 __all__ = ["ROLES", "AttentionMap", "Change", "FrameMap", "frame_shares", "middle"]

@@ -16,13 +16,13 @@ from rollout.backend import Backend
 from rollout.errors import RolloutError, Stopped
 from rollout.files import alone
 from rollout.loop import Result, Rollout, generate
-from rollout.output import Output, State
-from rollout.prefix import read_prefixes
-from rollout.recipe import Recipe
-from rollout.record import machine, record, subtitles, times, write_record
+from rollout.run.output import Output, State
+from rollout.run.prefix import read_prefixes
+from rollout.run.recipe import Recipe
+from rollout.run.record import machine, record, subtitles, times, write_record
+from rollout.run.snapshot import Snapshot, damaged, part, snapshots, under
+from rollout.run.video import Subtitle
 from rollout.script import Script
-from rollout.snapshot import Snapshot, damaged, part, snapshots, under
-from rollout.video import Subtitle
 
 FILES = ("video.mp4", "subtitles.vtt", "contact.png", "run.json", "latents.safetensors", "frames.mkv")
 UNFINISHED = ("video.partial.mp4", "video.earlier.mp4", "latents.partial.safetensors", "frames.partial.mkv")

@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from rollout.errors import RolloutError
-from rollout.live.session import Session
-from rollout.live.wire import LONGEST, Outbox, error, read_order
+from rollout.show.live.session import Session
+from rollout.show.live.wire import LONGEST, Outbox, error, read_order
 
 ADDRESS = "127.0.0.1"
 HERE = Path(__file__).parent

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from rollout.loop import Result
-from rollout.video import Frames
+from rollout.run.video import Frames
 
 SHEET = 40
 """Tiles of a contact sheet at most."""

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rollout.backend import Spec
-from rollout.explain import picture
-from rollout.explain.page import Side
-from rollout.explain.picture import INK
-from rollout.explain.views import Difference, Key, Mark, View, compare
 from rollout.script import Script
+from rollout.show.explain import picture
+from rollout.show.explain.page import Side
+from rollout.show.explain.picture import INK
+from rollout.show.explain.views import Difference, Key, Mark, View, compare
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

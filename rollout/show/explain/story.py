@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from rollout.explain.views import Difference, Key, Mark, View
+from rollout.show.explain.views import Difference, Key, Mark, View
 from rollout.slots import Role, Row, Slot
 
 Told = tuple[str, str]

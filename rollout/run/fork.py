@@ -10,13 +10,13 @@ from torch import Tensor
 
 from rollout.backend import Spec
 from rollout.errors import OutputError, ScriptError
-from rollout.latents import read_latents
 from rollout.plan import simulate
 from rollout.progress import Event, course
-from rollout.recipe import Recipe
-from rollout.record import read_record
+from rollout.run.latents import read_latents
+from rollout.run.recipe import Recipe
+from rollout.run.record import read_record
+from rollout.run.snapshot import read_snapshot, snapshots
 from rollout.script import Script, Shot, planned
-from rollout.snapshot import read_snapshot, snapshots
 from rollout.strategy import Strategy
 
 

@@ -19,10 +19,10 @@ from rollout.errors import OutputError
 from rollout.files import write_text
 from rollout.loop import Rollout
 from rollout.progress import Encoded
-from rollout.recipe import Recipe
+from rollout.run.recipe import Recipe
+from rollout.run.video import Subtitle
 from rollout.script import Script, planned
 from rollout.strategy import AXES, Strategy
-from rollout.video import Subtitle
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy", "av")
 

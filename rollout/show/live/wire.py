@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image
 
 from rollout.errors import RolloutError
-from rollout.live.pane import Made, Pane
-from rollout.video import Frames
+from rollout.run.video import Frames
+from rollout.show.live.pane import Made, Pane
 
 VERSION = 1
 HEADER = struct.Struct("<BBBBHHII")
