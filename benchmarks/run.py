@@ -25,6 +25,7 @@ from rollout.registry import find
 from rollout.run.record import machine
 from rollout.script import Script
 from rollout.show.explain.picture import told
+from rollout.timeline import blocks_of
 
 DRAWN = 120
 """Blocks of a strategy's picture at most."""
@@ -168,7 +169,7 @@ def _arm(name: str, suite: Suite, spec: Spec) -> dict[str, Any]:
     """
     arm, windows = suite.along[0].arms[name], {_window(level.arms[name]) for level in suite.along}
     strategy = arm.strategy
-    blocks = Script.parse(suite.scripts[0]).blocks(spec, first=suite.prefix)
+    blocks = blocks_of(Script.parse(suite.scripts[0]), spec, first=suite.prefix)
     steps = [] if strategy is None else list(islice(told(simulate(strategy, blocks, spec)), DRAWN))
     shown = {
         "text": str(arm),

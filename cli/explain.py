@@ -31,6 +31,7 @@ from rollout.show.explain.story import differ
 from rollout.show.explain.views import Mark, View, compare, views
 from rollout.slots import Role
 from rollout.strategy import Strategy
+from rollout.timeline import blocks_of
 
 STEADY = 3
 """Blocks of an unchanging pattern that the table shows before it skips ahead."""
@@ -88,14 +89,14 @@ def explain(
         for line in told(planned(plan, spec)):
             print(line)
         if against is None:
-            _table(views(strategy, plan.blocks(spec), spec), plan, whole)
+            _table(views(strategy, blocks_of(plan, spec), spec), plan, whole)
         else:
             _differences(compared, plan, spec, whole)
 
 
 def _json(compared: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec) -> None:
     """One object a block: the step, or both steps under "a" and "b" and what differs."""
-    rollouts = (views(strategy, plan.blocks(spec), spec) for _, strategy in compared)
+    rollouts = (views(strategy, blocks_of(plan, spec), spec) for _, strategy in compared)
     for n, both in enumerate(zip(*rollouts, strict=True)):
         row: dict[str, Any] = both[0].step.to_dict()
         if len(both) > 1:
@@ -111,7 +112,7 @@ def _coherence(strategy: Strategy, plan: Script, spec: Spec, as_json: bool, whol
     from rollout.plan import simulate
     from rollout.show.explain.coherence import again, over_time, peaks, to_dict
 
-    steps = list(simulate(strategy, plan.blocks(spec), spec))
+    steps = list(simulate(strategy, blocks_of(plan, spec), spec))
     if as_json:
         print(json.dumps({"strategy": str(strategy)} | to_dict(steps, spec), indent=1))
         return
@@ -155,7 +156,7 @@ def _differences(compared: Sequence[tuple[str, Strategy]], plan: Script, spec: S
     """A row a block: where two strategies differ."""
     rows: list[tuple[str, ...]] = []
     same, before = 0, None
-    for both in zip(*(views(strategy, plan.blocks(spec), spec) for _, strategy in compared), strict=True):
+    for both in zip(*(views(strategy, blocks_of(plan, spec), spec) for _, strategy in compared), strict=True):
         step, pattern = both[0].step, [view.pattern() for view in both]
         same = same + 1 if pattern == before and step.switch is None else 0
         before = pattern

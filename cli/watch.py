@@ -21,7 +21,7 @@ EVERY = 5.0
 def watch(job: "Job", each: "Callable[[Result], None] | None" = None) -> tuple[float, int]:
     """Run a job under a progress bar, or with plain lines where no terminal looks on; seconds and pixel frames made."""
     spec, blocks, begun = job.backend.spec, job.rollout.blocks, time.monotonic()
-    start = job.rollout.progress.next
+    start = job.rollout.done
     done = made = 0
     with _stoppable(job), bar(blocks, start) as advance:
         for result in job.run():

@@ -11,6 +11,8 @@ from rollout.cache import KVCache, kv_bytes
 from rollout.devices import free_bytes
 from rollout.errors import BackendError, RolloutError, ScriptError
 from rollout.script import Script
+from rollout.strategy import Strategy
+from rollout.timeline import Event, reigns
 
 T = TypeVar("T")
 
@@ -54,6 +56,19 @@ def check_memory(backend: Backend, window: int, batch: int) -> None:
             f"{window} cached frames take {need / 2**20:,.0f} MiB of keys and values; {backend.device} has {free / 2**20:,.0f} "
             "free. Use a smaller window, batch or size."
         )
+
+
+def check_strategies(backend: Backend, strategy: Strategy, events: Sequence[Event], blocks: int, batch: int) -> int:
+    """The largest window of a rollout's strategies; each is checked over the frames for which it is in force.
+
+    Raises CompositionError, BackendError.
+    """
+    in_order = reigns(strategy, events)
+    ends = [*(begin for begin, _ in in_order[1:]), blocks]
+    for (_, ruling), end in zip(in_order, ends, strict=True):
+        ruling.check(backend.spec, max(1, min(end, blocks)) * backend.spec.block)
+        check_memory(backend, ruling.policy.window, batch)
+    return max(ruling.policy.window for _, ruling in in_order)
 
 
 def new_cache(backend: Backend, window: int, batch: int) -> KVCache:

@@ -1,6 +1,6 @@
 """What a strategy does to the cache at each block, as values: the loop executes it, `rollout explain` prints it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -8,7 +8,8 @@ from typing import Any
 from rollout.backend import Spec
 from rollout.errors import CacheError, CompositionError
 from rollout.slots import Block, Edit, Placement, Replay, Role, Slot, in_order, keep, of_role
-from rollout.strategy import Strategy
+from rollout.strategy import Strategy, Switch
+from rollout.timeline import Moment
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,24 @@ class Step:
         return in_order(self.slots + self.admitted)
 
 
-def decide(strategy: Strategy, slots: Sequence[Slot], block: Block, spec: Spec, *, prepared: int = 0) -> Step:
-    """Ask the strategy's parts what happens to a cache of `slots` at `block`.
+def decide(
+    strategy: Strategy,
+    slots: Sequence[Slot],
+    block: Block,
+    spec: Spec,
+    *,
+    once: Switch | None = None,
+    prepared: int = 0,
+) -> Step:
+    """Ask the strategy's parts what happens to a cache of `slots` at `block`; `once` is a switch for this block alone.
 
     `prepared` says what has happened to it already: 1 the switch, 2 making room too. Raises CacheError where a part
     breaks the rules: slots beyond the window, rows that do not sum to 1.
     """
     edit, again, now = None, None, tuple(slots)
-    if (block.switch or block.cut) and block.index > 0 and prepared < 1:
-        edit, again = strategy.on_switch(now, block)
+    if (block.switch or block.cut or once is not None) and block.index > 0 and prepared < 1:
+        switching = strategy if once is None else replace(strategy, switch=once)
+        edit, again = switching.on_switch(now, block if once is None else replace(block, switch=True))
         edit.check(len(now))
         now = edit.slots
         if again is not None:
@@ -168,15 +178,20 @@ def _by_block(frames: Sequence[int], block: int) -> list[tuple[int, ...]]:
     return parts
 
 
-def simulate(
-    strategy: Strategy, blocks: Iterable[Block], spec: Spec, changes: Mapping[int, Strategy] | None = None
-) -> Iterator[Step]:
-    """The steps of a whole rollout, without a model and without tensors; `changes` take over at the blocks they name."""
+def steps(moments: Iterable[Moment], spec: Spec) -> Iterator[Step]:
+    """The steps of a rollout whose moments are known, without a model and without tensors.
+
+    Raises CompositionError where a strategy cannot take the cache over, CacheError where a part breaks the rules.
+    """
     slots: tuple[Slot, ...] = ()
-    for block in blocks:
-        if changes and block.index in changes:
-            strategy = changes[block.index]
-            slots = taken_over(strategy, slots, block.start, spec).slots
-        step = decide(strategy, slots, block, spec)
+    for moment in moments:
+        if moment.handover:
+            slots = taken_over(moment.strategy, slots, moment.block.start, spec).slots
+        step = decide(moment.strategy, slots, moment.block, spec, once=moment.once)
         yield step
         slots = step.after
+
+
+def simulate(strategy: Strategy, blocks: Iterable[Block], spec: Spec) -> Iterator[Step]:
+    """The steps of one strategy over the blocks of a plan."""
+    return steps((Moment(block, (), strategy) for block in blocks), spec)

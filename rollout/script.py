@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from rollout.backend import Spec
 from rollout.errors import ScriptError
-from rollout.slots import Block
 
 DEFAULT_SECONDS = 10.5
 """A segment without a duration lasts 14 blocks of Wan, as in the released code."""
@@ -70,25 +69,6 @@ class Script:
     def prompts(self) -> tuple[str, ...]:
         """One prompt a shot."""
         return tuple(shot.prompt for shot in self.shots)
-
-    def blocks(self, spec: Spec, *, first: int = 0) -> Iterator[Block]:
-        """The plan in blocks for a backend; `first` blocks were given as a prefix and belong to the first shot."""
-        index = scene = 0
-        for number, shot in enumerate(self.shots):
-            count = shot.blocks(spec) + (first if number == 0 else 0)
-            for n in range(count):
-                opens = n == 0 and number > 0
-                scene = index if opens and shot.cut else scene
-                yield Block(
-                    index=index,
-                    start=index * spec.block,
-                    frames=spec.block,
-                    prompt=number,
-                    switch=opens and shot.prompt != self.shots[number - 1].prompt,
-                    cut=opens and shot.cut,
-                    scene=scene,
-                )
-                index += 1
 
     def count(self, spec: Spec) -> int:
         """Blocks of the whole plan."""

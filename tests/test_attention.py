@@ -69,7 +69,7 @@ class Seeing(SimpleCache):
 
 def by_hand(run: Rollout, *where: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
     """M and the memory's columns at each (layer, step), token by token."""
-    cache = run.cache = Seeing(run.backend.spec, run.strategy.policy.window, dtype=run.backend.dtype)  # type: ignore[assignment]
+    cache = run.engine.cache = Seeing(run.backend.spec, run.strategy.policy.window, dtype=run.backend.dtype)  # type: ignore[assignment]
     results = list(run)
     return [summed(run, results, cache, layer, step) for layer, step in where]
 

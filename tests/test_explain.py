@@ -26,6 +26,7 @@ from rollout.show.explain.page import LONGEST, Side, page, sides
 from rollout.show.explain.story import differ, ranges, tell
 from rollout.show.explain.views import Mark, View, compare, views
 from rollout.strategies.presets import PRESETS
+from rollout.timeline import blocks_of
 
 SPEC = spec()
 SHOW = "a red circle walks right on navy[4s] | a red circle jumps on navy[4s] | a red circle spins on olive[4s#]"
@@ -50,7 +51,7 @@ def refused(*args: str) -> str:
 
 
 def seen(name: str, script: str = SHOW) -> list[View]:
-    return list(views(find_strategy(name), Script.parse(script).blocks(SPEC), SPEC))
+    return list(views(find_strategy(name), blocks_of(Script.parse(script), SPEC), SPEC))
 
 
 def rolled(*names: str, script: str = SHOW) -> list[Side]:
@@ -200,7 +201,7 @@ SCRIPTS = (SHOW, "x[0.3s]", "a[1s#] | a[1s#] | b[0.4s] | b[3s#]", "|".join(f"p{n
 @pytest.mark.parametrize("name", ALL)
 def test_everything_draws(name: str, script: str) -> None:
     plan = Script.parse(script)
-    blocks = list(plan.blocks(SPEC))
+    blocks = list(blocks_of(plan, SPEC))
     single = paint(rolled(name, script=script), plan, SPEC)
     both = paint(rolled(name, "infinity-rope", script=script), plan, SPEC)
     for figure in (single, both):

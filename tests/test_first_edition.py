@@ -1,6 +1,7 @@
 """Runs of the first edition, whose records and snapshots lack what costs and worlds have today: used or refused, in one line."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from rollout.cli import app
 from rollout.errors import OutputError
 from rollout.run.fork import History
 from rollout.run.job import Job
+from rollout.run.latents import read_latents
 from rollout.run.recipe import Recipe
 from rollout.run.snapshot import Snapshot, read_snapshot, snapshots
 from rollout.run.video import VideoWriter
@@ -62,10 +64,39 @@ def change_snapshot(folder: Path, change: Callable[[dict[str, Any]], object]) ->
 
 
 def age(rollout: dict[str, Any]) -> None:
-    """Make a rollout's state what the first edition wrote."""
-    del rollout["progress"]["encoded"], rollout["progress"]["held_bytes"], rollout["progress"]["last"]["scene"]
+    """Make the state of a rollout without events what the first edition wrote."""
+    timeline, costs = rollout.pop("timeline"), rollout.pop("costs")
+    del costs["encoded"], costs["held_bytes"]
+    rollout["progress"] = {
+        **costs,
+        "last": {"index": timeline["blocks"] - 1},
+        "block": None,
+        "prepared": 0,
+        "events": timeline["events"],
+    }
+    rollout |= {"wanted": None, "cut": False, "once": None, "use": None}
     for slot in rollout["cache"]["slots"]:
         del slot["scene"]
+
+
+FILES = Path(__file__).parent / "first_edition"
+"""What the first edition wrote of a run with one change of each kind, stopped after 6 blocks of 9: files of its own."""
+
+
+def test_a_run_that_the_first_edition_left_goes_on_with_all_that_had_been_changed(tmp_path: Path) -> None:
+    for name in ("snapshot-000006.safetensors", "video.partial.mp4", "latents.partial.safetensors"):
+        shutil.copy(FILES / name, tmp_path / name)
+    history = History.of(tmp_path)
+    (snapshot,) = snapshots(tmp_path)
+    record = finish(Job.resumed(micro_backend(torch.float32), read_snapshot(snapshot), tmp_path))
+    finished = json.loads((FILES / "run.finished.json").read_text())
+    assert [event["kind"] for event in record["events"]] == ["prompt", "cut", "strategy", "switch"]
+    before, after = (Recipe.from_dict(data) for data in (finished, record))
+    assert before.events == after.events == history.recipe.events
+    latents, expected = (read_latents(folder / "latents.safetensors") for folder in (tmp_path, FILES))
+    assert torch.allclose(latents, expected, atol=1e-4)
+    assert (latents - latents.roll(3, 0)).abs().max() > 0.1
+    assert record["costs"]["forwards"] == finished["costs"]["forwards"]
 
 
 def stopped(folder: Path) -> None:
@@ -95,7 +126,7 @@ def test_a_snapshot_of_the_first_edition_goes_on_bit_for_bit_and_its_costs_are_u
 def test_a_snapshot_whose_counts_are_none_is_damaged(tmp_path: Path) -> None:
     stopped(tmp_path / "cut")
     for wrong in ({"encoded": 3}, {"encoded": {"blocks": 1}}, {"held_bytes": -1}, {"held_bytes": "much"}):
-        snapshot = change_snapshot(tmp_path / "cut", lambda rollout, wrong=wrong: rollout["progress"].update(wrong))
+        snapshot = change_snapshot(tmp_path / "cut", lambda rollout, wrong=wrong: rollout["costs"].update(wrong))
         with pytest.raises(OutputError, match=r"cannot be used: .*Use an earlier one"):
             Job.resumed(micro_backend(torch.float32), snapshot, tmp_path / "cut")
 

@@ -15,14 +15,14 @@ from typer.testing import CliRunner, Result
 from rollout import Script, Strategy, generate, preset
 from rollout.cli import app
 from rollout.errors import BackendError, CompositionError, OutputError, RolloutError, ScriptError
-from rollout.plan import simulate, taken_over
-from rollout.progress import Event
+from rollout.plan import simulate, steps, taken_over
 from rollout.run.fork import History
 from rollout.run.job import Job
 from rollout.run.latents import LatentsWriter, read_latents
 from rollout.run.recipe import Recipe
 from rollout.slots import Role
 from rollout.strategies.presets import PRESETS
+from rollout.timeline import Event, Use, blocks_of, moments
 from tests.conftest import micro_backend
 from tests.test_rules import policies
 
@@ -86,7 +86,7 @@ def test_a_switch_of_strategy_is_an_event_and_comes_back_on_rerun(tmp_path: Path
     history = parent(tmp_path / "a")
     other = Strategy.from_text("online ema:window=9,sink=1+recache")
     record = forked(history, 6, tmp_path / "b", strategy=other, prompt=f"{B}[2.25s]")
-    assert record["events"] == [{"block": 6, "kind": "strategy", "value": [str(other)]}]
+    assert record["events"] == [{"block": 6, "kind": "strategy", "value": [other.to_dict()]}]
     again = Recipe.from_dict(record)
     given_frames = latents(tmp_path / "b")[:18]
     assert finish(Job(backend(), again, tmp_path / "c", history=given_frames))["digests"] == record["digests"]
@@ -147,15 +147,14 @@ def test_where_the_script_ends_the_fork_needs_a_prompt(tmp_path: Path) -> None:
 def test_every_change_of_preset_runs_or_says_why_not(tmp_path: Path, old: str, new: str) -> None:
     spec = backend().spec
     script = Script.parse(f"{A}[6s] | {B}[3s]")
-    blocks = list(script.blocks(spec))
     if (old, new) in REFUSED:
         with pytest.raises(CompositionError, match="Encode the history again under the new strategy"):
-            list(simulate(preset(old), blocks, spec, {16: preset(new)}))
+            list(steps(moments(script, spec, preset(old), [Event(16, Use(preset(new)))]), spec))
         return
-    steps = list(simulate(preset(old), blocks, spec, {16: preset(new)}))
-    assert all(len(s.slots) + 3 <= preset(new).policy.window for s in steps[16:])
+    planned = list(steps(moments(script, spec, preset(old), [Event(16, Use(preset(new)))]), spec))
+    assert all(len(s.slots) + 3 <= preset(new).policy.window for s in planned[16:])
     run = generate(backend(), preset(old), script)
-    for result, step in zip(run, steps, strict=True):
+    for result, step in zip(run, planned, strict=True):
         assert (result.slots, result.placement) == (step.slots, step.placement)
         if result.block.index == 15:
             run.use(preset(new))
@@ -173,7 +172,7 @@ def test_what_is_carried_over() -> None:
     text = {"memory": "online ema:window=12,sink=3+keep", "fifo": "absolute fifo:window=9+keep"}
 
     def cached(strategy: str, blocks: int) -> Any:
-        plan = Script.parse(A + "[99s]").blocks(spec)
+        plan = blocks_of(Script.parse(A + "[99s]"), spec)
         steps = simulate(Strategy.from_text(strategy), itertools.islice(plan, blocks), spec)
         return list(steps)[-1].after
 
@@ -205,12 +204,12 @@ def test_any_policy_takes_over_from_any_or_says_why(old: Any, new: Any, block: i
 
     spec = backend().spec
     one, other = Strategy(Online(), old, Keep()), Strategy(Online(), new, Keep())
-    plan = list(Script.parse(A + "[6s]").blocks(spec))
+    script = Script.parse(A + "[6s]")
     try:
-        steps = list(simulate(one, plan, spec, {block: other}))
+        planned = list(steps(moments(script, spec, one, [Event(block, Use(other))]), spec))
     except CompositionError:
         return
-    for step in steps[block:]:
+    for step in planned[block:]:
         assert len(step.slots) + 3 <= new.window
         roles = {slot.frame: slot.role for slot in step.slots if slot.role is not Role.MEMORY}
         sinks = int(getattr(new, "sink", 0))
@@ -239,9 +238,9 @@ def test_a_refused_change_leaves_a_live_rollout_as_it_was(micro: Any) -> None:
     with pytest.raises(BackendError, match="MiB of keys and values"):
         run.use(huge)
     with pytest.raises(BackendError, match="MiB of keys and values"):
-        generate(micro, preset("self-forcing"), A, events=[Event(3, "strategy", (str(huge),))])
+        generate(micro, preset("self-forcing"), A, events=[Event(3, Use(huge))])
     assert len(list(run)) == 6
-    assert run.progress.events == []
+    assert run.timeline.log == []
 
 
 def cli(*args: str) -> Result:

@@ -43,6 +43,7 @@ from rollout.show.live import badge
 from rollout.show.live.server import BURST, FLOOD, Bucket, listen, server
 from rollout.show.live.session import MOST, ORDERS, Session
 from rollout.show.live.wire import HEADER, LONGEST, PENDING, VERSION, WEBP, Order, Outbox, read_order
+from rollout.timeline import blocks_of
 from tests.conftest import micro_backend
 
 ROOT = Path(__file__).parent.parent
@@ -370,7 +371,7 @@ def test_the_badge_counts_as_the_metric_reaction_does(name: str, sprites: Any) -
         watch.add(pixels[-1], before, result.prompts[0])
         before = result.prompts[0]
     spec = sprites.spec
-    sample = Sample(np.concatenate(pixels), spec.fps, spec, tuple(script.blocks(spec)), script.prompts)
+    sample = Sample(np.concatenate(pixels), spec.fps, spec, tuple(blocks_of(script, spec)), script.prompts)
     score = reaction(sample)
     assert score is not None
     assert badge.LIMIT == REACT

@@ -10,12 +10,12 @@ from rollout import Schedule, Script, generate, preset
 from rollout.backends.sprites.weights import Sprites
 from rollout.errors import CacheError, CompositionError, PromptError, RolloutError, ScriptError
 from rollout.plan import simulate
-from rollout.progress import Event
 from rollout.sampler import sample, seeded
 from rollout.slots import Block, Role, Slot
 from rollout.strategies import Absolute, Anchor, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
 from rollout.strategies.presets import PRESETS
 from rollout.strategy import Strategy
+from rollout.timeline import Cut, Event, Once, Prompt, blocks_of
 
 A, B = "a red circle jumps", "a blue square spins on olive"
 SCRIPT = f"{A}[2.5s] | {B}[2s] | {A}[2s#]"
@@ -29,7 +29,7 @@ def latents(run) -> Tensor:
 def test_every_preset_runs_as_explained(micro: Sprites, name: str) -> None:
     strategy = preset(name)
     results = list(generate(micro, strategy, SCRIPT))
-    plan = list(simulate(strategy, Script.parse(SCRIPT).blocks(micro.spec), micro.spec))
+    plan = list(simulate(strategy, blocks_of(Script.parse(SCRIPT), micro.spec), micro.spec))
     assert [(r.block, r.slots, r.placement) for r in results] == [(s.block, s.slots, s.placement) for s in plan]
     assert [r.block.cut for r in results].count(True) == 1
     assert all(r.latents.shape == (1, 3, 6, 2, 2) for r in results)
@@ -116,7 +116,7 @@ def test_a_live_prompt_equals_a_scripted_one(micro: Sprites) -> None:
         if result.block.index == 5:
             run.cut()
     scripted = list(generate(micro, strategy, f"{A}[1.5s] | {B}[0.75s] | {B}[0.75s#]"))
-    assert run.progress.events == [Event(4, "prompt", (B,)), Event(6, "cut")]
+    assert run.timeline.log == [Event(4, Prompt((B,))), Event(6, Cut())]
     torch.testing.assert_close(latents(live), latents(scripted), rtol=0, atol=0)
     assert [r.prompts for r in live] == [r.prompts for r in scripted]
 
@@ -139,7 +139,7 @@ def test_slots_remember_their_scene_whoever_cuts(micro: Sprites) -> None:
     live.cut()
     shown += list(live)
     scripted = list(generate(micro, anchor, f"{A}[1.125s] | {A}[1.875s#]"))
-    planned = simulate(anchor, Script.parse(f"{A}[1.125s] | {A}[1.875s#]").blocks(micro.spec), micro.spec)
+    planned = simulate(anchor, blocks_of(Script.parse(f"{A}[1.125s] | {A}[1.875s#]"), micro.spec), micro.spec)
     for ours, theirs, step in zip(shown, scripted, planned, strict=True):
         assert ours.slots == theirs.slots == step.slots
         assert torch.equal(ours.latents, theirs.latents)
@@ -150,7 +150,7 @@ def test_an_endless_rollout_goes_on_and_keeps_its_size(micro: Sprites) -> None:
     run = generate(micro, preset("memrope"), f"{A}[0.4s]", endless=True)
     last = list(itertools.islice(run, 30))[-1]
     assert last.block.index == 29
-    assert len(run._latents) <= 12 + 3
+    assert len(run.engine._latents) <= 12 + 3
 
 
 def test_an_unknown_live_prompt_is_refused_and_changes_nothing(micro: Sprites) -> None:
@@ -326,27 +326,25 @@ def test_a_switch_from_outside_is_that_of_a_new_prompt_without_one(micro: Sprite
     result = next(kept)
     assert [(s.role, s.frame) for s in result.slots] == [(Role.SINK, 0), (Role.RECENT, 16), (Role.RECENT, 17)]
     assert not result.block.switch
-    forwards = kept.progress.forwards
+    forwards = kept.costs.forwards
     kept.switch(Recache())
     next(kept)
-    assert kept.progress.forwards == forwards + 5 + 2  # recents 16..20 lie in two blocks
-    assert [(e.block, e.kind, e.value) for e in kept.progress.events] == [
-        (6, "switch", ("flush:last=2",)),
-        (7, "switch", ("recache",)),
-    ]
+    assert kept.costs.forwards == forwards + 5 + 2  # recents 16..20 lie in two blocks
+    assert kept.timeline.log == [Event(6, Once(Flush(last=2))), Event(7, Once(Recache()))]
 
 
 def test_an_endless_rollout_ends_where_its_positions_do(micro: Sprites) -> None:
-    run = generate(micro, preset("self-forcing"), f"{A}[127s]", endless=True)
-    run.blocks = 0
     from dataclasses import replace
 
-    run.backend = Breaks(micro, -1)
-    run.backend.spec = replace(micro.spec, table=6)
-    run._plan = iter(())
-    run.progress.last = Block(1, 3, 3)
+    short = Breaks(micro, -1)
+    short.spec = replace(micro.spec, table=6)
+    run = generate(short, preset("self-forcing"), f"{A}[0.375s]", endless=True)
+    for _ in range(2):
+        next(run)
     with pytest.raises(CompositionError, match="position table"):
         next(run)
+    run.use(preset("infinity-rope"))  # positions that do not end
+    assert next(run).block.index == 2
 
 
 class Bad(Sink):
@@ -381,6 +379,6 @@ def test_frames_that_are_held_no_longer_cannot_be_encoded_again(micro: Sprites) 
     run = generate(micro, Strategy(Absolute(), Sink(6, 1), Recache()), f"{A}[2s] | {B}[1s]")
     for _ in range(5):
         next(run)
-    run._latents.clear()
+    run.engine._latents.clear()
     with pytest.raises(RolloutError, match="only the last 6 are held"):
         next(run)

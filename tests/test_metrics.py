@@ -27,6 +27,7 @@ from rollout.run.job import Job
 from rollout.run.recipe import Recipe
 from rollout.run.video import Frames
 from rollout.script import Script
+from rollout.timeline import blocks_of
 from rollout.world import Act
 from tests.conftest import micro_backend
 
@@ -36,7 +37,7 @@ GIVEN = 2
 def filmed(text: str, *, late: int = 0, seed: int = 4, given: int = GIVEN) -> Sample:
     """A true video of a script: each shot's subject and scene, as the prompts say, `late` frames after they say it."""
     plan = Script.parse(text)
-    blocks = tuple(plan.blocks(spec(), first=given))
+    blocks = tuple(blocks_of(plan, spec(), first=given))
     frames = blocks[-1].end
     shot = [b.prompt for b in blocks for _ in range(b.frames)]
     delayed = [shot[max(0, f - late)] for f in range(frames)]
@@ -394,6 +395,7 @@ def test_an_extractor_is_part_of_what_measures(tmp_path: Path, monkeypatch: pyte
 def test_a_plugins_metric_has_the_identity_of_its_file(tmp_path: Path) -> None:
     text = """from rollout.benchmarks.metrics import Metric, Score
 from rollout.registry import load_plugin, register
+from rollout.timeline import blocks_of
 
 register("metrics", "brightness")(Metric("brightness", lambda sample: Score({}), "share", "neither", "How bright."))
 """

@@ -28,6 +28,7 @@ from rollout.registry import find
 from rollout.script import Script
 from rollout.show.explain.picture import Marks, draw, marks, runs, told
 from rollout.strategies.presets import preset
+from rollout.timeline import blocks_of
 
 HOSTILE = '<script>alert(1)</script> & "$x$"'
 SUITE = """
@@ -273,7 +274,7 @@ SHOW = "a red circle walks right on navy[4s] | a red circle jumps on navy[4s] | 
 
 def steps_of(name: str, script: str = SHOW) -> list[dict[str, Any]]:
     spec = find("backends", "sprites").spec()
-    return list(told(simulate(preset(name), Script.parse(script).blocks(spec), spec)))
+    return list(told(simulate(preset(name), blocks_of(Script.parse(script), spec), spec)))
 
 
 def covered(figure: Any, panel: str, role: str) -> set[tuple[int, int]]:

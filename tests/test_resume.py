@@ -178,11 +178,11 @@ def live(run: Rollout) -> list[Tensor]:
 def test_what_came_from_outside_is_in_the_state_and_can_be_repeated(micro: Any) -> None:
     run = generate(micro, preset("infinity-rope"), A + "[4.5s]")
     whole = torch.cat(live(run), 1)
-    events = run.progress.events
-    assert [(e.block, e.kind) for e in events] == [(5, "strategy"), (5, "prompt"), (8, "cut"), (10, "switch")]
+    events = run.timeline.log
+    assert [(e.block, e.kind) for e in events] == [(5, "prompt"), (5, "strategy"), (8, "cut"), (10, "switch")]
     again = generate(micro, preset("infinity-rope"), A + "[4.5s]", events=events)
     assert torch.equal(torch.cat([r.latents for r in again], 1), whole)
-    assert again.progress.events == events
+    assert again.timeline.log == events
     for stop in range(3, 12):
         half = generate(micro, preset("infinity-rope"), A + "[4.5s]", events=events)
         for _ in range(stop):
@@ -191,7 +191,7 @@ def test_what_came_from_outside_is_in_the_state_and_can_be_repeated(micro: Any) 
         other = generate(micro, preset("infinity-rope"), A + "[4.5s]", events=events)
         other.restore(state, tensors)
         assert torch.equal(torch.cat([r.latents for r in other], 1), whole[:, 3 * stop :])
-        assert other.progress.events == events
+        assert other.timeline.log == events
     waiting = generate(micro, preset("infinity-rope"), A + "[4.5s]")
     for result in waiting:
         if result.block.index == 4:
@@ -344,7 +344,7 @@ def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
     for result in job.run():
         if result.block.index in (40, 159):
             run = job.rollout
-            sizes.append((len(run._latents), len(run.cache.slots), run.cache.bytes, len(run.progress.events)))
+            sizes.append((len(run.engine._latents), len(run.cache.slots), run.cache.bytes, len(run.timeline.log)))
     assert len(sizes) == 2
     assert sizes[0] == sizes[1]
     assert len(read_latents(tmp_path / "latents.safetensors")) == 480

@@ -8,6 +8,7 @@ from rollout.backend import Spec
 from rollout.errors import ScriptError
 from rollout.run.record import subtitles
 from rollout.script import Script, Shot, planned
+from rollout.timeline import blocks_of
 
 WAN = Spec("wan", 30, 12, 128, (16, 60, 104), (30, 52), (22, 21, 21))
 SPRITES = Spec("sprites", 6, 4, 48, (64, 4, 4), (4, 4), (8, 8, 8), stride=1, fps=8.0)
@@ -28,7 +29,7 @@ def test_a_hash_counts_only_inside_brackets() -> None:
 
 
 def test_a_cut_belongs_to_its_own_segment() -> None:
-    blocks = list(Script.parse("a[1.5s] | b[1.5s#]").blocks(WAN))
+    blocks = list(blocks_of(Script.parse("a[1.5s] | b[1.5s#]"), WAN))
     assert [(b.prompt, b.switch, b.cut) for b in blocks] == [(0, False, False)] * 2 + [
         (1, True, True),
         (1, False, False),
@@ -36,12 +37,12 @@ def test_a_cut_belongs_to_its_own_segment() -> None:
 
 
 def test_a_cut_without_a_new_prompt_is_no_switch() -> None:
-    blocks = list(Script.parse("a[0.75s] | a[0.75s#]").blocks(WAN))
+    blocks = list(blocks_of(Script.parse("a[0.75s] | a[0.75s#]"), WAN))
     assert (blocks[1].switch, blocks[1].cut) == (False, True)
 
 
 def test_block_0_is_never_cut() -> None:
-    assert not any(b.cut for b in Script.parse("a[3s#]").blocks(WAN))
+    assert not any(b.cut for b in blocks_of(Script.parse("a[3s#]"), WAN))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_the_text_form_is_read_back() -> None:
 
 
 def test_a_prefix_belongs_to_the_first_shot() -> None:
-    blocks = list(Script.parse("a[0.75s]|b[0.75s]").blocks(WAN, first=2))
+    blocks = list(blocks_of(Script.parse("a[0.75s]|b[0.75s]"), WAN, first=2))
     assert [b.prompt for b in blocks] == [0, 0, 0, 1]
 
 
@@ -134,12 +135,12 @@ def test_any_text_is_a_script_or_a_script_error(text: str) -> None:
     else:
         at = None
         assert Script.parse(str(script)) == script
-        blocks = list(script.blocks(WAN))
+        blocks = list(blocks_of(script, WAN))
         assert len(blocks) == script.count(WAN)
         assert [b.start for b in blocks] == [3 * i for i in range(len(blocks))]
     assert at is None or 0 <= at <= len(text)
 
 
 def test_a_block_knows_the_last_cut_before_it() -> None:
-    blocks = list(Script.parse("a[1.5s] | b[1.5s#] | c[1.5s] | d[0.75s#]").blocks(WAN, first=1))
+    blocks = list(blocks_of(Script.parse("a[1.5s] | b[1.5s#] | c[1.5s] | d[0.75s#]"), WAN, first=1))
     assert [b.scene for b in blocks] == [0, 0, 0, 3, 3, 3, 3, 7]

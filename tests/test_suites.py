@@ -27,6 +27,7 @@ from rollout.benchmarks.summary import summarise
 from rollout.errors import SuiteError
 from rollout.registry import find, names
 from rollout.script import Script
+from rollout.timeline import blocks_of
 from tests.finished_run import write_run
 
 GOOD = """name = "little"
@@ -106,7 +107,7 @@ def test_a_reaction_is_watched_for_fifteen_windows(name: str) -> None:
     """A change that is followed by another, or by a cut or the end, within 15 + 7 frames has no reaction."""
     suite, spec = load_suite(name, metrics=False), find("backends", "sprites").spec()
     for script in suite.scripts:
-        blocks = list(Script.parse(script).blocks(spec, first=suite.prefix))
+        blocks = list(blocks_of(Script.parse(script), spec, first=suite.prefix))
         prompts = [parse(prompt).action for prompt in Script.parse(script).prompts]
         change = next(b.start for a, b in pairwise(blocks) if prompts[a.prompt] != prompts[b.prompt])
         ends = [b.start for b in blocks if b.cut and b.start > change] + [blocks[-1].end]

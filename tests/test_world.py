@@ -30,6 +30,7 @@ from rollout.benchmarks.metrics import metric
 from rollout.benchmarks.metrics.sample import Sample
 from rollout.errors import SpecError
 from rollout.script import Script
+from rollout.timeline import blocks_of
 from rollout.world import Act, World
 
 WORLD = SpriteWorld()
@@ -108,7 +109,7 @@ def test_a_true_video_shows_its_own_truth(subject: str, stretches: list[tuple[st
 def filmed(text: str, *, seed: int = 4, given: int = GIVEN) -> Sample:
     """A script's true video as a rollout that began with true blocks."""
     plan = Script.parse(text)
-    blocks = tuple(plan.blocks(spec(), first=given))
+    blocks = tuple(blocks_of(plan, spec(), first=given))
     counts = [sum(b.frames for b in blocks if b.prompt == n) for n in range(len(plan.shots))]
     acts = [Act(shot.prompt, count, shot.cut) for shot, count in zip(plan.shots, counts, strict=True)]
     record = {"seed": seed, "prefix": {"blocks": given} if given else None}

@@ -14,6 +14,7 @@ from rollout.script import Script
 from rollout.specs import part_to_text
 from rollout.strategies.presets import PRESETS
 from rollout.strategy import AXES, Strategy
+from rollout.timeline import Event, reigns
 
 LEAST, MOST = 2, 6
 """Panes of a comparison."""
@@ -121,10 +122,9 @@ def _run(folder: Path) -> Run:
     if not frames:
         raise OutputError(f"{folder} has no finished video. Finish the run first, or leave it out.")
     try:
-        switched = [event["value"][0] for event in sample.record["events"] if event["kind"] == "strategy"]
-        told = sample.record["strategy"]
-        strategy = Strategy.from_text(switched[-1]) if switched else Strategy.from_dict(told)
-    except (KeyError, IndexError, TypeError) as error:
+        events = [Event.from_dict(event) for event in sample.record["events"]]
+        _, strategy = reigns(Strategy.from_dict(sample.record["strategy"]), events)[-1]
+    except (KeyError, TypeError, ValueError) as error:
         raise OutputError(f"{folder / 'run.json'} does not say the strategy. Make the run again.") from error
     height, width = next(sample.frames()).shape[:2]
     return Run("", folder, sample, strategy, frames, (height, width))

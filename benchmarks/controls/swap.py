@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rollout.backend import Spec
 from rollout.script import Script
+from rollout.timeline import blocks_of
 
 __all__ = ["donor_of", "swap_block"]
 
@@ -17,7 +18,7 @@ def donor_of(scripts: Sequence[Script], prompt: int) -> int | None:
 
 def swap_block(script: Script, spec: Spec, first: int) -> int:
     """The first block of the last shot, or a single shot's middle one; `first` blocks are a prefix."""
-    blocks = list(script.blocks(spec, first=first))
+    blocks = list(blocks_of(script, spec, first=first))
     if len(script.shots) == 1:
         return max(first, len(blocks) // 2)
     return next(block.index for block in blocks if block.prompt == len(script.shots) - 1)

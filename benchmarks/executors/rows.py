@@ -20,6 +20,7 @@ from rollout.run.prefix import read_prefixes
 from rollout.run.recipe import Recipe
 from rollout.run.record import record, subtitles, times, write_record
 from rollout.script import Script
+from rollout.timeline import blocks_of
 
 if TYPE_CHECKING:
     from rollout.benchmarks.executors.work import Task
@@ -47,7 +48,7 @@ def in_batches(tasks: Iterable["Task"], spec: Spec) -> list["Task"]:
             measured.add(strategy)
             groups[task.address] = [task]
             continue
-        blocks = tuple(Script.parse(task.spec["script"]).blocks(spec, first=task.spec["prefix"]))
+        blocks = tuple(blocks_of(Script.parse(task.spec["script"]), spec, first=task.spec["prefix"]))
         groups.setdefault(f"{strategy} {blocks} {task.spec['steps']} {task.spec['prefix']}", []).append(task)
     return [batch for group in groups.values() for batch in _split(group, spec)]
 

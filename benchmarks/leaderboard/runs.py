@@ -16,6 +16,7 @@ from rollout.benchmarks.summary import score_cube, scores_of
 from rollout.errors import OutputError, RolloutError
 from rollout.registry import find
 from rollout.script import Script
+from rollout.timeline import blocks_of
 
 __all__ = ["Finished", "apart", "read_runs"]
 
@@ -89,7 +90,7 @@ class Finished:
             return frozenset()
         axis = self.plan.get("axis")
         texts = {text for level in (axis["scripts"] if axis else [self.plan["scripts"]]) for text in level}
-        return frozenset(tuple(Script.parse(t).blocks(self.spec, first=self.plan["prefix"])) for t in texts)
+        return frozenset(tuple(blocks_of(Script.parse(t), self.spec, first=self.plan["prefix"])) for t in texts)
 
     @cached_property
     def changing(self) -> list[str]:

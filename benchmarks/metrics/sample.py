@@ -14,12 +14,12 @@ from torch import Tensor
 from rollout.backend import Spec
 from rollout.benchmarks.metrics.features import extractor
 from rollout.errors import OutputError
-from rollout.progress import Event, course
 from rollout.registry import find, names
 from rollout.run.record import read_record
 from rollout.run.video import Frames, stream_video, video_fps
 from rollout.script import Script
 from rollout.slots import Block
+from rollout.timeline import Event, retrace
 from rollout.world import World
 
 Numbers = NDArray[np.float64]
@@ -143,7 +143,7 @@ def sample_of_run(folder: Path) -> Sample:
         why = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
         raise OutputError(f"{folder} is not the folder of a run: run.json {why}. Give a run's folder.") from error
     spec = replace(find("backends", name).spec(), fps=fps, stride=stride)
-    blocks, prompts = course(Script.parse(text), spec, events, first=given)
+    blocks, prompts = retrace(Script.parse(text), spec, events, first=given)
     exact = folder / "frames.mkv"
     return Sample(
         video=exact if exact.is_file() else folder / "video.mp4",

@@ -16,6 +16,7 @@ from rollout.benchmarks.study.questions import Kind
 from rollout.errors import OutputError
 from rollout.strategies.presets import PRESETS
 from rollout.strategy import Strategy
+from rollout.timeline import Event, Use
 
 ELSE = ("script", "seed", "model", "schedule", "prefix", "length", "size")
 """What two videos of a pair have in common."""
@@ -103,9 +104,9 @@ def _clip(folder: Path, name: str | None, record: dict[str, Any]) -> Clip:
     try:
         script, backend = record["script"], record["backend"]
         shots = [[shot[key] for key in ("prompt", "begin", "end", "cut")] for shot in script["shots"]]
-        steered = [event for event in record.get("events", ()) if event["kind"] != "strategy"]
-        changes = [event["value"][0] for event in record.get("events", ()) if event not in steered]
-        if steered:
+        events = [Event.from_dict(event) for event in record.get("events", ())]
+        changes = [str(event.change.strategy) for event in events if isinstance(event.change, Use)]
+        if len(changes) < len(events):
             raise OutputError(
                 f"{folder} was steered while it ran, so that its script does not say what it shows. Leave it out."
             )

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from rollout.backend import Spec
 from rollout.errors import OutputError, ScriptError
-from rollout.plan import simulate
-from rollout.progress import Event, course
+from rollout.plan import steps
 from rollout.run.latents import read_latents
 from rollout.run.recipe import Recipe
 from rollout.run.record import read_record
 from rollout.run.snapshot import read_snapshot, snapshots
 from rollout.script import Script, Shot, planned
 from rollout.strategy import Strategy
+from rollout.timeline import Event, Use, moments, reigns
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,11 @@ class History:
             told = read_snapshot(left[0]).told
             try:
                 recipe, first = Recipe.from_dict(told["recipe"]), int(told["job"]["first"])
-                events = tuple(Event.from_dict(event) for event in told["rollout"]["progress"]["events"])
+                state = told["rollout"]
+                logged = state["progress" if "progress" in state else "timeline"][
+                    "events"
+                ]  # the first edition's, today's
+                events = tuple(Event.from_dict(event) for event in logged)
                 kept = int(told["output"]["latents"])
             except (KeyError, TypeError, ValueError) as error:
                 raise OutputError(f"the snapshot {left[0]} is damaged: {error!r}. Use an earlier one.") from error
@@ -96,10 +100,10 @@ class History:
         events = tuple(event for event in own.events if event.block < block)
         base = own.strategy
         if rebuild and strategy is not None:
-            base, events = strategy, tuple(event for event in events if event.kind != "strategy")
+            base, events = strategy, tuple(event for event in events if not isinstance(event.change, Use))
         elif strategy is not None and strategy != self.strategy(block):
-            events += (Event(block, "strategy", (str(strategy),)),)
-        made = replace(
+            events += (Event(block, Use(strategy)),)
+        branch = replace(
             own,
             strategy=base,
             text=str(script),
@@ -107,18 +111,16 @@ class History:
             prefix=None,
             events=events,
         )
-        blocks, _ = course(script, spec, events)
-        changes = {event.block: Strategy.from_text(event.value[0]) for event in events if event.kind == "strategy"}
-        for each in (base, *changes.values()):
-            each.check(spec, len(blocks) * spec.block)
-        for _ in islice(simulate(base, blocks, spec, changes), block + 1):
-            pass
-        return made
+        length = script.count(spec) * spec.block
+        for _, ruling in reigns(base, events):
+            ruling.check(spec, length)
+        for _ in islice(steps(moments(script, spec, base, events), spec), block + 1):
+            pass  # what cannot be carried over is refused here, without a model
+        return branch
 
     def strategy(self, block: int) -> Strategy:
         """The strategy in force when a block begins."""
-        changed = [event for event in self.recipe.events if event.kind == "strategy" and event.block < block]
-        return Strategy.from_text(changed[-1].value[0]) if changed else self.recipe.strategy
+        return [strategy for begin, strategy in reigns(self.recipe.strategy, self.recipe.events) if begin < block][-1]
 
     def _shots(self, spec: Spec) -> Iterator[Shot]:
         """The script's shots with their true lengths, the prefix in the first."""

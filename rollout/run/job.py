@@ -84,8 +84,7 @@ class Job:
             recipe = Recipe.from_dict(snapshot.told["recipe"])
             job = cls(backend, recipe, folder, latents=bool(told["latents"]), every=every, earlier=snapshot)
             job.rollout.restore(snapshot.told["rollout"], part(snapshot.tensors, "rollout"))
-            last = job.rollout.progress.last
-            if last is None or last.index + 1 != snapshot.block:
+            if job.rollout.done != snapshot.block:
                 raise ValueError("its name is not its block's")
             return job
         except DAMAGE as error:
@@ -168,8 +167,7 @@ class Job:
     def snapshot(self, output: Output) -> None:
         """Write what the run can go on from, unless its next block is a given one. Raises OutputError, CacheError."""
         run = self.rollout
-        last = run.progress.last
-        if self.exact or last is None or last.index + 1 < run.given:
+        if self.exact or run.done < max(1, run.encoded):
             return
         state, tensors = run.state()
         files, pictures = output.state()
@@ -183,15 +181,13 @@ class Job:
                 "latents": self.latents,
                 "every": self.every,
                 "first": run.first,
-                "history": 0 if self.history is None else run.given,
+                "history": 0 if self.history is None else run.encoded,
                 "prefix": self.prefix_record,
                 "seconds": self.seconds,
                 "writing": self.writing,
             },
         }
-        Snapshot(last.index + 1, told, dict(under(tensors, "rollout")) | dict(under(pictures, "output"))).write(
-            self.folder
-        )
+        Snapshot(run.done, told, dict(under(tensors, "rollout")) | dict(under(pictures, "output"))).write(self.folder)
 
     def _finish(self, output: Output) -> None:
         """Write the record; snapshots are of no more use."""
@@ -200,7 +196,7 @@ class Job:
             self.recipe,
             self.script,
             prefix=self.prefix_record,
-            history=0 if self.history is None else self.rollout.given,
+            history=0 if self.history is None else self.rollout.encoded,
             timings=times(self.seconds, self.writing, output.frames),
             digests=output.digests,
         )

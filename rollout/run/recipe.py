@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rollout.errors import OutputError
-from rollout.progress import Event
 from rollout.sampler import Schedule
 from rollout.strategy import Strategy
+from rollout.timeline import Event
 
 OPTIONS = ("model", "height", "width", "dtype", "attention_backend", "compile", "low_vram")
 """What a recipe may hand to a backend: a file that was changed by hand can ask for nothing else."""

@@ -15,10 +15,10 @@ import torch
 
 from rollout import __version__
 from rollout.backend import Spec
+from rollout.costs import Encoded
 from rollout.errors import OutputError
 from rollout.files import write_text
 from rollout.loop import Rollout
-from rollout.progress import Encoded
 from rollout.run.recipe import Recipe
 from rollout.run.video import Subtitle
 from rollout.script import Script, planned
@@ -44,7 +44,7 @@ def record(
     digests: dict[str, str],
 ) -> dict[str, Any]:
     """The record of a finished rollout; `history` blocks came from another run."""
-    spec, backend, progress, rows = run.backend.spec, run.backend, run.progress, run.batch
+    spec, backend, costs, rows = run.backend.spec, run.backend, run.costs, run.batch
     found = recipe.to_dict()
     found["backend"] |= {
         "weights": getattr(backend, "digest", None),
@@ -62,20 +62,20 @@ def record(
         **found,
         "prefix": prefix,
         "history": history,
-        "events": [event.to_dict() for event in progress.events],
+        "events": [event.to_dict() for event in run.timeline.log],
         "rules": rules(recipe.strategy) | rules(run.strategy),
         "digests": digests,
         "timings": timings,
         "costs": {
-            "forwards": progress.forwards,
+            "forwards": costs.forwards,
             "blocks": run.blocks,
             "given": run.first,
-            "encoded": None if progress.encoded is None else _share(progress.encoded, rows),
+            "encoded": None if costs.encoded is None else _share(costs.encoded, rows),
             "rows": rows,
             "kv_bytes": run.cache.bytes // rows,
-            "held_bytes": None if progress.held_bytes is None else progress.held_bytes // rows,
+            "held_bytes": None if costs.held_bytes is None else costs.held_bytes // rows,
             "rotated_bytes": run.cache.rotated // rows,
-            "switch_seconds": progress.switch_seconds,
+            "switch_seconds": costs.switch_seconds,
         },
         "versions": machine(backend.device),
     }

@@ -18,6 +18,7 @@ from rollout.show.explain.views import Difference, Mark, View, compare, views
 from rollout.slots import Role
 from rollout.specs import GROUP_OF, part_to_text
 from rollout.strategy import AXES, Strategy
+from rollout.timeline import blocks_of
 
 LONGEST = 3000
 """Blocks that a page holds at most: beyond, its file and its table of text no longer open at once."""
@@ -46,7 +47,7 @@ def sides(named: Iterable[tuple[str, Strategy]], script: Script, spec: Spec, lon
             f"the script has {blocks} blocks; a picture shows {longest} at most. Shorten its durations to "
             f"{longest * spec.block * spec.stride / spec.fps:g}s in all: what a strategy does repeats."
         )
-    return [Side(name, strategy, list(views(strategy, script.blocks(spec), spec))) for name, strategy in named]
+    return [Side(name, strategy, list(views(strategy, blocks_of(script, spec), spec))) for name, strategy in named]
 
 
 def page(shown: Sequence[Side], script: Script, spec: Spec, *, text: str, command: str) -> str:

@@ -14,7 +14,6 @@ from torch import Tensor
 from rollout.backend import Backend
 from rollout.errors import OutputError, RolloutError
 from rollout.loop import Result, Rollout, generate
-from rollout.progress import Event
 from rollout.run.output import Output
 from rollout.run.recipe import Recipe
 from rollout.run.record import record, times, write_record
@@ -22,6 +21,7 @@ from rollout.run.video import Frames
 from rollout.script import Script, Shot
 from rollout.show.live.badge import Watch, watch
 from rollout.strategy import Strategy
+from rollout.timeline import Event
 
 FILES = ("video.partial.mp4", "latents.partial.safetensors")
 SHEET = 400
@@ -71,8 +71,7 @@ class Pane:
     @property
     def blocks(self) -> int:
         """Blocks that are done."""
-        last = self.run.progress.last
-        return 0 if last is None else last.index + 1
+        return self.run.done
 
     @property
     def running(self) -> bool:
@@ -110,7 +109,7 @@ class Pane:
 
     def _events(self, last: int) -> Sequence[Event]:
         """What came from outside up to a block."""
-        return [event for event in self.run.progress.events if event.block <= last]
+        return [event for event in self.run.timeline.log if event.block <= last]
 
     def fork(self, number: int, folder: Path, strategy: Strategy | None) -> "Pane":
         """A new pane that goes on from here, under another strategy if one is given; its record is exact too.
