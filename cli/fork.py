@@ -51,7 +51,16 @@ def fork(
     begin = block * spec.block
     for number, recipe in enumerate(branches, 1):
         into = free_folder(Path("out")) if out is None else out if len(branches) == 1 else out / str(number)
-        job = Job(backend, recipe, into, latents=True, every=snapshot_every, history=history.latents[:begin])
+        shared = None if rebuild else history.nearest(block)
+        job = Job(
+            backend,
+            recipe,
+            into,
+            latents=True,
+            every=snapshot_every,
+            history=history.latents[:begin],
+            shared=shared,
+        )
         new_folder(into, force=force)
         print(f"from {folder} after block {block} ({spec.seconds(begin):g}s), seed {recipe.seed}:")
         roll(job)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rollout.backend import Backend
 from rollout.cache import KVCache
-from rollout.costs import Costs, count
+from rollout.costs import Costs, Encoded, count
 from rollout.errors import RolloutError
 from rollout.execute import Engine
 from rollout.inputs import check_memory, check_strategies, given_latents, rows, same_plan
@@ -206,6 +206,14 @@ class Rollout(Iterator[Result]):
             "pushed": [Event(index, change).to_dict() for change in self.timeline.pushed],
         }
         return state, tensors
+
+    def share(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Begin where another run of this history stood; its blocks cost nothing here. Raises as `restore` does."""
+        self.restore(state, tensors)
+        assert self._history is not None
+        self.engine.remember(self._history[:, : self.done * self.backend.spec.block])
+        encoded = Encoded(self.done, rotated_bytes=self.cache.rotated)
+        self.engine.costs = Costs(encoded=encoded, held_bytes=self.cache.bytes + self.cache.extra_bytes)
 
     def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go back to a state of a rollout that was made alike. Raises ValueError, KeyError, TypeError, RolloutError."""

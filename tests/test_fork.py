@@ -20,9 +20,10 @@ from rollout.run.fork import History
 from rollout.run.job import Job
 from rollout.run.latents import LatentsWriter, read_latents
 from rollout.run.recipe import Recipe
+from rollout.run.video import read_video
 from rollout.slots import Role
 from rollout.strategies.presets import PRESETS
-from rollout.timeline import Event, Use, blocks_of, moments
+from rollout.timeline import Event, Prompt, Use, blocks_of, moments
 from tests.conftest import micro_backend
 from tests.test_rules import policies
 
@@ -134,6 +135,41 @@ def test_an_unfinished_run_can_be_forked_up_to_its_snapshot(tmp_path: Path) -> N
     for bad in (0, -1, 1e12, float("nan"), float("inf")):
         with pytest.raises(OutputError, match="not within"):
             history.block(bad, spec)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("block", [6, 9])
+def test_a_fork_starts_from_the_nearest_snapshot(tmp_path: Path, name: str, block: int) -> None:
+    """Bit for bit the run that encodes its whole history, with fewer passes."""
+    (tmp_path / "run").mkdir()
+    recipe = Recipe(preset(name), f"{A}[2.25s] | {B}[3s#]", seed=3, events=(Event(4, Prompt((C,))),))
+    running = Job(backend(), recipe, tmp_path / "run", latents=True, every=6).run()
+    for result in running:
+        if result.block.index == 12:
+            break
+    running.close()
+    history = History.of(tmp_path / "run")
+    nearest = history.nearest(block)
+    assert nearest is not None
+    assert nearest.block == 6
+    assert history.nearest(5) is None
+    branch = history.branch(block, backend().spec, strategy=preset("memrope") if name == "longlive" else None, seed=4)
+    records = []
+    for folder, shared in (("whole", None), ("shared", nearest)):
+        (tmp_path / folder).mkdir()
+        job = Job(
+            backend(), branch, tmp_path / folder, latents=True, history=history.latents[: block * 3], shared=shared
+        )
+        records.append(finish(job))
+    assert records[0]["digests"] == records[1]["digests"]
+    assert torch.equal(latents(tmp_path / "whole"), latents(tmp_path / "shared"))
+    costs = [record["costs"] for record in records]
+    assert [cost["encoded"]["blocks"] for cost in costs] == [block, block]
+    generated = [cost["forwards"] - cost["encoded"]["forwards"] for cost in costs]
+    assert generated[0] == generated[1]
+    assert costs[1]["encoded"]["forwards"] <= costs[0]["encoded"]["forwards"] - 6
+    pixels = [read_video(tmp_path / folder / "video.mp4") for folder in ("whole", "shared")]
+    assert (pixels[0] == pixels[1]).all()
 
 
 def test_where_the_script_ends_the_fork_needs_a_prompt(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from rollout.plan import steps
 from rollout.run.latents import read_latents
 from rollout.run.recipe import Recipe
 from rollout.run.record import read_record
-from rollout.run.snapshot import read_snapshot, snapshots
+from rollout.run.snapshot import Snapshot, read_snapshot, snapshots
 from rollout.script import Script, Shot, planned
 from rollout.strategy import Strategy
 from rollout.timeline import Event, Use, moments, reigns
@@ -30,11 +30,13 @@ class History:
     """Blocks of a prefix."""
     weights: object
     versions: object
+    snapshots: tuple[Path, ...] = ()
+    """Of a run that is not finished, the newest first."""
 
     @classmethod
     def of(cls, folder: Path) -> "History":
         """A finished run, or one with a snapshot, that kept its latents. Raises OutputError."""
-        left = snapshots(folder)
+        left = tuple(snapshots(folder))
         if left and not (folder / "run.json").is_file():
             told = read_snapshot(left[0]).told
             try:
@@ -48,7 +50,7 @@ class History:
             except (KeyError, TypeError, ValueError) as error:
                 raise OutputError(f"the snapshot {left[0]} is damaged: {error!r}. Use an earlier one.") from error
             latents = read_latents(folder / "latents.partial.safetensors")[:kept]
-            return cls(replace(recipe, events=events), latents, first, told.get("weights"), told.get("versions"))
+            return cls(replace(recipe, events=events), latents, first, told.get("weights"), told.get("versions"), left)
         record = read_record(folder)
         recipe = Recipe.from_dict(record)
         try:
@@ -121,6 +123,11 @@ class History:
     def strategy(self, block: int) -> Strategy:
         """The strategy in force when a block begins."""
         return [strategy for begin, strategy in reigns(self.recipe.strategy, self.recipe.events) if begin < block][-1]
+
+    def nearest(self, block: int) -> Snapshot | None:
+        """The last snapshot up to a block, so that a fork there need not encode the history again. Raises OutputError."""
+        earlier = (snapshot for snapshot in map(read_snapshot, self.snapshots) if snapshot.block <= block)
+        return next(earlier, None)
 
     def _shots(self, spec: Spec) -> Iterator[Shot]:
         """The script's shots with their true lengths, the prefix in the first."""

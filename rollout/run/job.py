@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ from rollout.backend import Backend
 from rollout.errors import RolloutError, Stopped
 from rollout.files import alone
 from rollout.loop import Result, Rollout, generate
+from rollout.plan import steps
 from rollout.run.output import Output, State
 from rollout.run.prefix import read_prefixes
 from rollout.run.recipe import Recipe
@@ -23,6 +26,7 @@ from rollout.run.record import machine, record, subtitles, times, write_record
 from rollout.run.snapshot import Snapshot, damaged, part, snapshots, under
 from rollout.run.video import Subtitle
 from rollout.script import Script
+from rollout.timeline import moments
 
 FILES = ("video.mp4", "subtitles.vtt", "contact.png", "run.json", "latents.safetensors", "frames.mkv")
 UNFINISHED = ("video.partial.mp4", "video.earlier.mp4", "latents.partial.safetensors", "frames.partial.mkv")
@@ -47,6 +51,8 @@ class Job:
     """Clean latents (F, C, H, W) of the first blocks, of another run: they are encoded and not sampled."""
     earlier: Snapshot | None = None
     """Where to go on."""
+    shared: Snapshot | None = None
+    """Of the run that `history` is from: what comes before it is neither sampled nor encoded."""
 
     def __post_init__(self) -> None:
         recipe, spec = self.recipe, self.backend.spec
@@ -71,6 +77,11 @@ class Job:
             events=recipe.events,
             exchange=None if recipe.donor is None else recipe.donor.block,
         )
+        if self.shared is not None:
+            try:
+                self.rollout.share(self.shared.told["rollout"], part(self.shared.tensors, "rollout"))
+            except DAMAGE as error:
+                raise damaged(f"of block {self.shared.block}", error) from error
 
     @classmethod
     def resumed(cls, backend: Backend, snapshot: Snapshot, folder: Path) -> "Job":
@@ -133,8 +144,21 @@ class Job:
             earlier=earlier,
         )
 
+    def _known(self) -> Iterator[Result]:
+        """The blocks before the snapshot of another run, whose latents are at hand: no pass is needed."""
+        if self.shared is None or self.history is None:
+            return
+        recipe, spec = self.recipe, self.backend.spec
+        plan = partial(moments, self.script, spec, recipe.strategy, recipe.events)
+        for moment, step in islice(zip(plan(), steps(plan(), spec), strict=True), self.shared.block):
+            block = moment.block
+            latents = self.history[None, block.start : block.end]
+            yield Result(block, latents, step.slots, step.placement, moment.texts)
+
     def _blocks(self, output: Output) -> Iterator[Result]:
         begun, before = time.monotonic(), self.seconds
+        for known in self._known():
+            output.add(known)
         while True:
             try:
                 result = next(self.rollout, None)

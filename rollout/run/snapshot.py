@@ -69,7 +69,7 @@ def read_snapshot(path: Path) -> Snapshot:
     return Snapshot(int(match[1]), told, tensors)
 
 
-def damaged(path: Path, error: Exception) -> OutputError:
+def damaged(path: object, error: Exception) -> OutputError:
     """What to say of a snapshot that cannot be used."""
     why = (
         f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0][:200] if str(error) else ""
