@@ -12,9 +12,9 @@ from rollout.benchmarks.run import read_plan, script_of
 from rollout.benchmarks.store import Store
 from rollout.errors import OutputError
 from rollout.files import new_folder, write_text
+from rollout.run.record import RunFolder
 from rollout.run.video import frames_in, video_fps
 from rollout.script import Script
-from rollout.strategy import Strategy
 
 __all__ = ["export_vbench"]
 
@@ -71,12 +71,8 @@ def _videos(folder: Path) -> Iterator[tuple[str, str, Path]]:
                 prompt = Script.parse(script_of(plan, cell)).prompts[0]
                 yield cell["strategy"], prompt, store.folder(cell["address"]) / "video.mp4"
         return
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        name, prompt = str(Strategy.from_dict(record["strategy"])), record["script"]["shots"][0]["prompt"]
-    except (OSError, ValueError, KeyError) as error:
-        raise OutputError(f"{folder} is no folder of 'rollout gen' or of a benchmark run: {error}.") from error
-    yield name, prompt, folder / "video.mp4"
+    record = RunFolder.open(folder).record
+    yield str(record.strategy), record.script.shots[0].prompt, folder / "video.mp4"
 
 
 def _plain(name: str, most: int = 80) -> str:

@@ -22,7 +22,7 @@ from rollout.errors import OutputError
 from rollout.files import write_text
 from rollout.plan import simulate
 from rollout.registry import find
-from rollout.run.record import machine
+from rollout.run.machine import machine
 from rollout.script import Script
 from rollout.show.explain.picture import told
 from rollout.timeline import blocks_of

@@ -12,6 +12,7 @@ from typing import Any
 from rollout.benchmarks.metrics.score import Score
 from rollout.errors import OutputError
 from rollout.files import alone, new_folder, write_text
+from rollout.run.record import RunFolder, RunRecord
 
 Found = dict[str, dict[str, Any]]
 """A cell's scores by metric: {"value": ..., "code": ..., "curve": {"unit", "x", "y"} or absent}."""
@@ -52,10 +53,9 @@ class Store:
         except (OSError, ValueError, KeyError) as error:
             raise OutputError(f"{path} cannot be read: {error}. Remove its folder and run the suite again.") from error
 
-    def record(self, address: str) -> dict[str, Any]:
-        """A cell's run record."""
-        found: dict[str, Any] = json.loads((self.folder(address) / "run.json").read_text(encoding="utf-8"))
-        return found
+    def record(self, address: str) -> RunRecord:
+        """A cell's run record. Raises OutputError."""
+        return RunFolder.open(self.folder(address)).record
 
     @contextmanager
     def writing(self, address: str, spec: Mapping[str, Any]) -> Iterator[Path]:

@@ -67,7 +67,7 @@ def attn(
     from rollout.loop import generate
     from rollout.run.prefix import read_prefix
     from rollout.run.recipe import Recipe
-    from rollout.run.record import record, write_record
+    from rollout.run.record import RunFolder, record
     from rollout.show.attention import AttentionMap
     from rollout.show.attention.picture import draw
 
@@ -86,15 +86,14 @@ def attn(
     for _ in watched:
         pass
     found = watched.map()
-    timings = {"seconds": time.monotonic() - begun}
+    timings: dict[str, float | int] = {"seconds": time.monotonic() - begun}
     found.save(folder / "attention.npz")
     picture = draw([found])
     write_whole(folder / "attention.png", lambda path: picture.savefig(path, format="png", dpi=200))
     summary = found.summary()
     seen = {"layer": found.layer, "step": found.step, "sigma": run.schedule.sigmas[found.step], "summary": summary}
     recipe = Recipe(strategy, script, seed, run.schedule, prefix, backend, device, options)
-    said = record(run, recipe, plan, prefix=given, history=0, timings=timings, digests={}) | {"attention": seen}
-    write_record(folder, said)
+    RunFolder.finish(folder, record(run, recipe, plan, prefix=given, timings=timings, attention=seen))
     print("shares of attention, and in brackets of how many frames:")
     for part in summary:
         print(_line(part))

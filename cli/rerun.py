@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -48,26 +48,26 @@ def _repeat(
     from rollout.errors import OutputError
     from rollout.run.job import Job
     from rollout.run.latents import read_latents
-    from rollout.run.recipe import Recipe
-    from rollout.run.record import changed, read_record
+    from rollout.run.machine import changed
+    from rollout.run.record import RunFolder
 
-    record = read_record(folder)
-    recipe = Recipe.from_dict(record)
-    digests, blocks = record.get("digests"), record.get("history", 0)
-    if not digests or not isinstance(digests, dict) or not isinstance(blocks, int):
+    record = RunFolder.open(folder).record
+    recipe, digests, blocks = record.recipe, record.digests, record.history
+    if not digests:
         raise OutputError(f"{folder / 'run.json'} has no digests to compare with. Make the run again.")
     if prefix is not None:
         recipe = replace(recipe, prefix=str(prefix))
-    weights, versions = record["backend"].get("weights"), record.get("versions")
-    backend = reload_backend(recipe, weights, versions, device=device, model=model, threads=threads)
+    backend = reload_backend(
+        recipe, record.backend.weights, record.versions, device=device, model=model, threads=threads
+    )
     kept = folder / "latents.safetensors"
     stored = read_latents(kept) if kept.is_file() else None
     if blocks and stored is None:
         raise OutputError(f"the fork {folder} starts from {kept}, which is missing. Fork again.")
     history = stored[: blocks * backend.spec.block] if blocks and stored is not None else None
     job = Job(backend, recipe, into, latents=stored is not None, history=history)
-    if job.prefix_record != record["prefix"]:
-        raise OutputError(f"{recipe.prefix} is not what the run started from ({record['prefix']}). Give that file.")
+    if job.prefix_record != record.prefix:
+        raise OutputError(f"{recipe.prefix} is not what the run started from ({record.prefix}). Give that file.")
     differ: list[str] = []
 
     def compare(result: "Result") -> None:
@@ -76,14 +76,14 @@ def _repeat(
             differ.append(f"the first block that differs is {block.index} ({backend.spec.seconds(block.start):g}s)")
 
     watch(job, compare)
-    again = read_record(into)
-    now: dict[str, Any] = again["digests"]
+    again = RunFolder.open(into).record
+    now = again.digests
     for name in ("latents", "frames"):
         print(f"{name}: {'the same, bit for bit' if now[name] == digests.get(name) else 'DIFFERENT'}")
     same = all(now[name] == digests.get(name) for name in now)
     if not same:
-        if record.get("rules") != again["rules"]:
+        if record.rules != again.rules:
             differ.append("the rules of a plugin are not what they were")
-        for line in (*differ, *changed(versions, backend.device)):
+        for line in (*differ, *changed(record.versions, backend.device)):
             print(f"  {line}")
     return same

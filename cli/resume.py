@@ -21,8 +21,8 @@ def resume(
     load_plugins(plugin)
     from rollout.errors import OutputError
     from rollout.run.job import Job
+    from rollout.run.machine import changed
     from rollout.run.recipe import Recipe
-    from rollout.run.record import changed
     from rollout.run.snapshot import read_snapshot, snapshots
 
     if not folder.is_dir():

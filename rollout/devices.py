@@ -45,3 +45,26 @@ def free_bytes(device: torch.device) -> int | None:
         return int(rows["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return None
+
+
+class Peak:
+    """The most memory since it was made: allocated on a GPU; resident on Linux, which can forget an earlier peak."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self._fresh = device, True
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            self._fresh = False
+
+    def bytes(self) -> int | None:
+        """Bytes, None where the platform does not say."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device))
+        if not self._fresh:
+            return None
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)

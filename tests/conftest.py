@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
+import msgspec
 import pytest
 import torch
 
 from rollout.backends.sprites.codec import Codec
 from rollout.backends.sprites.model import LAYOUT_GAIN, Shape, SpriteTransformer
 from rollout.backends.sprites.weights import Sprites
+from rollout.run.record import RunRecord
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("rollout", deadline=None, max_examples=60, print_blob=True)
@@ -35,6 +37,21 @@ def micro_backend(dtype: torch.dtype = torch.float64, shape: Shape = MICRO, code
         codec.mean += 0.5
         codec.basis.copy_(0.1 * torch.randn(codec.basis.shape, generator=generator))
     return Sprites(model, codec, dtype=dtype)
+
+
+def run_record(**fields: Any) -> RunRecord:
+    """A record of 10 blocks, with what a test says of it."""
+    data = {
+        "rollout": "",
+        "strategy": None,
+        "backend": {"name": "sprites", "device": "cpu"},
+        "script": {"text": "jumps", "shots": [], "fps": 8.0, "stride": 1},
+        "seed": 0,
+        "prefix": None,
+        "events": [],
+        "costs": {"blocks": 10, "given": 0},
+    }
+    return msgspec.convert(data | fields, RunRecord)
 
 
 @pytest.fixture(scope="session")

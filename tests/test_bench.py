@@ -258,7 +258,7 @@ def test_one_run_at_a_time_writes(copy: Path) -> None:
         (("bench", "results", "nowhere"), "no plan.json"),
         (("score", "nowhere.mp4"), "not a file"),
         (("score", "."), "run.json is missing"),
-        (("export", ".", "--out", "x"), "no folder of"),
+        (("export", ".", "--out", "x"), "not the folder of a run"),
     ],
 )
 def test_bad_input_is_one_clear_line(

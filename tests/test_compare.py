@@ -211,9 +211,9 @@ def test_the_table_has_the_numbers_of_score(made: Path, runs: list[Run]) -> None
         assert table[name] == [number(scores[name]["value"]) for scores in scored], name
     for cell, one in zip(table["time"], runs, strict=True):
         record = one.sample.record
-        encoded = record["costs"]["encoded"]
-        assert encoded["blocks"] == 1
-        assert cell == number(1000 * (record["timings"]["generate_seconds"] - encoded["seconds"]) / 11)
+        encoded = record.costs.encoded
+        assert encoded.blocks == 1
+        assert cell == number(1000 * (record.timings["generate_seconds"] - encoded.seconds) / 11)
     assert "seed 5" in (made / "table.md").read_text()
 
 

@@ -37,7 +37,7 @@ from rollout.run.job import Job
 from rollout.run.latents import read_latents
 from rollout.run.prefix import true_latents
 from rollout.run.recipe import Donor, Recipe
-from rollout.run.record import read_record
+from rollout.run.record import RunFolder
 from rollout.run.video import read_video
 from rollout.slots import Role
 from rollout.strategies import Absolute, Ema, Fifo, Keep, Online, Recache, Relativistic, Sink
@@ -181,9 +181,9 @@ def test_a_job_writes_its_own_video_and_says_whose_memory_it_got(tmp_path: Path)
     run = generate(micro, PINNING[0], [OWN, OTHER], seeds=[1, 2], prefix=start, exchange=8)
     assert torch.equal(found, latents(run))
     assert torch.equal(read_latents(tmp_path / "latents.safetensors"), found[0])
-    record = read_record(tmp_path)
-    assert record["donor"] == {"text": OTHER, "seed": 2, "block": 8}
-    assert Recipe.from_dict(record) == recipe
+    record = RunFolder.open(tmp_path).record
+    assert record.to_dict()["donor"] == {"text": OTHER, "seed": 2, "block": 8}
+    assert record.recipe == recipe
     with pytest.raises(OutputError, match="another video's memory"):
         History.of(tmp_path).branch(9, micro.spec)
     assert "donor" not in Recipe(PINNING[0], OWN).to_dict()
@@ -216,7 +216,7 @@ def test_the_truth_is_right_in_everything(tmp_path: Path, prefix: int) -> None:
     if prefix:  # from text alone no place is known
         assert metric("position").measure(sample).value < 0.5
         assert metric("slip").measure(sample).value == 54
-    assert read_record(tmp_path)["strategy"] is None
+    assert RunFolder.open(tmp_path).record.strategy_data is None
 
 
 def test_another_seed_is_another_truth(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_another_seed_is_another_truth(tmp_path: Path) -> None:
         folder = tmp_path / str(len(frames))
         folder.mkdir()
         film_truth(entry.world, entry.spec(), cell_of("jumps[0.75s]", seed, 1), folder)
-        frames.append(read_record(folder)["digests"]["frames"])
+        frames.append(RunFolder.open(folder).record.digests["frames"])
     assert frames[0] == frames[2] != frames[1]
 
 
@@ -257,10 +257,10 @@ def test_a_run_with_an_axis_and_controls_leaves_a_cell_for_each(finished: Path) 
     assert {cell["axis"] for cell in plan["cells"]} == {0, 1}
     for cell in plan["cells"]:
         scores, record = store.scores(cell["address"]), store.record(cell["address"])
-        assert record["script"]["text"] == script_of(plan, cell)
+        assert record.script.text == script_of(plan, cell)
         control = plan["strategies"][cell["strategy"]].get("control")
         assert (scores["kv_mib"]["value"] is None) == (control in ("truth", "swap")), "no model, or two videos"
-        assert ("donor" in record) == (control == "swap")
+        assert ("donor" in record.to_dict()) == (control == "swap")
         if control == "truth":
             assert scores["recall@ground"]["value"] == 1
             assert scores["position"]["value"] < 0.5
@@ -271,13 +271,13 @@ def test_a_swapped_cell_is_what_the_exchange_gives(finished: Path) -> None:
     backend = load_backend("sprites")
     cell = next(c for c in plan["cells"] if c["strategy"] == "sinks (swapped)" and c["prompt"] == 1)
     record = store.record(cell["address"])
-    donor, strategy = record["donor"], Strategy.from_dict(record["strategy"])
-    assert donor["text"] == plan["axis"]["scripts"][0][0]
-    texts, seeds = [record["script"]["text"], donor["text"]], [record["seed"], donor["seed"]]
+    donor, strategy = record.donor, record.strategy
+    assert donor.text == plan["axis"]["scripts"][0][0]
+    texts, seeds = [record.script.text, donor.text], [record.seed, donor.seed]
     start = torch.stack([true_latents(backend, s.partition("[")[0], 1, n) for s, n in zip(texts, seeds, strict=True)])
-    run = generate(backend, strategy, texts, seeds=seeds, prefix=start, exchange=donor["block"])
+    run = generate(backend, strategy, texts, seeds=seeds, prefix=start, exchange=donor.block)
     frames = torch.cat([backend.decoder().push(result.latents[0]) for result in run])
-    assert donor["block"] == 3
+    assert donor.block == 3
     assert np.array_equal(frames.numpy(), read_video(store.folder(cell["address"]) / "frames.mkv"))
 
 

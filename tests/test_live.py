@@ -37,7 +37,7 @@ from rollout.errors import RolloutError
 from rollout.run.job import Job
 from rollout.run.latents import read_latents
 from rollout.run.recipe import Recipe
-from rollout.run.record import read_record
+from rollout.run.record import RunFolder
 from rollout.script import Script
 from rollout.show.live import badge
 from rollout.show.live.server import BURST, FLOOD, Bucket, listen, server
@@ -98,13 +98,13 @@ def table(tmp_path: Path) -> Iterator[Table]:
     made.session.close()
 
 
-def again(folder: Path, backend: Any, into: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def again(folder: Path, backend: Any, into: Path) -> tuple[dict[str, str], dict[str, str]]:
     """What 'rollout rerun' compares: a saved run's digests, and those of its repetition."""
-    record = read_record(folder)
+    record = RunFolder.open(folder).record
     into.mkdir()
-    for _ in Job(backend, Recipe.from_dict(record), into, latents=True).run():
+    for _ in Job(backend, record.recipe, into, latents=True).run():
         pass
-    return record["digests"], read_record(into)["digests"]
+    return record.digests, RunFolder.open(into).record.digests
 
 
 def test_blocks_come_when_they_are_due_and_not_before(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +252,7 @@ def test_a_fork_goes_on_bit_for_bit_and_its_record_repeats(tmp_path: Path, table
     assert torch.equal(kept[0][:24], kept[2][:24]), "the same until the recache"
     assert not torch.equal(kept[0][24:27], kept[2][24:27])
     assert torch.equal(kept[0][:21], kept[3][:21])
-    kinds = [event["kind"] for event in read_record(saved[3])["events"]]
+    kinds = [event.kind for event in RunFolder.open(saved[3]).record.events]
     assert kinds == ["prompt", "strategy", "prompt", "cut"]
     assert not list((tmp_path / "out").glob(".*"))
 

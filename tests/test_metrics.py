@@ -29,7 +29,7 @@ from rollout.run.video import Frames
 from rollout.script import Script
 from rollout.timeline import blocks_of
 from rollout.world import Act
-from tests.conftest import micro_backend
+from tests.conftest import micro_backend, run_record
 
 GIVEN = 2
 
@@ -43,7 +43,7 @@ def filmed(text: str, *, late: int = 0, seed: int = 4, given: int = GIVEN) -> Sa
     delayed = [shot[max(0, f - late)] for f in range(frames)]
     parts = [SpriteWorld().truth((Act(prompt, frames),), seed).video() for prompt in plan.prompts]
     pixels = np.stack([parts[n][f] for f, n in enumerate(delayed)])
-    record = {"seed": seed, "prefix": {"blocks": given} if given else None}
+    record = run_record(seed=seed, prefix={"blocks": given} if given else None)
     return Sample(pixels, spec().fps, spec(), blocks, plan.prompts, given, record)
 
 
@@ -244,20 +244,21 @@ def test_a_fork_counts_the_passes_of_the_blocks_that_it_generated(tmp_path: Path
     assert value("forwards", whole) == (15 * 5 + 3) / 15  # one recache, of three blocks
     assert value("forwards", fork) == 5.0
     assert Generated(6, 18, 30, 0, 0.0) == replace(generated(fork), rotated_bytes=0, seconds=0.0)
-    costs = fork.record["costs"]
-    assert value("rotated_mib", fork) > 1.3 * costs["rotated_bytes"] / 2**20 / costs["blocks"]
-    assert generated(fork).seconds < fork.record["timings"]["generate_seconds"]
+    costs = fork.record.costs
+    assert value("rotated_mib", fork) > 1.3 * costs.rotated_bytes / 2**20 / costs.blocks
+    assert generated(fork).seconds < fork.record.timings["generate_seconds"]
 
 
 def test_seconds_are_those_of_the_frames_that_were_generated() -> None:
     encoded = {"blocks": 4, "forwards": 4, "rotated_bytes": 0, "seconds": 2.0}
-    costs = {"blocks": 10, "forwards": 34, "rotated_bytes": 0, "encoded": encoded}
-    record = {"costs": costs, "timings": {"generate_seconds": 11.0, "frames": 30}}
-    fork = Sample(Path("none"), 8.0, spec(), record=record)
+    costs = {"blocks": 10, "given": 0, "forwards": 34, "rotated_bytes": 0, "encoded": encoded}
+    timings = {"generate_seconds": 11.0, "frames": 30}
+    fork = Sample(Path("none"), 8.0, spec(), record=run_record(costs=costs, timings=timings))
     assert value("seconds_per_frame", fork) == (11 - 2) / (30 - 12)
     assert value("seconds_per_frame", replace(fork, spec=replace(spec(), stride=4))) == 9 / (117 - 45)
     encoded["blocks"] = 10
-    assert value("seconds_per_frame", fork) is None
+    whole = replace(fork, record=run_record(costs=costs, timings=timings))
+    assert value("seconds_per_frame", whole) is None
 
 
 def tiny_vit(folder: Path) -> Path:
@@ -412,5 +413,5 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is missing"):
         sample_of_run(tmp_path)
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(OutputError, match="lacks 'script'"):
+    with pytest.raises(OutputError, match=r"the record is damaged: .*missing required field"):
         sample_of_run(tmp_path)

@@ -212,8 +212,8 @@ def test_runs_that_do_not_go_together_are_refused_or_told(runs: Path, tmp_path: 
             [one, changed(two, tmp_path / "live", events=[{"block": 1, "kind": "prompt", "value": ["x"]}])],
             "was steered",
         ),
-        ([one, changed(two, tmp_path / "bare", script={})], "it lacks 'shots'"),
-        ([one, tmp_path / "nothing"], "is no folder of"),
+        ([one, changed(two, tmp_path / "bare", script={})], "missing required field `text`"),
+        ([one, tmp_path / "nothing"], "is not the folder of a run"),
     ]
     for number, (folders, says) in enumerate(cases):
         out = tmp_path / f"out{number}"

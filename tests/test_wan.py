@@ -649,7 +649,7 @@ def test_a_live_session_knows_no_backend(folder: Path, tmp_path: Path) -> None:
     from rollout import preset
     from rollout.run.job import Job
     from rollout.run.recipe import Recipe
-    from rollout.run.record import read_record
+    from rollout.run.record import RunFolder
     from rollout.show.live.session import Session
     from rollout.show.live.wire import JPEG, Order, Outbox, picture
 
@@ -672,9 +672,9 @@ def test_a_live_session_knows_no_backend(folder: Path, tmp_path: Path) -> None:
     assert {head["badge"] for head in heads if head["type"] == "block"} == {None}
     session.close()
     for saved in sorted((tmp_path / "out" / "001").iterdir()):
-        record, into = read_record(saved), tmp_path / saved.name
+        record, into = RunFolder.open(saved).record, tmp_path / saved.name
         into.mkdir()
-        for _ in Job(model, Recipe.from_dict(record), into).run():
+        for _ in Job(model, record.recipe, into).run():
             pass
-        assert read_record(into)["digests"] == record["digests"], saved.name
+        assert RunFolder.open(into).record.digests == record.digests, saved.name
     assert picture(np.zeros((480, 832, 3), np.uint8))[0] == JPEG

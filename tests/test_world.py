@@ -32,6 +32,7 @@ from rollout.errors import SpecError
 from rollout.script import Script
 from rollout.timeline import blocks_of
 from rollout.world import Act, World
+from tests.conftest import run_record
 
 WORLD = SpriteWorld()
 GIVEN = 2
@@ -112,7 +113,7 @@ def filmed(text: str, *, seed: int = 4, given: int = GIVEN) -> Sample:
     blocks = tuple(blocks_of(plan, spec(), first=given))
     counts = [sum(b.frames for b in blocks if b.prompt == n) for n in range(len(plan.shots))]
     acts = [Act(shot.prompt, count, shot.cut) for shot, count in zip(plan.shots, counts, strict=True)]
-    record = {"seed": seed, "prefix": {"blocks": given} if given else None}
+    record = run_record(seed=seed, prefix={"blocks": given} if given else None)
     return Sample(WORLD.truth(acts, seed).video(), spec().fps, spec(), blocks, plan.prompts, given, record)
 
 

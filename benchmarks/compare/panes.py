@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from rollout.benchmarks.compare.rows import Change, changes, rows
-from rollout.benchmarks.compare.runs import Run, Segment
+from rollout.benchmarks.compare.runs import Run
 from rollout.benchmarks.compare.strip import (
     BETWEEN,
     FAINT,
@@ -27,6 +27,7 @@ from rollout.benchmarks.compare.strip import (
     ticks,
 )
 from rollout.benchmarks.metrics.events import REACT
+from rollout.run.record import Segment
 from rollout.run.video import Frames
 
 LEFT, EDGE, GAP = 70, 20, 18

@@ -8,26 +8,15 @@ from typing import Any
 
 from rollout.benchmarks.metrics.sample import Sample, sample_of_run
 from rollout.errors import OutputError
-from rollout.run.record import subtitles
+from rollout.run.record import RunRecord, Segment, subtitles
 from rollout.run.video import Frames, Subtitle, frames_in
 from rollout.script import Script
 from rollout.specs import part_to_text
 from rollout.strategies.presets import PRESETS
 from rollout.strategy import AXES, Strategy
-from rollout.timeline import Event, reigns
 
 LEAST, MOST = 2, 6
 """Panes of a comparison."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of pixel frames under one prompt; `kind` is what it opens with: "", "switch" or "cut"."""
-
-    begin: int
-    end: int
-    prompt: str
-    kind: str
 
 
 @dataclass(frozen=True)
@@ -42,6 +31,12 @@ class Run:
     frames: int
     size: tuple[int, int]
 
+    @property
+    def record(self) -> RunRecord:
+        """Its record."""
+        assert self.sample.record is not None
+        return self.sample.record
+
     def video(self) -> Iterator[Frames]:
         """Its frames one by one, the last one for ever. Raises OutputError."""
         for frame in self.sample.frames():
@@ -51,22 +46,18 @@ class Run:
 
     @property
     def segments(self) -> tuple[Segment, ...]:
-        """What was asked and when, what came from outside included."""
-        sample, found, opened = self.sample, list[Segment](), 0
-        for block in sample.blocks:
-            opens = block.switch or block.cut
-            opened += opens
-            if opens or not found:
-                kind = "cut" if block.cut else "switch" if block.switch else ""
-                found.append(Segment(sample.pixel(block.start), 0, sample.prompts[block.prompt], kind))
-            last = found[-1]
-            found[-1] = Segment(last.begin, sample.pixel(block.end), last.prompt, last.kind)
-        return tuple(found)
+        """What was asked and when, in pixel frames, what came from outside included."""
+        sample = self.sample
+        assert sample.spec is not None
+        return tuple(
+            Segment(sample.pixel(part.begin), sample.pixel(part.end), part.prompt, part.kind)
+            for part in self.record.segments(sample.spec)
+        )
 
     @property
     def given(self) -> int:
         """Pixel frames that were given: a prefix, or the history that a fork shares with its parent."""
-        blocks = max(self.sample.given, int(self.sample.record.get("history") or 0))
+        blocks = max(self.sample.given, self.record.history)
         return self.sample.pixel(self.sample.blocks[blocks].start) if 0 < blocks < len(self.sample.blocks) else 0
 
     @property
@@ -74,7 +65,7 @@ class Run:
         """The script's subtitles, else its prompts, on the true frames."""
         sample = self.sample
         assert sample.spec is not None
-        lines = subtitles(Script.parse(str(sample.record["script"]["text"])), sample.spec, first=sample.given)
+        lines = subtitles(Script.parse(self.record.script.text), sample.spec, first=sample.given)
         return lines or [Subtitle(s.begin / sample.fps, s.end / sample.fps, s.prompt) for s in self.segments]
 
 
@@ -118,14 +109,11 @@ def different(names: Sequence[str]) -> None:
 def _run(folder: Path) -> Run:
     sample = sample_of_run(folder)
     assert isinstance(sample.video, Path)
+    assert sample.record is not None
     frames = frames_in(sample.video)
     if not frames:
         raise OutputError(f"{folder} has no finished video. Finish the run first, or leave it out.")
-    try:
-        events = [Event.from_dict(event) for event in sample.record["events"]]
-        _, strategy = reigns(Strategy.from_dict(sample.record["strategy"]), events)[-1]
-    except (KeyError, TypeError, ValueError) as error:
-        raise OutputError(f"{folder / 'run.json'} does not say the strategy. Make the run again.") from error
+    strategy = sample.record.strategy_at(sample.record.costs.blocks)
     height, width = next(sample.frames()).shape[:2]
     return Run("", folder, sample, strategy, frames, (height, width))
 

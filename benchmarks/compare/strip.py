@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from rollout.benchmarks.compare.rows import Row
-from rollout.benchmarks.compare.runs import Segment
+from rollout.run.record import Segment
 
 Draw = ImageDraw.ImageDraw
 PAPER, INK, SOFT, FAINT, TRACK = "#fdfdfb", "#1f2328", "#6b7178", "#a0a5a9", "#dfdfd9"

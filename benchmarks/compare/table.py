@@ -61,10 +61,10 @@ def _block(run: Run) -> float | None:
 
 def markdown(runs: Sequence[Run], table: Sequence[Line]) -> str:
     """The table as Markdown, with what each run is."""
-    first = runs[0].sample.record
-    seeds = {run.sample.record["seed"] for run in runs}
-    head = [f"`{first['script']['text']}`"] if len({run.segments for run in runs}) == 1 else []
-    head += [f"seed {seeds.pop()}, backend {first['backend']['name']}"] if len(seeds) == 1 else []
+    first = runs[0].record
+    seeds = {run.record.seed for run in runs}
+    head = [f"`{first.script.text}`"] if len({run.segments for run in runs}) == 1 else []
+    head += [f"seed {seeds.pop()}, backend {first.backend.name}"] if len(seeds) == 1 else []
     rows = [
         "| metric | " + " | ".join(_cell(run.name) for run in runs) + " | unit |",
         "|---|" + "---:|" * len(runs) + "---|",

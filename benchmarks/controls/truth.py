@@ -1,16 +1,19 @@
 """The control `truth`: the world's own video of a script and seed, in a folder that looks like a run's."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from rollout import __version__
 from rollout.backend import Spec
 from rollout.errors import OutputError
 from rollout.files import write_text, write_whole
-from rollout.run.record import machine, subtitles, write_record
+from rollout.run.machine import machine
+from rollout.run.recipe import BackendRecord, PrefixRecord
+from rollout.run.record import CostsRecord, RunFolder, RunRecord, ScriptRecord, subtitles
 from rollout.run.sheet import SHEET, Tile, contact_sheet, thumbnail
 from rollout.run.video import Subtitle, VideoWriter, webvtt
 from rollout.script import Planned, Script, planned
@@ -34,7 +37,7 @@ def film_truth(world: World, spec: Spec, cell: Mapping[str, Any], folder: Path) 
         )
     lines = subtitles(script, spec, first=first)
     _write(folder, frames, spec, lines, shots)
-    write_record(folder, _record(cell, spec, frames, shots))
+    RunFolder.finish(folder, _record(cell, spec, frames, shots))
 
 
 def _write(folder: Path, frames: Video, spec: Spec, lines: list[Subtitle], shots: list[Planned]) -> None:
@@ -57,25 +60,20 @@ def _write(folder: Path, frames: Video, spec: Spec, lines: list[Subtitle], shots
     write_whole(folder / "contact.png", lambda path: picture.save(path, "PNG"))
 
 
-def _record(cell: Mapping[str, Any], spec: Spec, frames: Video, shots: list[Planned]) -> dict[str, Any]:
+def _record(cell: Mapping[str, Any], spec: Spec, frames: Video, shots: list[Planned]) -> RunRecord:
     """A run's record, without what only a model has."""
-    return {
-        "rollout": __version__,
-        "control": "truth",
-        "strategy": None,
-        "backend": dict(cell["backend"]) | {"weights": None, "device": None},
-        "script": {
-            "text": cell["script"],
-            "shots": [asdict(shot) for shot in shots],
-            "fps": spec.fps,
-            "stride": spec.stride,
-        },
-        "seed": cell["seed"],
-        "prefix": {"blocks": cell["prefix"]} if cell["prefix"] else None,
-        "history": 0,
-        "events": [],
-        "digests": {"frames": sha256(frames.tobytes()).hexdigest()},
-        "timings": {"frames": len(frames)},
-        "costs": {"blocks": sum(shot.blocks for shot in shots), "given": cell["prefix"]},
-        "versions": machine(),
-    }
+    backend = cell["backend"] | {"weights": None, "device": None}
+    return RunRecord(
+        rollout=__version__,
+        control="truth",
+        strategy_data=None,
+        backend=msgspec.convert(backend, BackendRecord),
+        script=ScriptRecord(cell["script"], tuple(shots), spec.fps, spec.stride),
+        seed=cell["seed"],
+        prefix=PrefixRecord(blocks=cell["prefix"]) if cell["prefix"] else None,
+        event_data=(),
+        digests={"frames": sha256(frames.tobytes()).hexdigest()},
+        timings={"frames": len(frames)},
+        costs=CostsRecord(blocks=sum(shot.blocks for shot in shots), given=cell["prefix"]),
+        versions=machine(),
+    )

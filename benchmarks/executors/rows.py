@@ -18,7 +18,7 @@ from rollout.loop import Result, generate
 from rollout.run.output import Output
 from rollout.run.prefix import read_prefixes
 from rollout.run.recipe import Recipe
-from rollout.run.record import record, subtitles, times, write_record
+from rollout.run.record import RunFolder, record, subtitles, times
 from rollout.script import Script
 from rollout.timeline import blocks_of
 
@@ -104,11 +104,10 @@ def roll_rows(backend: Backend, recipes: Sequence[Recipe], folders: Sequence[Pat
             recipe,
             script,
             prefix=starts[n],
-            history=0,
             timings=times(seconds / count, writing / count, output.frames),
             digests=output.digests,
         )
-        write_record(folders[n], row)
+        RunFolder.finish(folders[n], row)
 
 
 def _row(result: Result, n: int) -> Result:

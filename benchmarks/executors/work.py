@@ -17,11 +17,11 @@ from rollout.benchmarks.executors.rows import roll_rows
 from rollout.benchmarks.metrics import Score, metric
 from rollout.benchmarks.metrics.sample import sample_of_run
 from rollout.benchmarks.store import Store
+from rollout.devices import Peak
 from rollout.errors import RolloutError
 from rollout.registry import find, load_plugin
 from rollout.run.job import Job
 from rollout.run.recipe import Donor, Recipe
-from rollout.run.record import read_record, write_record
 from rollout.sampler import Schedule
 from rollout.strategy import Strategy
 
@@ -122,40 +122,13 @@ class Worker:
             self.setup.backend,
             self.setup.device,
             self.setup.options,
-            donor=None if spec["donor"] is None else Donor.from_dict(spec["donor"]),
+            donor=None if spec["donor"] is None else Donor(**spec["donor"]),
         )
 
     def _roll(self, spec: Mapping[str, Any], folder: Path) -> None:
-        job = Job(self.backend, self._recipe(spec), folder, exact=True)
-        peak = Peak(self.backend.device)
+        job = Job(self.backend, self._recipe(spec), folder, exact=True, peak=Peak(self.backend.device))
         for _ in job.run():
             pass
-        record = read_record(folder)
-        record["costs"]["peak_bytes"] = peak.bytes()
-        write_record(folder, record)
-
-
-class Peak:
-    """The most memory since it was made: allocated on a GPU; resident on Linux, which can forget an earlier peak."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self._fresh = device, True
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            return
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            self._fresh = False
-
-    def bytes(self) -> int | None:
-        """Bytes, None where the platform does not say."""
-        if self.device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self.device))
-        if not self._fresh:
-            return None
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)
 
 
 def _scores(folder: Path, task: Task) -> dict[str, tuple[Score | None, str]]:

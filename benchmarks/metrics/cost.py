@@ -31,24 +31,23 @@ class Generated:
 
 def generated(sample: Sample) -> Generated | None:
     """What a run generated; None where its record does not say, or where it was given whole."""
-    costs, timings = sample.record.get("costs", {}), sample.record.get("timings", {})
-    encoded = costs.get("encoded")
-    if encoded is None or sample.spec is None or costs["blocks"] <= encoded["blocks"]:
+    record = sample.record
+    if record is None or sample.spec is None or not record.generated_blocks:
         return None
-    frames = [sample.pixel(blocks * sample.spec.block) for blocks in (encoded["blocks"], costs["blocks"])]
-    seconds = timings.get("generate_seconds")
+    costs, encoded, seconds = record.costs, record.costs.encoded, record.timings.get("generate_seconds")
+    assert encoded is not None
     return Generated(
-        costs["blocks"] - encoded["blocks"],
-        frames[1] - frames[0],
-        costs["forwards"] - encoded["forwards"],
-        costs["rotated_bytes"] - encoded["rotated_bytes"],
-        None if seconds is None else seconds - encoded["seconds"],
+        record.generated_blocks,
+        record.generated_frames(sample.spec) or 0,
+        (costs.forwards or 0) - encoded.forwards,
+        (costs.rotated_bytes or 0) - encoded.rotated_bytes,
+        None if seconds is None else seconds - encoded.seconds,
     )
 
 
 def _alone(sample: Sample) -> bool:
     """A rollout of one video: what several rows took together says nothing of one."""
-    return int(sample.record.get("costs", {}).get("rows", 1)) == 1
+    return sample.record is None or sample.record.costs.rows == 1
 
 
 def seconds_per_frame(sample: Sample) -> Score | None:
@@ -68,7 +67,7 @@ def bytes_held(sample: Sample) -> Score | None:
 
     The copies are the raw keys of sinks and of frames that are dated anew, and a memory's keys and values in float32.
     """
-    held = sample.record.get("costs", {}).get("held_bytes")
+    held = sample.record.costs.held_bytes if sample.record else None
     return None if held is None else Score(held / MIB)
 
 
@@ -80,13 +79,13 @@ def bytes_rotated(sample: Sample) -> Score | None:
 
 def peak(sample: Sample) -> Score | None:
     """Peak memory of the rollout, MiB: allocated on a GPU, resident in the process on a CPU; of one video."""
-    most = sample.record.get("costs", {}).get("peak_bytes")
+    most = sample.record.costs.peak_bytes if sample.record else None
     return Score(most / MIB) if most and _alone(sample) else None
 
 
 def switch_latency(sample: Sample) -> Score | None:
     """Milliseconds that a prompt change or cut adds before its block is denoised; of rollouts of one video."""
-    times = sample.record.get("costs", {}).get("switch_seconds")
+    times = sample.record.costs.switch_seconds if sample.record else ()
     return Score(1000 * sum(times) / len(times)) if times and _alone(sample) else None
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rollout.benchmarks.metrics.sample import Sample
 from rollout.errors import SpecError
+from rollout.run.recipe import PrefixRecord
 from rollout.slots import Block
 from rollout.world import Act, Seen, Truth, World
 
@@ -122,14 +123,15 @@ def _facts(sample: Sample) -> Facts:
     world, blocks = sample.world, sample.blocks
     if world is None:
         raise SpecError("this video is of no world whose truth is known. Leave its metrics out.")
-    true_start = bool((sample.record.get("prefix") or {}).get("blocks"))
+    record = sample.record
+    true_start = record is not None and isinstance(record.prefix, PrefixRecord) and bool(record.prefix.blocks)
     begin = sample.given * blocks[0].frames
     seen = world.track(np.stack(list(sample.frames())))
     start = None if true_start else _start(world, seen, slice(begin, begin + blocks[0].frames))
     return Facts(
         world=world,
         seen=seen,
-        truth=world.truth(acts(blocks, sample.prompts), int(sample.record.get("seed") or 0), start),
+        truth=world.truth(acts(blocks, sample.prompts), 0 if record is None else record.seed, start),
         true_start=true_start,
         blocks=blocks,
         named=tuple(world.parse(prompt) for prompt in sample.prompts),

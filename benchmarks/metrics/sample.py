@@ -1,13 +1,14 @@
 """What a metric sees of one rollout: its frames, its plan, its record. Everything is read once and on demand."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from msgspec import UNSET
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,11 +16,9 @@ from rollout.backend import Spec
 from rollout.benchmarks.metrics.features import extractor
 from rollout.errors import OutputError
 from rollout.registry import find, names
-from rollout.run.record import read_record
+from rollout.run.record import RunFolder, RunRecord
 from rollout.run.video import Frames, stream_video, video_fps
-from rollout.script import Script
 from rollout.slots import Block
-from rollout.timeline import Event, retrace
 from rollout.world import World
 
 Numbers = NDArray[np.float64]
@@ -55,7 +54,7 @@ class Sample:
     blocks: tuple[Block, ...] = ()
     prompts: tuple[str, ...] = ()
     given: int = 0
-    record: Mapping[str, Any] = field(default_factory=dict)
+    record: RunRecord | None = None
     foreign: bool = False
     """It shows another world than its backend has today: nothing here knows its truth."""
 
@@ -133,27 +132,19 @@ def sample_of_video(path: Path) -> Sample:
 
 def sample_of_run(folder: Path) -> Sample:
     """A run's folder: frames.mkv where it was kept, else video.mp4, and run.json. Raises OutputError."""
-    record = read_record(folder)
-    try:
-        script, costs, name = record["script"], record["costs"], record["backend"]["name"]
-        given = int(costs["given"])
-        text, fps, stride = str(script["text"]), float(script["fps"]), int(script["stride"])
-        events = [Event.from_dict(event) for event in record["events"]]
-    except (ValueError, KeyError, TypeError) as error:
-        why = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
-        raise OutputError(f"{folder} is not the folder of a run: run.json {why}. Give a run's folder.") from error
-    spec = replace(find("backends", name).spec(), fps=fps, stride=stride)
-    blocks, prompts = retrace(Script.parse(text), spec, events, first=given)
-    exact = folder / "frames.mkv"
+    run = RunFolder.open(folder)
+    record, script = run.record, run.record.script
+    spec = replace(find("backends", record.backend.name).spec(), fps=script.fps, stride=script.stride)
+    blocks, prompts = record.course(spec)
     return Sample(
-        video=exact if exact.is_file() else folder / "video.mp4",
-        fps=fps,
+        video=run.video,
+        fps=script.fps,
         spec=spec,
         blocks=blocks,
         prompts=prompts,
-        given=given,
+        given=record.costs.given,
         record=record,
-        foreign=_foreign(record, _world(spec.name), exact),
+        foreign=_foreign(run, _world(spec.name)),
     )
 
 
@@ -164,14 +155,14 @@ def _world(backend: str) -> World | None:
     return world
 
 
-def _foreign(record: Mapping[str, Any], world: World | None, exact: Path) -> bool:
+def _foreign(run: RunFolder, world: World | None) -> bool:
     """Whether a run shows another world than `world`."""
     if world is None:
         return False
-    if "world" in record["backend"]:
-        return bool(record["backend"]["world"] != world.name)
+    if run.record.backend.world is not UNSET:
+        return run.record.backend.world != world.name
     # the first edition's records name no world; the size of lossless frames tells, an enlarged video does not
-    return not exact.is_file() or next(stream_video(exact)).shape[:2] != world.size
+    return run.video.suffix != ".mkv" or next(stream_video(run.video)).shape[:2] != world.size
 
 
 def applies(needs: str, sample: Sample) -> bool:

@@ -14,6 +14,8 @@ from rollout.benchmarks.run import script_of
 from rollout.benchmarks.store import Store
 from rollout.errors import OutputError
 from rollout.files import new_folder, write_whole
+from rollout.run.recipe import PrefixRecord
+from rollout.run.record import RunRecord
 
 SCENES = 24
 """Prompts, or prompts and seeds, that a report shows at most."""
@@ -55,18 +57,18 @@ def scenes(out: Path, found: Mapping[str, Any], looks: Mapping[str, Look], to: P
     return out_scenes
 
 
-def _script(record: Mapping[str, Any]) -> dict[str, Any]:
+def _script(record: RunRecord) -> dict[str, Any]:
     """A rollout's shots on the clock: seconds, and latent frames."""
-    script, given = record["script"], record.get("prefix") or {}
-    shots = script["shots"]
-    block = (shots[0]["frames"][1] - shots[0]["frames"][0]) // shots[0]["blocks"]
-    true = given.get("blocks", 0) * block
+    script, prefix = record.script, record.prefix
+    first = script.shots[0]
+    block = (first.frames[1] - first.frames[0]) // first.blocks
+    true = (prefix.blocks or 0) * block if isinstance(prefix, PrefixRecord) else 0
     return {
-        "fps": script["fps"],
-        "frames": record["timings"]["frames"],
-        "block": block * script["stride"] / script["fps"],
-        "given": (script["stride"] * (true - 1) + 1) / script["fps"] if true else 0,
-        "shots": [{k: shot[k] for k in ("prompt", "begin", "end", "cut", "frames")} for shot in shots],
+        "fps": script.fps,
+        "frames": record.timings["frames"],
+        "block": block * script.stride / script.fps,
+        "given": (script.stride * (true - 1) + 1) / script.fps if true else 0,
+        "shots": [{k: getattr(shot, k) for k in ("prompt", "begin", "end", "cut", "frames")} for shot in script.shots],
     }
 
 

@@ -106,9 +106,9 @@ def _data(pairs: Sequence[Pair], again: int, names: Mapping[Clip, str]) -> dict[
 
 
 def _timeline(clip: Clip) -> dict[str, Any]:
-    record = clip.record
-    shots = [{key: shot[key] for key in ("prompt", "begin", "end", "cut")} for shot in record["script"]["shots"]]
-    return {"fps": record["script"]["fps"], "frames": record["timings"]["frames"], "shots": shots}
+    script = clip.record.script
+    shots = [{key: getattr(shot, key) for key in ("prompt", "begin", "end", "cut")} for shot in script.shots]
+    return {"fps": script.fps, "frames": clip.record.timings["frames"], "shots": shots}
 
 
 def _length(pair: Pair) -> float:
@@ -130,8 +130,8 @@ def _key(pairs: Sequence[Pair], names: Mapping[Clip, str], data: Mapping[str, An
         "videos": {
             name: {
                 "strategy": clip.name,
-                "script": clip.record["script"]["text"],
-                "seed": clip.record["seed"],
+                "script": clip.record.script.text,
+                "seed": clip.record.seed,
                 "run": str(clip.folder),
             }
             for clip, name in names.items()

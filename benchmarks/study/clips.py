@@ -9,14 +9,17 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
+
 from rollout.benchmarks.report.videos import size
 from rollout.benchmarks.run import read_plan
 from rollout.benchmarks.store import Store
 from rollout.benchmarks.study.questions import Kind
 from rollout.errors import OutputError
+from rollout.run.record import RunFolder, RunRecord
 from rollout.strategies.presets import PRESETS
 from rollout.strategy import Strategy
-from rollout.timeline import Event, Use
+from rollout.timeline import Use
 
 ELSE = ("script", "seed", "model", "schedule", "prefix", "length", "size")
 """What two videos of a pair have in common."""
@@ -30,7 +33,7 @@ class Clip:
     name: str
     strategy: str
     scene: tuple[str, ...]
-    record: Mapping[str, Any] = field(compare=False)
+    record: RunRecord = field(compare=False)
 
     @property
     def video(self) -> Path:
@@ -70,7 +73,7 @@ def find_clips(runs: Sequence[Path]) -> tuple[list[Clip], list[str]]:
     return list(clips.values()), notes
 
 
-def _clips(run: Path) -> Iterator[tuple[Path, str | None, dict[str, Any]]]:
+def _clips(run: Path) -> Iterator[tuple[Path, str | None, RunRecord]]:
     """Folder, the strategy's name where the run gives it one, and record."""
     if (run / "plan.json").is_file():
         plan, store = read_plan(run), Store(run)
@@ -79,9 +82,9 @@ def _clips(run: Path) -> Iterator[tuple[Path, str | None, dict[str, Any]]]:
             if strategy.get("control") in ("truth", "swap"):  # no strategy's video
                 continue
             if store.done(cell["address"]) and (folder / "video.mp4").is_file():
-                yield folder, _named(plan, cell), _record(folder)
+                yield folder, _named(plan, cell), RunFolder.open(folder).record
         return
-    yield run, None, _record(run)
+    yield run, None, RunFolder.open(run).record
 
 
 def _named(plan: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
@@ -92,44 +95,31 @@ def _named(plan: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
     return f"{name}, {plan['axis']['name']} {plan['axis']['values'][cell['axis']]}"
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    try:
-        record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{folder} is no folder of 'rollout gen' or of a benchmark run: {error}.") from error
-    return record
-
-
-def _clip(folder: Path, name: str | None, record: dict[str, Any]) -> Clip:
-    try:
-        script, backend = record["script"], record["backend"]
-        shots = [[shot[key] for key in ("prompt", "begin", "end", "cut")] for shot in script["shots"]]
-        events = [Event.from_dict(event) for event in record.get("events", ())]
-        changes = [str(event.change.strategy) for event in events if isinstance(event.change, Use)]
-        if len(changes) < len(events):
-            raise OutputError(
-                f"{folder} was steered while it ran, so that its script does not say what it shows. Leave it out."
-            )
-        scene = (
-            shots,
-            record["seed"],
-            [backend[key] for key in ("name", "weights", "dtype")],
-            record["schedule"],
-            record["prefix"],
-            [record["timings"]["frames"], script["fps"]],
-            size(folder / "video.mp4"),
+def _clip(folder: Path, name: str | None, record: RunRecord) -> Clip:
+    changes = [event.change.strategy for event in record.events if isinstance(event.change, Use)]
+    if len(changes) < len(record.events):
+        raise OutputError(
+            f"{folder} was steered while it ran, so that its script does not say what it shows. Leave it out."
         )
-        told = name or " then ".join([_name(record["strategy"]), *changes])
-        text = _text([record["strategy"], *changes] if changes else record["strategy"])
-        return Clip(folder, told, text, tuple(map(_text, scene)), record)
-    except (KeyError, TypeError) as error:
-        raise OutputError(f"{folder / 'run.json'} is no record of a run: it lacks {error}. Run it again.") from error
+    script, backend = record.script, record.backend
+    scene = (
+        [[shot.prompt, shot.begin, shot.end, shot.cut] for shot in script.shots],
+        record.seed,
+        [backend.name, backend.weights, backend.dtype],
+        msgspec.to_builtins(record.schedule),
+        msgspec.to_builtins(record.prefix),
+        [record.timings.get("frames"), script.fps],
+        size(folder / "video.mp4"),
+    )
+    strategies = [record.strategy, *changes]
+    called = name or " then ".join(map(_name, strategies))
+    data = [strategy.to_dict() for strategy in strategies]
+    return Clip(folder, called, _text(data if changes else data[0]), tuple(map(_text, scene)), record)
 
 
-def _name(strategy: Mapping[str, Any]) -> str:
-    """A preset's name, or the strategy as text. Raises SpecError."""
-    known = (name for name, preset in PRESETS.items() if _text(preset.strategy.to_dict()) == _text(strategy))
-    return next(known, None) or str(Strategy.from_dict(strategy))
+def _name(strategy: Strategy) -> str:
+    """A preset's name, or the strategy as text."""
+    return next((name for name, preset in PRESETS.items() if preset.strategy == strategy), str(strategy))
 
 
 def _text(value: Any) -> str:
@@ -165,7 +155,7 @@ def _lonely(clip: Clip, clips: Sequence[Clip]) -> str:
 
 
 def _kind(clip: Clip) -> Kind:
-    return "action" if len({shot["prompt"] for shot in clip.record["script"]["shots"]}) > 1 else "long"
+    return "action" if len({shot.prompt for shot in clip.record.script.shots}) > 1 else "long"
 
 
 def choose(pairs: Sequence[Pair], most: int, seed: int) -> list[Pair]:

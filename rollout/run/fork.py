@@ -13,7 +13,7 @@ from rollout.errors import OutputError, ScriptError
 from rollout.plan import steps
 from rollout.run.latents import read_latents
 from rollout.run.recipe import Recipe
-from rollout.run.record import read_record
+from rollout.run.record import RunFolder
 from rollout.run.snapshot import Snapshot, read_snapshot, snapshots
 from rollout.script import Script, Shot, planned
 from rollout.strategy import Strategy
@@ -51,14 +51,9 @@ class History:
                 raise OutputError(f"the snapshot {left[0]} is damaged: {error!r}. Use an earlier one.") from error
             latents = read_latents(folder / "latents.partial.safetensors")[:kept]
             return cls(replace(recipe, events=events), latents, first, told.get("weights"), told.get("versions"), left)
-        record = read_record(folder)
-        recipe = Recipe.from_dict(record)
-        try:
-            first, weights = int(record["costs"]["given"]), record["backend"]["weights"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise OutputError(f"{folder / 'run.json'} is damaged: {error!r}. Give a run's folder.") from error
+        record = RunFolder.open(folder).record
         latents = read_latents(folder / "latents.safetensors")
-        return cls(recipe, latents, first, weights, record.get("versions"))
+        return cls(record.recipe, latents, record.costs.given, record.backend.weights, record.versions)
 
     def block(self, seconds: float, spec: Spec) -> int:
         """The block boundary nearest to a time, half up. Raises OutputError where nothing was kept."""

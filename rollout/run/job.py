@@ -11,18 +11,21 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import Tensor
 
 from rollout.backend import Backend
+from rollout.devices import Peak
 from rollout.errors import RolloutError, Stopped
 from rollout.files import alone
 from rollout.loop import Result, Rollout, generate
 from rollout.plan import steps
+from rollout.run.machine import machine
 from rollout.run.output import Output, State
 from rollout.run.prefix import read_prefixes
-from rollout.run.recipe import Recipe
-from rollout.run.record import machine, record, subtitles, times, write_record
+from rollout.run.recipe import PrefixRecord, Recipe
+from rollout.run.record import RunFolder, record, subtitles, times
 from rollout.run.snapshot import Snapshot, damaged, part, snapshots, under
 from rollout.run.video import Subtitle
 from rollout.script import Script
@@ -54,6 +57,9 @@ class Job:
     shared: Snapshot | None = None
     """Of the run that `history` is from: what comes before it is neither sampled nor encoded."""
 
+    peak: Peak | None = None
+    """What measures the most memory that it takes, where that is asked for."""
+
     def __post_init__(self) -> None:
         recipe, spec = self.recipe, self.backend.spec
         scripts = [Script.parse(text) for text, _ in recipe.videos]
@@ -64,7 +70,7 @@ class Job:
             prefix, (self.prefix_record, *_) = read_prefixes(self.backend, recipe.prefix, videos)
         else:  # the given blocks are behind it
             prefix, self.history = (_behind(spec.latent, spec.block * int(told[name])) for name in ("first", "history"))
-            self.prefix_record = told["prefix"]
+            self.prefix_record = msgspec.convert(told["prefix"], PrefixRecord | None)
         self.seconds, self.writing = (float(told.get(name, 0.0)) for name in ("seconds", "writing"))
         self.rollout: Rollout = generate(
             self.backend,
@@ -206,7 +212,7 @@ class Job:
                 "every": self.every,
                 "first": run.first,
                 "history": 0 if self.history is None else run.encoded,
-                "prefix": self.prefix_record,
+                "prefix": msgspec.to_builtins(self.prefix_record),
                 "seconds": self.seconds,
                 "writing": self.writing,
             },
@@ -215,7 +221,7 @@ class Job:
 
     def _finish(self, output: Output) -> None:
         """Write the record; snapshots are of no more use."""
-        found = record(
+        finished = record(
             self.rollout,
             self.recipe,
             self.script,
@@ -223,8 +229,9 @@ class Job:
             history=0 if self.history is None else self.rollout.encoded,
             timings=times(self.seconds, self.writing, output.frames),
             digests=output.digests,
+            peak_bytes=self.peak.bytes() if self.peak is not None else None,
         )
-        write_record(self.folder, found)
+        RunFolder.finish(self.folder, finished)
         for path in snapshots(self.folder):
             path.unlink(missing_ok=True)
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -11,13 +10,14 @@ from safetensors.torch import load_file
 
 from rollout.backend import Backend
 from rollout.errors import OutputError
+from rollout.run.recipe import PrefixRecord
 from rollout.run.video import read_video
 from rollout.world import Act
 
 
 def read_prefix(
     backend: Backend, given: str | None, prompt: str, seed: int
-) -> tuple[torch.Tensor | None, dict[str, Any] | None]:
+) -> tuple[torch.Tensor | None, PrefixRecord | None]:
     """The latents that a rollout starts from: N true blocks of the backend's world, a latents file or a video."""
     if given is None:
         return None, None
@@ -28,7 +28,7 @@ def read_prefix(
             )
         if not 0 < int(given) <= 1000:
             raise OutputError(f"--prefix {given[:20]} is no number of true blocks. Use 1 to 1000.")
-        return true_latents(backend, prompt, int(given), seed), {"blocks": int(given)}
+        return true_latents(backend, prompt, int(given), seed), PrefixRecord(blocks=int(given))
     path = Path(given)
     if not path.is_file():
         raise OutputError(f"the prefix {path} is not a file. Give a number of true blocks, a video or a latents file.")
@@ -52,7 +52,7 @@ def read_prefix(
 
 def read_prefixes(
     backend: Backend, given: str | None, videos: Sequence[tuple[str, int]]
-) -> tuple[torch.Tensor | None, list[dict[str, Any] | None]]:
+) -> tuple[torch.Tensor | None, list[PrefixRecord | None]]:
     """What videos (prompt, seed) that are rolled out together start from, (videos, F, C, H, W), and what records say of it."""
     starts = [read_prefix(backend, given, prompt, seed) for prompt, seed in videos]
     latents = [start for start, _ in starts if start is not None]
@@ -69,6 +69,6 @@ def true_latents(backend: Backend, prompt: str, blocks: int, seed: int) -> torch
     return latents
 
 
-def _file_record(path: Path) -> dict[str, str]:
+def _file_record(path: Path) -> PrefixRecord:
     """A file by its content: a run from it can be repeated wherever it lies."""
-    return {"file": path.name, "sha256": sha256(path.read_bytes()).hexdigest()}
+    return PrefixRecord(file=path.name, sha256=sha256(path.read_bytes()).hexdigest())

@@ -4,10 +4,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
 from rollout.errors import OutputError
 from rollout.sampler import Schedule
 from rollout.strategy import Strategy
 from rollout.timeline import Event
+
+__all__ = ["BackendRecord", "Donor", "PrefixRecord", "Recipe", "RecipeRecord", "ScriptText"]
 
 OPTIONS = ("model", "height", "width", "dtype", "attention_backend", "compile", "low_vram")
 """What a recipe may hand to a backend: a file that was changed by hand can ask for nothing else."""
@@ -21,11 +26,6 @@ class Donor:
     """Its prompt script."""
     seed: int
     block: int
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Donor":
-        """From JSON. Raises KeyError, TypeError, ValueError."""
-        return cls(str(data["text"]), int(data["seed"]), int(data["block"]))
 
 
 @dataclass(frozen=True)
@@ -71,30 +71,89 @@ class Recipe:
         } | ({} if self.donor is None else {"donor": asdict(self.donor)})
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Recipe":
+    def from_dict(cls, data: object) -> "Recipe":
         """From JSON, a whole run record included. Raises OutputError, SpecError."""
         try:
-            backend, schedule, prefix = data["backend"], data["schedule"], data["prefix"]
-            if isinstance(prefix, Mapping):  # a record says what the prefix was
-                prefix = str(prefix["blocks"]) if "blocks" in prefix else str(prefix["file"])
-            options = dict(backend.get("options", {}))
-            unknown = set(options) - set(OPTIONS)
-            if unknown:
-                raise ValueError(f"the option {sorted(unknown)[0]!r} is none of a backend's")
-            return cls(
-                strategy=Strategy.from_dict(data["strategy"]),
-                text=str(data["script"]["text"]),
-                seed=int(data["seed"]),
-                schedule=Schedule(
-                    tuple(float(s) for s in schedule["steps"]), float(schedule["shift"]), float(schedule["context"])
-                ),
-                prefix=None if prefix is None else str(prefix),
-                backend=str(backend["name"]),
-                device=str(backend["device"]),
-                options=options,
-                events=tuple(Event.from_dict(event) for event in data["events"]),
-                donor=None if data.get("donor") is None else Donor.from_dict(data["donor"]),
+            return msgspec.convert(data, RecipeRecord).recipe
+        except msgspec.ValidationError as error:
+            raise OutputError(f"the record is damaged: {error}. Give a folder that 'rollout gen' wrote.") from error
+
+
+class BackendRecord(Struct, frozen=True):
+    """A backend and its options, in a run's record with what was loaded: weights by digest, dtype, its world."""
+
+    name: str
+    device: str | None
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+    weights: str | None = None
+    dtype: str | None = None
+    world: str | UnsetType | None = UNSET
+    """Not there in records of the first edition."""
+
+
+class ScriptText(Struct, frozen=True):
+    """A prompt script."""
+
+    text: str
+
+
+class PrefixRecord(Struct, frozen=True, omit_defaults=True):
+    """What a run started from: a number of true blocks, or a file by its content."""
+
+    blocks: int | None = None
+    file: str | None = None
+    sha256: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.file if self.blocks is None else self.blocks)
+
+
+class RecipeRecord(Struct, frozen=True, kw_only=True):
+    """A recipe as JSON has it."""
+
+    backend: BackendRecord
+    script: ScriptText
+    seed: int
+    strategy_data: dict[str, Any] | None = msgspec.field(name="strategy")
+    schedule: Schedule | None = None
+    prefix: PrefixRecord | str | None
+    event_data: tuple[dict[str, Any], ...] = msgspec.field(name="events")
+    donor: Donor | None = None
+
+    @property
+    def strategy(self) -> Strategy:
+        """The strategy that it began with. Raises SpecError, OutputError."""
+        if self.strategy_data is None:
+            raise OutputError("the record is of a world's own video: no strategy made it. Give a run's folder.")
+        return Strategy.from_dict(self.strategy_data)
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What came from outside. Raises OutputError, SpecError."""
+        try:
+            return tuple(map(Event.from_dict, self.event_data))
+        except (KeyError, TypeError, ValueError) as error:
+            raise OutputError(f"the record is damaged: its events: {error}. Give a run's folder.") from error
+
+    @property
+    def recipe(self) -> Recipe:
+        """As a value. Raises OutputError, SpecError."""
+        unknown = sorted(set(self.backend.options) - set(OPTIONS))
+        if unknown:
+            raise OutputError(
+                f"the record is damaged: the option {unknown[0]!r} is none of a backend's. Give a run's folder."
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise OutputError(f"the record is damaged: {why}. Give a folder that 'rollout gen' wrote.") from error
+        if self.schedule is None:
+            raise OutputError("the record is damaged: it has no schedule. Give a folder that 'rollout gen' wrote.")
+        return Recipe(
+            self.strategy,
+            self.script.text,
+            self.seed,
+            self.schedule,
+            None if self.prefix is None else str(self.prefix),
+            self.backend.name,
+            str(self.backend.device),
+            self.backend.options,
+            self.events,
+            self.donor,
+        )

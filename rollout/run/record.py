@@ -1,17 +1,14 @@
-"""The run record: everything that a rollout's result depends on, as JSON."""
+"""A run's record and its folder: everything that the result depends on and what it took, as run.json holds it."""
 
 import json
-import os
-import platform
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
+import msgspec
+from msgspec import Struct
 
 from rollout import __version__
 from rollout.backend import Spec
@@ -19,12 +16,152 @@ from rollout.costs import Encoded
 from rollout.errors import OutputError
 from rollout.files import write_text
 from rollout.loop import Rollout
-from rollout.run.recipe import Recipe
+from rollout.run.machine import machine
+from rollout.run.recipe import BackendRecord, PrefixRecord, Recipe, RecipeRecord, ScriptText
 from rollout.run.video import Subtitle
-from rollout.script import Script, planned
+from rollout.script import Planned, Script, planned
+from rollout.slots import Block
 from rollout.strategy import AXES, Strategy
+from rollout.timeline import Event, reigns, retrace
 
-PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy", "av")
+__all__ = [
+    "CostsRecord",
+    "RunFolder",
+    "RunRecord",
+    "ScriptRecord",
+    "Segment",
+    "record",
+    "subtitles",
+    "times",
+]
+
+OPTIONAL = ("donor", "control", "attention")
+"""What only some records have."""
+
+
+class ScriptRecord(ScriptText, frozen=True):
+    """A script with its shots as they were rolled out, on the backend's clock."""
+
+    shots: tuple[Planned, ...]
+    fps: float
+    stride: int
+
+
+class CostsRecord(Struct, frozen=True, kw_only=True):
+    """What a run took; None where nothing is known. `given` blocks were a prefix; bytes are of one of `rows` videos."""
+
+    forwards: int | None = None
+    blocks: int
+    given: int
+    encoded: Encoded | None = None
+    rows: int = 1
+    kv_bytes: int | None = None
+    held_bytes: int | None = None
+    rotated_bytes: int | None = None
+    switch_seconds: tuple[float, ...] = ()
+    peak_bytes: int | None = None
+
+
+class Segment(Struct, frozen=True):
+    """A stretch of latent frames under one prompt; `kind` is what it opens with: "", "switch" or "cut"."""
+
+    begin: int
+    end: int
+    prompt: str
+    kind: str
+
+
+class RunRecord(RecipeRecord, frozen=True, kw_only=True):
+    """The record of a finished run. `history` blocks came from another run; a `control` was made by no model."""
+
+    rollout: str = ""
+    """The version that wrote it."""
+    script: ScriptRecord
+    history: int = 0
+    rules: dict[str, str] = msgspec.field(default_factory=dict)
+    """The files, by content, of parts that are not rollout's own."""
+    digests: dict[str, str] = msgspec.field(default_factory=dict)
+    timings: dict[str, float | int] = msgspec.field(default_factory=dict)
+    costs: CostsRecord
+    versions: dict[str, str | int] | None = None
+    control: str | None = None
+    attention: dict[str, Any] | None = None
+
+    def strategy_at(self, block: int) -> Strategy:
+        """The strategy in force at a block. Raises SpecError, OutputError."""
+        return [strategy for begin, strategy in reigns(self.strategy, self.events) if begin <= block][-1]
+
+    @property
+    def generated_blocks(self) -> int | None:
+        """Blocks that were sampled; None where the record does not say."""
+        return None if self.costs.encoded is None else self.costs.blocks - self.costs.encoded.blocks
+
+    def generated_frames(self, spec: Spec) -> int | None:
+        """Pixel frames of the blocks that were sampled."""
+        if self.costs.encoded is None:
+            return None
+        begin, end = (
+            spec.pixel_frames(blocks * spec.block) for blocks in (self.costs.encoded.blocks, self.costs.blocks)
+        )
+        return end - begin
+
+    def course(self, spec: Spec) -> tuple[tuple[Block, ...], tuple[str, ...]]:
+        """The blocks as they were rolled out, and the prompts by number."""
+        return retrace(Script.parse(self.script.text), spec, self.events, first=self.costs.given)
+
+    def segments(self, spec: Spec) -> tuple[Segment, ...]:
+        """What was asked and when, what came from outside included."""
+        blocks, prompts = self.course(spec)
+        openings = [block for block in blocks if block.index == 0 or block.switch or block.cut]
+        ends = [*(block.start for block in openings[1:]), blocks[-1].end]
+        return tuple(
+            Segment(block.start, end, prompts[block.prompt], "cut" if block.cut else "switch" * block.switch)
+            for block, end in zip(openings, ends, strict=True)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        data: dict[str, Any] = msgspec.to_builtins(self)
+        for name in OPTIONAL:
+            if data[name] is None:
+                del data[name]
+        return data
+
+
+class RunFolder:
+    """The folder of a finished run: `record` is what run.json says. The only reader and writer of that file."""
+
+    FILE = "run.json"
+
+    def __init__(self, path: Path, record: RunRecord) -> None:
+        self.path, self.record = path, record
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Read a folder. Raises OutputError."""
+        file = path / cls.FILE
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            why = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+            raise OutputError(f"{path} is not the folder of a run: run.json {why}. Give a run's folder.") from error
+        if not isinstance(data, dict):
+            raise OutputError(f"{file} holds no object. Give a run's folder.")
+        try:
+            return cls(path, msgspec.convert(data, RunRecord))
+        except msgspec.ValidationError as error:
+            raise OutputError(f"the record is damaged: {file}: {error}. Give a run's folder.") from error
+
+    @classmethod
+    def finish(cls, path: Path, record: RunRecord) -> None:
+        """Write the record whole: the run is finished. Raises OutputError."""
+        write_text(path / cls.FILE, json.dumps(record.to_dict(), indent=2, ensure_ascii=False) + "\n")
+
+    @property
+    def video(self) -> Path:
+        """Its video, without loss where that was kept."""
+        exact = self.path / "frames.mkv"
+        return exact if exact.is_file() else self.path / "video.mp4"
 
 
 def subtitles(script: Script, spec: Spec, *, first: int = 0) -> list[Subtitle]:
@@ -38,55 +175,61 @@ def record(
     recipe: Recipe,
     script: Script,
     *,
-    prefix: dict[str, Any] | None,
-    history: int,
-    timings: dict[str, float],
-    digests: dict[str, str],
-) -> dict[str, Any]:
-    """The record of a finished rollout; `history` blocks came from another run."""
+    prefix: PrefixRecord | None,
+    timings: dict[str, float | int],
+    history: int = 0,
+    digests: dict[str, str] | None = None,
+    events: tuple[Event, ...] | None = None,
+    blocks: int | None = None,
+    peak_bytes: int | None = None,
+    attention: dict[str, Any] | None = None,
+) -> RunRecord:
+    """The record of a rollout; `history` blocks came from another run.
+
+    A rollout that goes on says how many `blocks` and `events` belong to the record.
+    """
     spec, backend, costs, rows = run.backend.spec, run.backend, run.costs, run.batch
-    found = recipe.to_dict()
-    found["backend"] |= {
-        "weights": getattr(backend, "digest", None),
-        "device": str(backend.device),
-        "dtype": str(backend.dtype).removeprefix("torch."),
-        "world": None if backend.world is None else backend.world.name,
-    }
-    found["script"] |= {
-        "shots": [asdict(shot) for shot in planned(script, spec, first=run.first)],
-        "fps": spec.fps,
-        "stride": spec.stride,
-    }
-    return {
-        "rollout": __version__,
-        **found,
-        "prefix": prefix,
-        "history": history,
-        "events": [event.to_dict() for event in run.timeline.log],
-        "rules": rules(recipe.strategy) | rules(run.strategy),
-        "digests": digests,
-        "timings": timings,
-        "costs": {
-            "forwards": costs.forwards,
-            "blocks": run.blocks,
-            "given": run.first,
-            "encoded": None if costs.encoded is None else _share(costs.encoded, rows),
-            "rows": rows,
-            "kv_bytes": run.cache.bytes // rows,
-            "held_bytes": None if costs.held_bytes is None else costs.held_bytes // rows,
-            "rotated_bytes": run.cache.rotated // rows,
-            "switch_seconds": costs.switch_seconds,
-        },
-        "versions": machine(backend.device),
-    }
+    encoded = costs.encoded
+    happened = tuple(run.timeline.log) if events is None else events
+    return RunRecord(
+        rollout=__version__,
+        strategy_data=recipe.strategy.to_dict(),
+        backend=BackendRecord(
+            recipe.backend,
+            str(backend.device),
+            dict(recipe.options),
+            getattr(backend, "digest", None),
+            str(backend.dtype).removeprefix("torch."),
+            None if backend.world is None else backend.world.name,
+        ),
+        script=ScriptRecord(recipe.text, tuple(planned(script, spec, first=run.first)), spec.fps, spec.stride),
+        schedule=recipe.schedule,
+        seed=recipe.seed,
+        prefix=prefix,
+        event_data=tuple(event.to_dict() for event in happened),
+        donor=recipe.donor,
+        history=history,
+        rules=rules(recipe.strategy) | rules(run.strategy),
+        digests=digests or {},
+        timings=timings,
+        costs=CostsRecord(
+            forwards=costs.forwards,
+            blocks=run.blocks if blocks is None else blocks,
+            given=run.first,
+            encoded=None if encoded is None else replace(encoded, rotated_bytes=encoded.rotated_bytes // rows),
+            rows=rows,
+            kv_bytes=run.cache.bytes // rows,
+            held_bytes=None if costs.held_bytes is None else costs.held_bytes // rows,
+            rotated_bytes=run.cache.rotated // rows,
+            switch_seconds=tuple(costs.switch_seconds),
+            peak_bytes=peak_bytes,
+        ),
+        versions=machine(backend.device),
+        attention=attention,
+    )
 
 
-def _share(encoded: Encoded, rows: int) -> dict[str, Any]:
-    """What a row's given blocks took, of those of all rows."""
-    return asdict(encoded) | {"rotated_bytes": encoded.rotated_bytes // rows}
-
-
-def times(seconds: float, writing: float, frames: int) -> dict[str, float]:
+def times(seconds: float, writing: float, frames: int) -> dict[str, float | int]:
     """A record's timings: `writing` of all `seconds` went into decoding and writing `frames` pixel frames."""
     return {
         "seconds": seconds,
@@ -97,66 +240,12 @@ def times(seconds: float, writing: float, frames: int) -> dict[str, float]:
     }
 
 
-def write_record(folder: Path, found: Mapping[str, Any]) -> None:
-    """Write run.json whole. Raises OutputError."""
-    write_text(folder / "run.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-
-
 def rules(strategy: Strategy) -> dict[str, str]:
     """The files, by content, of parts that are not rollout's own: {"policy dilated": sha256}."""
-    found = {}
+    files = {}
     for axis in AXES:
         part = getattr(strategy, axis)
         file = getattr(sys.modules.get(type(part).__module__), "__file__", None)
         if not type(part).__module__.startswith("rollout.") and file is not None:
-            found[f"{axis} {part.kind}"] = sha256(Path(file).read_bytes()).hexdigest()
-    return found
-
-
-def machine(device: torch.device | None = None) -> dict[str, Any]:
-    """Interpreter, platform, processor, packages and threads."""
-    found: dict[str, Any] = {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
-    if device is not None and device.type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def changed(then: object, device: torch.device) -> list[str]:
-    """What of interpreter, machine and packages is not as a record says: results may differ there in their last bits."""
-    if not isinstance(then, Mapping):
-        return ["the record does not say on what it ran"]
-    now = machine(device)
-    names = [name for name in dict.fromkeys([*then, *now]) if then.get(name) != now.get(name)]
-    return [f"{name} was {then.get(name)} and is {now.get(name)}" for name in names]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a finished run. Raises OutputError."""
-    path = folder / "run.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        why = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-        raise OutputError(f"{folder} is not the folder of a run: run.json {why}. Give a run's folder.") from error
-    if not isinstance(found, Mapping):
-        raise OutputError(f"{path} holds no object. Give a run's folder.")
-    return dict(found)
+            files[f"{axis} {part.kind}"] = sha256(Path(file).read_bytes()).hexdigest()
+    return files

@@ -16,7 +16,7 @@ from rollout.errors import OutputError, RolloutError
 from rollout.loop import Result, Rollout, generate
 from rollout.run.output import Output
 from rollout.run.recipe import Recipe
-from rollout.run.record import record, times, write_record
+from rollout.run.record import RunFolder, record, times
 from rollout.run.video import Frames
 from rollout.script import Script, Shot
 from rollout.show.live.badge import Watch, watch
@@ -141,10 +141,19 @@ class Pane:
         events = tuple(self._events(done - 1))
         recipe = replace(self.recipe, text=str(script), events=events)
         timings = times(self.seconds, self.writing, output.frames)
-        found = record(self.run, recipe, script, prefix=None, history=0, timings=timings, digests=output.digests)
-        found["events"] = [event.to_dict() for event in events]  # not those of a block that failed
-        found["costs"]["blocks"] = done
-        write_record(folder, found)
+        RunFolder.finish(
+            folder,
+            record(
+                self.run,
+                recipe,
+                script,
+                prefix=None,
+                timings=timings,
+                digests=output.digests,
+                events=events,  # not those of a block that failed
+                blocks=done,
+            ),
+        )
 
     def _whole(self) -> None:
         if self.lost:
