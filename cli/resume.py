@@ -37,8 +37,8 @@ def resume(
     for path in left:
         try:
             snapshot = read_snapshot(path)
-            recipe = Recipe.from_dict(snapshot.told.get("recipe", {}))
-            versions, weights = snapshot.told.get("versions"), snapshot.told.get("weights")
+            recipe = Recipe.from_dict(snapshot.state.get("recipe", {}))
+            versions, weights = snapshot.state.get("versions"), snapshot.state.get("weights")
             backend = reload_backend(recipe, weights, versions, device=device, model=model, threads=threads)
             for line in changed(versions, backend.device):
                 print(f"{line}: the last bits may differ")

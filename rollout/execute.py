@@ -73,9 +73,9 @@ class Engine:
             for part, placement in chunks(
                 strategy, edit.slots, replay, block.frames, reach(strategy, self.backend.spec)
             ):
-                admitted = [next(slots) for _ in part]
-                self._write(torch.cat([self._latents[f] for f in part], 1), prompt, placement, admitted)
-                self.cache.commit(admitted)
+                members = [next(slots) for _ in part]
+                self._write(torch.cat([self._latents[f] for f in part], 1), prompt, placement, members)
+                self.cache.commit(members)
         except BaseException:
             self.cache.fail("a replay stopped half-way")
             raise
@@ -89,8 +89,8 @@ class Engine:
     @torch.no_grad()
     def block(self, step: Step, texts: tuple[str, ...], latents: Tensor | None) -> Tensor:
         """Sample a block, or take its `latents`, and commit it; its clean latents (B, F, C, H, W). Raises BackendError."""
-        block, prompt, encoded = step.block, self._prompt_of(texts), latents is not None
-        begun = now(self.backend.device) if encoded else 0.0  # waits for the device, so not where a block is sampled
+        block, prompt, replaying = step.block, self._prompt_of(texts), latents is not None
+        begun = now(self.backend.device) if replaying else 0.0  # waits for the device, so not where a block is sampled
         if latents is None:
             reader = self.cache.reader(step.placement)
             latents = sample(self.backend, block, self._noise, prompt, reader, self.schedule)
@@ -99,7 +99,7 @@ class Engine:
         self._check_finite(latents, block)
         self.cache.commit(step.admitted)
         self._hold(block, latents)
-        if encoded:
+        if replaying:
             self.costs.add_encoded(self.cache.rotated, now(self.backend.device) - begun)
         self.costs.add_held(self.cache.bytes + self.cache.extra_bytes)
         return latents
@@ -128,8 +128,8 @@ class Engine:
         """Hold the clean latents of the last frames, as many as a replay may ask for, and of whatever is cached."""
         for i in range(block.frames):
             self._latents[block.start + i] = latents[:, i : i + 1]
-        cached = {slot.frame for slot in self.cache.slots}
-        for frame in [f for f in self._latents if f < block.end - self.hold and f not in cached]:
+        frames = {slot.frame for slot in self.cache.slots}
+        for frame in [f for f in self._latents if f < block.end - self.hold and f not in frames]:
             del self._latents[frame]
 
     def remember(self, latents: Tensor) -> None:
@@ -143,20 +143,20 @@ class Engine:
         cache, tensors = self.cache.state()
         frames = sorted(self._latents)
         state = {"window": self.cache.window, "cache": cache, "held": frames, "costs": self.costs.to_dict()}
-        held = {"held": torch.cat([self._latents[f].cpu() for f in frames], 1)} if frames else {}
-        return state, {f"cache.{name}": tensor for name, tensor in tensors.items()} | held
+        latents = {"held": torch.cat([self._latents[f].cpu() for f in frames], 1)} if frames else {}
+        return state, {f"cache.{name}": tensor for name, tensor in tensors.items()} | latents
 
     def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go back to a state, or change nothing. Raises ValueError, KeyError, TypeError, RolloutError."""
         costs, frames, window = Costs.from_dict(state["costs"]), list(state["held"]), int(state["window"])
         latent = self.backend.spec.latent
-        held = tensors["held"] if frames else torch.zeros(self.batch, 0, *latent)
-        if held.shape != (self.batch, len(frames), *latent):
-            raise ValueError(f"the held latents are {tuple(held.shape)}")
+        latents = tensors["held"] if frames else torch.zeros(self.batch, 0, *latent)
+        if latents.shape != (self.batch, len(frames), *latent):
+            raise ValueError(f"the held latents are {tuple(latents.shape)}")
         cache = new_cache(self.backend, window, self.batch)
         cache.restore(state["cache"], dict(_without("cache.", tensors)))
         self.cache, self.costs, self.hold = cache, costs, max(self.hold, window)
-        self._latents = {int(f): held[:, i : i + 1].to(self.backend.device) for i, f in enumerate(frames)}
+        self._latents = {int(f): latents[:, i : i + 1].to(self.backend.device) for i, f in enumerate(frames)}
 
 
 def _without(prefix: str, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -212,8 +212,8 @@ class Rollout(Iterator[Result]):
         self.restore(state, tensors)
         assert self._history is not None
         self.engine.remember(self._history[:, : self.done * self.backend.spec.block])
-        encoded = Encoded(self.done, rotated_bytes=self.cache.rotated)
-        self.engine.costs = Costs(encoded=encoded, held_bytes=self.cache.bytes + self.cache.extra_bytes)
+        costs_before = Encoded(self.done, rotated_bytes=self.cache.rotated)
+        self.engine.costs = Costs(encoded=costs_before, held_bytes=self.cache.bytes + self.cache.extra_bytes)
 
     def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go back to a state of a rollout that was made alike. Raises ValueError, KeyError, TypeError, RolloutError."""
@@ -221,10 +221,10 @@ class Rollout(Iterator[Result]):
             state = _of_first_edition(state)
         place = state["timeline"]
         index, begun, prepared = count(place["blocks"]), bool(place["begun"]), count(place["prepared"])
-        events, pushed = ([Event.from_dict(data) for data in place[name]] for name in ("events", "pushed"))
+        events, waiting = ([Event.from_dict(data) for data in place[name]] for name in ("events", "pushed"))
         if (index > self.blocks and not self._endless) or begun > index or prepared > 2 * begun:
             raise ValueError(f"it stands at block {index} of {self.blocks}")
-        changes = [event.change for event in (*events, *pushed)]
+        changes = [event.change for event in (*events, *waiting)]
         if any(len(texts) not in (1, self.batch) for texts in _texts(changes)):
             raise ValueError("its prompts are not one a row")
         for change in changes:
@@ -232,7 +232,7 @@ class Rollout(Iterator[Result]):
                 change.strategy.check(self.backend.spec, self.blocks * self.backend.spec.block)
         timeline = self._timeline((*events, *(event for event in self._events if event.block >= index)))
         moment = next(iter(deque(islice(timeline, index), maxlen=1)), None)
-        for event in pushed:
+        for event in waiting:
             timeline.push(event.change)
         self.engine.encode(*timeline.course.texts, *_texts(changes))
         self.engine.restore(state, tensors)
@@ -248,12 +248,12 @@ def _of_first_edition(state: Mapping[str, Any]) -> dict[str, Any]:
     """A state of the first edition, which kept what follows from the events beside them, as one of today."""
     progress = state["progress"]
     last = progress["block"] or progress["last"]
-    pushed = {
+    waiting = {
         "prompt": state["wanted"],
         "switch": state["once"] and [state["once"]],
         "strategy": state["use"] and [state["use"]],
     }
-    changes = [{"kind": kind, "value": value} for kind, value in pushed.items() if value]
+    changes = [{"kind": kind, "value": value} for kind, value in waiting.items() if value]
     index = 0 if last is None else last["index"] + 1
     return {
         **state,
@@ -294,8 +294,8 @@ def generate(
     prompt. Before block `exchange` the sinks and memory of two videos change places. Raises ScriptError, PromptError,
     CompositionError.
     """
-    listed = [script] if isinstance(script, str | Script) else list(script)
-    scripts = [Script.parse(s) if isinstance(s, str) else s for s in listed]
+    scripts_or_texts = [script] if isinstance(script, str | Script) else list(script)
+    scripts = [Script.parse(s) if isinstance(s, str) else s for s in scripts_or_texts]
     return Rollout(
         backend,
         strategy,

@@ -118,10 +118,10 @@ def taken_over(strategy: Strategy, slots: Sequence[Slot], start: int, spec: Spec
     for frame in sorted((f for f in places if f not in sinks and f not in recent), reverse=True):
         if not recent or recent[0] == frame + 1:
             recent.insert(0, frame)
-    held = [(Role.SINK, places[f]) for f in sinks] + [(Role.MEMORY, i) for i in memory if streams]
-    held += [(Role.RECENT, places[f]) for f in recent]
-    edit = keep(slots, [i for _, i in held])
-    return replace(edit, slots=tuple(replace(slots[i], role=role) for role, i in held))
+    parts = [(Role.SINK, places[f]) for f in sinks] + [(Role.MEMORY, i) for i in memory if streams]
+    parts += [(Role.RECENT, places[f]) for f in recent]
+    edit = keep(slots, [i for _, i in parts])
+    return replace(edit, slots=tuple(replace(slots[i], role=role) for role, i in parts))
 
 
 def reach(strategy: Strategy, spec: Spec) -> int:
@@ -143,7 +143,7 @@ def replayed(replay: Replay, block: int, scene: int = 0) -> tuple[Slot, ...]:
 
 
 def chunks(
-    strategy: Strategy, kept: Sequence[Slot], replay: Replay, block: int, window: int
+    strategy: Strategy, base: Sequence[Slot], replay: Replay, block: int, window: int
 ) -> Iterator[tuple[tuple[int, ...], Placement]]:
     """The passes of a replay over a cache of `kept` slots: the frames of each, and where they and the cache sit.
 
@@ -153,18 +153,18 @@ def chunks(
     frames = replay.frames
     passes = [frames] if replay.bidirectional else _by_block(frames, block)
     n = len(frames)
-    whole = strategy.positions.place(kept, Block(frames[-1] // block, frames[-1] + 1 - n, n), window)
-    done: tuple[int, ...] = ()
-    slots = tuple(kept)
+    layout = strategy.positions.place(base, Block(frames[-1] // block, frames[-1] + 1 - n, n), window)
+    earlier: tuple[int, ...] = ()
+    slots = tuple(base)
     for part in passes:
         if strategy.positions.by_slot:
             placement = Placement(
-                whole.slots + whole.block[: len(done)], whole.block[len(done) : len(done) + len(part)]
+                layout.slots + layout.block[: len(earlier)], layout.block[len(earlier) : len(earlier) + len(part)]
             )
         else:
             placement = strategy.positions.place(slots, Block(part[0] // block, part[0], len(part)), window)
         yield part, placement
-        done += part
+        earlier += part
         slots += replayed(Replay(part), block)
 
 

@@ -139,14 +139,14 @@ def _subtitles(text: str, tail: str | None, semicolon: int, segments: int) -> Se
         raise ScriptError(
             "a script has one ';', before its subtitles. Remove the second.", text, semicolon + 1 + tail.index(";")
         )
-    found = _split(tail, semicolon + 1)
-    if len(found) > segments:
+    pieces = _split(tail, semicolon + 1)
+    if len(pieces) > segments:
         raise ScriptError(
-            f"the script has {len(found)} subtitles for {segments} segments. Remove subtitles or add segments.",
+            f"the script has {len(pieces)} subtitles for {segments} segments. Remove subtitles or add segments.",
             text,
-            found[segments][0],
+            pieces[segments][0],
         )
-    return [" ".join(piece.split()) for _, piece in found] + [""] * (segments - len(found))
+    return [" ".join(piece.split()) for _, piece in pieces] + [""] * (segments - len(pieces))
 
 
 def _shot(text: str, start: int, piece: str, subtitle: str, *, first: bool) -> Shot:

@@ -35,13 +35,13 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     sys.argv = ["rollout", *args]
     with pytest.raises(SystemExit) as caught:
         main()
-    out, told = capsys.readouterr()
-    assert caught.value.code == 2, out + told
-    assert told.count("\n") == 1, told
-    assert told.startswith("rollout: ")
-    assert len(told) < 700
-    assert "Traceback" not in told
-    return told
+    out, state = capsys.readouterr()
+    assert caught.value.code == 2, out + state
+    assert state.count("\n") == 1, state
+    assert state.startswith("rollout: ")
+    assert len(state) < 700
+    assert "Traceback" not in state
+    return state
 
 
 SCRIPTS = {
@@ -224,8 +224,8 @@ def test_files(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_text_that_says_it_is_a_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in.mp4").write_text("no")
-    told = refused(capsys, "gen", SHORT, "--out", str(tmp_path / "out"), "--prefix", str(tmp_path / "in.mp4"))
-    assert "cannot be read as a video" in told
+    state = refused(capsys, "gen", SHORT, "--out", str(tmp_path / "out"), "--prefix", str(tmp_path / "in.mp4"))
+    assert "cannot be read as a video" in state
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
@@ -321,15 +321,15 @@ def copied(source: Path, to: Path) -> Path:
 
 def go_on(path: Path) -> None:
     """Resume, which either works or says why not, in one line."""
-    told = ""
+    state = ""
     try:
         job = Job.resumed(micro_backend(torch.float32), read_snapshot(path), path.parent)
         for _, _ in zip(range(2), job.run(), strict=False):
             pass
     except RolloutError as error:
-        told = str(error)
-    assert "\n" not in told
-    assert len(told) < 700
+        state = str(error)
+    assert "\n" not in state
+    assert len(state) < 700
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -380,16 +380,16 @@ def test_a_snapshot_that_says_something_else(
     folder.mkdir(parents=True)
     path = copied(snapshot, folder)
     found = read_snapshot(path)
-    told = json.loads(json.dumps(found.told))
-    *outer, last = choice.draw(st.sampled_from(places(told)))
-    inner = told
+    state = json.loads(json.dumps(found.state))
+    *outer, last = choice.draw(st.sampled_from(places(state)))
+    inner = state
     for key in outer:
         inner = inner[key]
     if drop:
         del inner[last]
     else:
         inner[last] = value
-    replace(found, told=told).write(path.parent)
+    replace(found, state=state).write(path.parent)
     go_on(path)
     assert [*place.iterdir(), *folder.parent.iterdir()] == [folder.parent, folder]  # nothing was written outside
 
@@ -432,9 +432,9 @@ def test_any_text_is_a_spec_or_a_spec_error(text: str) -> None:
         try:
             strategy = Strategy.from_text(one)
         except RolloutError as error:
-            told = str(error)
-            assert "\n" not in told
-            assert len(told) < 700
+            state = str(error)
+            assert "\n" not in state
+            assert len(state) < 700
         else:
             assert Strategy.from_text(str(strategy)) == strategy
 
@@ -448,14 +448,14 @@ JSON = st.recursive(
 
 @given(choice=st.data(), value=JSON)
 def test_any_json_is_a_strategy_or_a_spec_error(choice: Any, value: Any) -> None:
-    told = json.loads(json.dumps(preset("memrope").to_dict()))
-    *outer, last = choice.draw(st.sampled_from(places(told)))
-    inner = told
+    state = json.loads(json.dumps(preset("memrope").to_dict()))
+    *outer, last = choice.draw(st.sampled_from(places(state)))
+    inner = state
     for key in outer:
         inner = inner[key]
     inner[last] = value
     try:
-        strategy = Strategy.from_dict(told)
+        strategy = Strategy.from_dict(state)
     except RolloutError:
         return
     assert Strategy.from_dict(strategy.to_dict()) == strategy

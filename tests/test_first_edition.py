@@ -57,9 +57,9 @@ def age_record(folder: Path) -> None:
 def change_snapshot(folder: Path, change: Callable[[dict[str, Any]], object]) -> Snapshot:
     """Change what the newest snapshot says of its rollout."""
     newest = read_snapshot(snapshots(folder)[0])
-    told = json.loads(json.dumps(newest.told))
-    change(told["rollout"])
-    replace(newest, told=told).write(folder)
+    state = json.loads(json.dumps(newest.state))
+    change(state["rollout"])
+    replace(newest, state=state).write(folder)
     return read_snapshot(snapshots(folder)[0])
 
 

@@ -36,34 +36,43 @@ class History:
     @classmethod
     def of(cls, folder: Path) -> "History":
         """A finished run, or one with a snapshot, that kept its latents. Raises OutputError."""
-        left = tuple(snapshots(folder))
-        if left and not (folder / "run.json").is_file():
-            told = read_snapshot(left[0]).told
+        snapshots_left = tuple(snapshots(folder))
+        if snapshots_left and not (folder / "run.json").is_file():
+            data = read_snapshot(snapshots_left[0]).state
             try:
-                recipe, first = Recipe.from_dict(told["recipe"]), int(told["job"]["first"])
-                state = told["rollout"]
+                recipe, first = Recipe.from_dict(data["recipe"]), int(data["job"]["first"])
+                state = data["rollout"]
                 logged = state["progress" if "progress" in state else "timeline"][
                     "events"
                 ]  # the first edition's, today's
                 events = tuple(Event.from_dict(event) for event in logged)
-                kept = int(told["output"]["latents"])
+                frames = int(data["output"]["latents"])
             except (KeyError, TypeError, ValueError) as error:
-                raise OutputError(f"the snapshot {left[0]} is damaged: {error!r}. Use an earlier one.") from error
-            latents = read_latents(folder / "latents.partial.safetensors")[:kept]
-            return cls(replace(recipe, events=events), latents, first, told.get("weights"), told.get("versions"), left)
+                raise OutputError(
+                    f"the snapshot {snapshots_left[0]} is damaged: {error!r}. Use an earlier one."
+                ) from error
+            latents = read_latents(folder / "latents.partial.safetensors")[:frames]
+            return cls(
+                replace(recipe, events=events),
+                latents,
+                first,
+                data.get("weights"),
+                data.get("versions"),
+                snapshots_left,
+            )
         record = RunFolder.open(folder).record
         latents = read_latents(folder / "latents.safetensors")
         return cls(record.recipe, latents, record.costs.given, record.backend.weights, record.versions)
 
     def block(self, seconds: float, spec: Spec) -> int:
         """The block boundary nearest to a time, half up. Raises OutputError where nothing was kept."""
-        stored = len(self.latents) // spec.block
+        blocks = len(self.latents) // spec.block
         length = spec.block * spec.stride / spec.fps
         block = floor(seconds / length + 0.5) if 0 <= seconds < 1e9 else -1
-        if not 1 <= block <= stored:
+        if not 1 <= block <= blocks:
             raise OutputError(
                 f"--at {seconds:g} is not within the history: forks are possible from {length:g}s to "
-                f"{stored * length:g}s, after whole blocks."
+                f"{blocks * length:g}s, after whole blocks."
             )
         return block
 
@@ -83,8 +92,8 @@ class History:
         `strategy`; with `rebuild` the history is encoded under it from the beginning. Raises ScriptError, SpecError,
         CompositionError for what cannot be carried over.
         """
-        own = self.recipe
-        if own.donor is not None:
+        recipe = self.recipe
+        if recipe.donor is not None:
             raise OutputError(
                 "this run went on with another video's memory, which its latents cannot rebuild. Fork another."
             )
@@ -94,17 +103,17 @@ class History:
         script = Script(tuple(shots))
         if script.count(spec) <= block:
             raise ScriptError("the history ends where the fork begins. Say with --prompt how it goes on.")
-        events = tuple(event for event in own.events if event.block < block)
-        base = own.strategy
+        events = tuple(event for event in recipe.events if event.block < block)
+        base = recipe.strategy
         if rebuild and strategy is not None:
             base, events = strategy, tuple(event for event in events if not isinstance(event.change, Use))
         elif strategy is not None and strategy != self.strategy(block):
             events += (Event(block, Use(strategy)),)
         branch = replace(
-            own,
+            recipe,
             strategy=base,
             text=str(script),
-            seed=own.seed if seed is None else seed,
+            seed=recipe.seed if seed is None else seed,
             prefix=None,
             events=events,
         )

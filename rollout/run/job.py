@@ -64,14 +64,16 @@ class Job:
         recipe, spec = self.recipe, self.backend.spec
         scripts = [Script.parse(text) for text, _ in recipe.videos]
         self.script, self.stopping = scripts[0], False
-        told = {} if self.earlier is None else self.earlier.told["job"]
+        before = {} if self.earlier is None else self.earlier.state["job"]
         if self.earlier is None:
             videos = [(script.prompts[0], seed) for script, (_, seed) in zip(scripts, recipe.videos, strict=True)]
             prefix, (self.prefix_record, *_) = read_prefixes(self.backend, recipe.prefix, videos)
         else:  # the given blocks are behind it
-            prefix, self.history = (_behind(spec.latent, spec.block * int(told[name])) for name in ("first", "history"))
-            self.prefix_record = msgspec.convert(told["prefix"], PrefixRecord | None)
-        self.seconds, self.writing = (float(told.get(name, 0.0)) for name in ("seconds", "writing"))
+            prefix, self.history = (
+                _behind(spec.latent, spec.block * int(before[name])) for name in ("first", "history")
+            )
+            self.prefix_record = msgspec.convert(before["prefix"], PrefixRecord | None)
+        self.seconds, self.writing = (float(before.get(name, 0.0)) for name in ("seconds", "writing"))
         self.rollout: Rollout = generate(
             self.backend,
             recipe.strategy,
@@ -85,7 +87,7 @@ class Job:
         )
         if self.shared is not None:
             try:
-                self.rollout.share(self.shared.told["rollout"], part(self.shared.tensors, "rollout"))
+                self.rollout.share(self.shared.state["rollout"], part(self.shared.tensors, "rollout"))
             except DAMAGE as error:
                 raise damaged(f"of block {self.shared.block}", error) from error
 
@@ -94,13 +96,13 @@ class Job:
         """The run that a snapshot was taken of, from there on. Raises OutputError, RolloutError."""
         path = folder / f"snapshot-{snapshot.block:06d}.safetensors"
         try:
-            told = snapshot.told["job"]
-            if any(not 0 <= int(told[name]) <= snapshot.block for name in ("first", "history")):
+            before = snapshot.state["job"]
+            if any(not 0 <= int(before[name]) <= snapshot.block for name in ("first", "history")):
                 raise ValueError("it lies before blocks that were given")
-            every = None if told["every"] is None else int(told["every"])
-            recipe = Recipe.from_dict(snapshot.told["recipe"])
-            job = cls(backend, recipe, folder, latents=bool(told["latents"]), every=every, earlier=snapshot)
-            job.rollout.restore(snapshot.told["rollout"], part(snapshot.tensors, "rollout"))
+            every = None if before["every"] is None else int(before["every"])
+            recipe = Recipe.from_dict(snapshot.state["recipe"])
+            job = cls(backend, recipe, folder, latents=bool(before["latents"]), every=every, earlier=snapshot)
+            job.rollout.restore(snapshot.state["rollout"], part(snapshot.tensors, "rollout"))
             if job.rollout.done != snapshot.block:
                 raise ValueError("its name is not its block's")
             return job
@@ -135,7 +137,7 @@ class Job:
             return self._output(lines)
         try:
             tensors = part(self.earlier.tensors, "output")
-            return self._output(lines, earlier=(self.earlier.told["output"], tensors))
+            return self._output(lines, earlier=(self.earlier.state["output"], tensors))
         except DAMAGE as error:
             raise damaged(self.folder / f"snapshot-{self.earlier.block:06d}.safetensors", error) from error
 
@@ -163,8 +165,8 @@ class Job:
 
     def _blocks(self, output: Output) -> Iterator[Result]:
         begun, before = time.monotonic(), self.seconds
-        for known in self._known():
-            output.add(known)
+        for earlier in self._known():
+            output.add(earlier)
         while True:
             try:
                 result = next(self.rollout, None)
@@ -174,22 +176,22 @@ class Job:
                 raise
             if result is None:
                 return
-            written = time.monotonic()
+            rolled_at = time.monotonic()
             output.add(result)
             now = time.monotonic()
-            self.writing += now - written
+            self.writing += now - rolled_at
             self.seconds = before + now - begun
-            done = result.block.index + 1
-            more = done < self.rollout.blocks
-            if more and self.every and done % self.every == 0:
+            blocks = result.block.index + 1
+            more = blocks < self.rollout.blocks
+            if more and self.every and blocks % self.every == 0:
                 self.snapshot(output)
             yield result
             if more and self.stopping:
                 self.snapshot(output)
-                raise Stopped(self._stopped(done))
+                raise Stopped(self._stopped(blocks))
 
-    def _stopped(self, done: int) -> str:
-        where = f"stopped after block {done} of {self.rollout.blocks}"
+    def _stopped(self, blocks: int) -> str:
+        where = f"stopped after block {blocks} of {self.rollout.blocks}"
         if snapshots(self.folder):
             return f"{where}. Go on with: rollout resume {self.folder}"
         return f"{where}, before anything that a snapshot could go on from. Start again."
@@ -201,7 +203,7 @@ class Job:
             return
         state, tensors = run.state()
         files, pictures = output.state()
-        told = {
+        facts = {
             "recipe": self.recipe.to_dict(),
             "weights": getattr(self.backend, "digest", None),
             "versions": machine(self.backend.device),
@@ -217,11 +219,11 @@ class Job:
                 "writing": self.writing,
             },
         }
-        Snapshot(run.done, told, dict(under(tensors, "rollout")) | dict(under(pictures, "output"))).write(self.folder)
+        Snapshot(run.done, facts, dict(under(tensors, "rollout")) | dict(under(pictures, "output"))).write(self.folder)
 
     def _finish(self, output: Output) -> None:
         """Write the record; snapshots are of no more use."""
-        finished = record(
+        run_record = record(
             self.rollout,
             self.recipe,
             self.script,
@@ -231,7 +233,7 @@ class Job:
             digests=output.digests,
             peak_bytes=self.peak.bytes() if self.peak is not None else None,
         )
-        RunFolder.finish(self.folder, finished)
+        RunFolder.finish(self.folder, run_record)
         for path in snapshots(self.folder):
             path.unlink(missing_ok=True)
 

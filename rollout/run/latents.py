@@ -33,11 +33,11 @@ class LatentsWriter:
             if keep:
                 if path.exists() and not self.partial.exists():  # finished, but not the run
                     path.replace(self.partial)
-                kept = read_latents(self.partial)
-                if len(kept) < keep:
-                    raise OutputError(f"{self.partial} holds {len(kept)} of {keep} frames. Start again.")
-                self.frames, self._shape, self._dtype = keep, tuple(kept.shape[1:]), NAMES[kept.dtype]
-                del kept
+                earlier = read_latents(self.partial)
+                if len(earlier) < keep:
+                    raise OutputError(f"{self.partial} holds {len(earlier)} of {keep} frames. Start again.")
+                self.frames, self._shape, self._dtype = keep, tuple(earlier.shape[1:]), NAMES[earlier.dtype]
+                del earlier
             self._file = self.partial.open("r+b" if keep else "wb")
             self._file.truncate(HEADER + self._bytes)
             self._file.seek(0, 2)
@@ -104,17 +104,17 @@ def read_latents(path: Path) -> Tensor:
             (length,) = struct.unpack("<Q", file.read(8))
             if not 0 < length <= 2**20:
                 raise ValueError("its header is no safetensors header")
-            told = json.loads(file.read(length))["latents"]
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        dtype, shape = DTYPES[told["dtype"]], [int(n) for n in told["shape"]]
-        begin = 8 + length + int(told["data_offsets"][0])
+            header = json.loads(file.read(length))["latents"]
+            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        dtype, shape = DTYPES[header["dtype"]], [int(n) for n in header["shape"]]
+        begin = 8 + length + int(header["data_offsets"][0])
         frame = torch.Size(shape[1:]).numel()
-        there = (len(mapped) - begin) // (frame * dtype.itemsize)
+        there = (len(buffer) - begin) // (frame * dtype.itemsize)
         frames = min(shape[0], there)
         if len(shape) != 4 or frames < 1:
             raise ValueError("it holds no frames")
-        found = torch.frombuffer(mapped, dtype=dtype, offset=begin, count=frames * frame)
-        return found.view(frames, *shape[1:])
+        numbers = torch.frombuffer(buffer, dtype=dtype, offset=begin, count=frames * frame)
+        return numbers.view(frames, *shape[1:])
     except (OSError, ValueError, KeyError, TypeError, IndexError, struct.error, ZeroDivisionError) as error:
         why = "it is missing" if isinstance(error, FileNotFoundError) else f"it cannot be read ({error})"
         raise OutputError(f"no latents in {path}: {why}. Give a file that --latents wrote.") from error

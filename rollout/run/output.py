@@ -59,16 +59,16 @@ class Output:
         self._stack = ExitStack()
         self._writers: list[VideoWriter] = []
         self._latents: LatentsWriter | None = None
-        told, tensors = earlier or ({}, {})
-        frames, tail = int(told.get("frames", 0)), tensors.get("tail")
+        state, tensors = earlier or ({}, {})
+        frames, tail = int(state.get("frames", 0)), tensors.get("tail")
         if tail is not None:
             frames -= len(tail)
-            self.decoder.restore(unflatten(told["decoder"], part(tensors, "decoder")))
-            self.sheet.restore(told["sheet"], part(tensors, "sheet"))
-            self.pixels, self.clean = Chain(told["digests"]["frames"]), Chain(told["digests"]["latents"])
+            self.decoder.restore(unflatten(state["decoder"], part(tensors, "decoder")))
+            self.sheet.restore(state["sheet"], part(tensors, "sheet"))
+            self.pixels, self.clean = Chain(state["digests"]["frames"]), Chain(state["digests"]["latents"])
         try:
             if latents:
-                writer = LatentsWriter(folder / "latents.safetensors", keep=int(told.get("latents", 0)))
+                writer = LatentsWriter(folder / "latents.safetensors", keep=int(state.get("latents", 0)))
                 self._latents = self._stack.enter_context(writer)
             video = VideoWriter(folder / "video.mp4", self.spec.fps, subtitles=lines, keep=frames)
             self._writers.append(self._stack.enter_context(video))
@@ -112,7 +112,7 @@ class Output:
         sync(self._writers[0].partial)
         if self._latents is not None:
             sync(self._latents.partial)
-        told = {
+        facts = {
             "frames": self.frames,
             "latents": 0 if self._latents is None else self._latents.frames,
             "decoder": decoder,
@@ -120,7 +120,7 @@ class Output:
             "digests": self.digests,
         }
         tail = {"tail": torch.from_numpy(self.last)}
-        return told, dict(under(tensors, "decoder")) | dict(under(tiles, "sheet")) | tail
+        return facts, dict(under(tensors, "decoder")) | dict(under(tiles, "sheet")) | tail
 
     @property
     def digests(self) -> dict[str, str]:

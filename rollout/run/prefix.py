@@ -16,20 +16,20 @@ from rollout.world import Act
 
 
 def read_prefix(
-    backend: Backend, given: str | None, prompt: str, seed: int
+    backend: Backend, source: str | None, prompt: str, seed: int
 ) -> tuple[torch.Tensor | None, PrefixRecord | None]:
     """The latents that a rollout starts from: N true blocks of the backend's world, a latents file or a video."""
-    if given is None:
+    if source is None:
         return None, None
-    if given.isdecimal():
+    if source.isdecimal():
         if backend.world is None:
             raise OutputError(
                 f"the backend '{backend.spec.name}' has no true blocks to start from. Give a video or a latents file."
             )
-        if not 0 < int(given) <= 1000:
-            raise OutputError(f"--prefix {given[:20]} is no number of true blocks. Use 1 to 1000.")
-        return true_latents(backend, prompt, int(given), seed), PrefixRecord(blocks=int(given))
-    path = Path(given)
+        if not 0 < int(source) <= 1000:
+            raise OutputError(f"--prefix {source[:20]} is no number of true blocks. Use 1 to 1000.")
+        return true_latents(backend, prompt, int(source), seed), PrefixRecord(blocks=int(source))
+    path = Path(source)
     if not path.is_file():
         raise OutputError(f"the prefix {path} is not a file. Give a number of true blocks, a video or a latents file.")
     if path.suffix == ".safetensors":
@@ -51,10 +51,10 @@ def read_prefix(
 
 
 def read_prefixes(
-    backend: Backend, given: str | None, videos: Sequence[tuple[str, int]]
+    backend: Backend, source: str | None, videos: Sequence[tuple[str, int]]
 ) -> tuple[torch.Tensor | None, list[PrefixRecord | None]]:
     """What videos (prompt, seed) that are rolled out together start from, (videos, F, C, H, W), and what records say of it."""
-    starts = [read_prefix(backend, given, prompt, seed) for prompt, seed in videos]
+    starts = [read_prefix(backend, source, prompt, seed) for prompt, seed in videos]
     latents = [start for start, _ in starts if start is not None]
     return torch.stack(latents) if latents else None, [record for _, record in starts]
 

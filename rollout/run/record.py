@@ -190,7 +190,7 @@ def record(
     """
     spec, backend, costs, rows = run.backend.spec, run.backend, run.costs, run.batch
     encoded = costs.encoded
-    happened = tuple(run.timeline.log) if events is None else events
+    log = tuple(run.timeline.log) if events is None else events
     return RunRecord(
         rollout=__version__,
         strategy_data=recipe.strategy.to_dict(),
@@ -206,7 +206,7 @@ def record(
         schedule=recipe.schedule,
         seed=recipe.seed,
         prefix=prefix,
-        event_data=tuple(event.to_dict() for event in happened),
+        event_data=tuple(event.to_dict() for event in log),
         donor=recipe.donor,
         history=history,
         rules=rules(recipe.strategy) | rules(run.strategy),

@@ -31,7 +31,7 @@ class Sheet:
             tile = Tile(thumbnail(frames[len(frames) // 2]), f"{seconds:.1f}s · {result.prompts[0]}", mark)
             self._tiles.append((bool(mark), tile))
             while len(self._tiles) > SHEET:  # a script of thousands of switches
-                plain = [i for i, (marked, _) in enumerate(self._tiles) if not marked]
+                plain = [i for i, (opening, _) in enumerate(self._tiles) if not opening]
                 del self._tiles[plain[len(plain) // 2] if plain else len(self._tiles) // 2]
 
     def draw(self) -> Image.Image:
@@ -43,9 +43,9 @@ class Sheet:
         tiles = [tile for _, tile in self._tiles]
         return [[t.caption, t.mark] for t in tiles], {str(i): torch.from_numpy(t.frame) for i, t in enumerate(tiles)}
 
-    def restore(self, told: Sequence[Sequence[str]], tensors: Mapping[str, Tensor]) -> None:
+    def restore(self, captions: Sequence[Sequence[str]], tensors: Mapping[str, Tensor]) -> None:
         """Go back to a state. Raises KeyError, ValueError."""
-        tiles = [Tile(tensors[str(i)].numpy(), str(caption), str(mark)) for i, (caption, mark) in enumerate(told)]
+        tiles = [Tile(tensors[str(i)].numpy(), str(caption), str(mark)) for i, (caption, mark) in enumerate(captions)]
         if any(t.frame.ndim != 3 or t.frame.dtype != "uint8" or t.mark not in ("", "cut", "switch") for t in tiles):
             raise ValueError("its contact sheet holds no pictures")
         self._tiles = [(bool(tile.mark), tile) for tile in tiles]

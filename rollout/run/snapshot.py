@@ -22,19 +22,19 @@ KEPT = 2
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`told` is JSON: recipe, versions, state of rollout, decoder and output; `tensors` what belongs to it."""
+    """`state` is JSON: recipe, versions, state of rollout, decoder and output; `tensors` what belongs to it."""
 
     block: int
     """Blocks that are done."""
-    told: Mapping[str, Any]
+    state: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
 
     def write(self, folder: Path) -> Path:
         """Write snapshot-NNNNNN.safetensors whole, and remove all but the last two. Raises OutputError."""
         path = folder / f"snapshot-{self.block:06d}.safetensors"
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        told = json.dumps(self.told, ensure_ascii=False)
-        head = {"format": FORMAT, "snapshot": told, "digest": sha256(told.encode()).hexdigest()}
+        state = json.dumps(self.state, ensure_ascii=False)
+        head = {"format": FORMAT, "snapshot": state, "digest": sha256(state.encode()).hexdigest()}
         write_whole(path, lambda partial: save_file(tensors, partial, metadata=head))
         for old in snapshots(folder)[KEPT:]:
             old.unlink(missing_ok=True)
@@ -43,8 +43,8 @@ class Snapshot:
 
 def snapshots(folder: Path) -> list[Path]:
     """The snapshots of a folder, the newest first."""
-    found = [(int(match[1]), path) for path in folder.glob("snapshot-*") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
+    numbers = [(int(match[1]), path) for path in folder.glob("snapshot-*") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(numbers, reverse=True)]
 
 
 _NAME = re.compile(r"snapshot-(\d{6,12})\.safetensors")
@@ -60,13 +60,13 @@ def read_snapshot(path: Path) -> Snapshot:
                 raise ValueError(f"its format is not {FORMAT}")
             if head["digest"] != sha256(head["snapshot"].encode()).hexdigest():
                 raise ValueError("its content is not what was written")
-            told = json.loads(head["snapshot"])
+            state = json.loads(head["snapshot"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if not isinstance(told, dict):
+        if not isinstance(state, dict):
             raise ValueError("it holds no object")
     except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
         raise damaged(path, error) from error
-    return Snapshot(int(match[1]), told, tensors)
+    return Snapshot(int(match[1]), state, tensors)
 
 
 def damaged(path: object, error: Exception) -> OutputError:

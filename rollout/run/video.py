@@ -99,9 +99,9 @@ class VideoWriter:
                 self._stream.height, self._stream.width = video.height, video.width
                 to_annex_b = BitStreamFilterContext("h264_mp4toannexb", video)  # as the encoder gives its packets
                 for packet in islice((p for p in file.demux(video) if p.size), keep):
-                    for each in to_annex_b.filter(packet):
-                        each.stream = self._stream
-                        self._mux([self._dated(each, self.frames)])
+                    for piece in to_annex_b.filter(packet):
+                        piece.stream = self._stream
+                        self._mux([self._dated(piece, self.frames)])
                     self.frames += 1
         except (OSError, av.FFmpegError, IndexError) as error:
             raise OutputError(f"{self.earlier} cannot be read as a video: {_why(error)}. Start again.") from error
@@ -157,26 +157,26 @@ class VideoWriter:
         """The same packets with the subtitles, the index at its head: what every player and browser can seek in."""
         with (
             av.open(str(self.partial)) as file,
-            av.open(str(path), "w", "mp4", options={"movflags": "faststart"}) as made,
+            av.open(str(path), "w", "mp4", options={"movflags": "faststart"}) as result,
         ):
             source = file.streams.video[0]
-            video = made.add_stream_from_template(source)
-            text = made.add_stream("mov_text") if self.subtitles else None
+            video = result.add_stream_from_template(source)
+            text = result.add_stream("mov_text") if self.subtitles else None
             if text is not None:
                 text.time_base, text.codec_context.subtitle_header = Fraction(1, 1_000_000), ASS_HEADER
             lines = list(self.subtitles)
             for frame, packet in enumerate(p for p in file.demux(source) if p.size):
                 packet.stream = video
-                made.mux(self._dated(packet, frame))
+                result.mux(self._dated(packet, frame))
                 while text is not None and lines and lines[0].begin <= frame / self._rate:
-                    made.mux(_packet(lines.pop(0), text))
+                    result.mux(_packet(lines.pop(0), text))
         self._whole(path)
 
     def _whole(self, path: Path) -> None:
         """av closes a file without a word when the disk is full: count what is there."""
-        found = frames_in(path)
-        if found != self.frames:
-            raise OutputError(f"the video {self.path} holds {found} of {self.frames} frames. Free some space.")
+        frames = frames_in(path)
+        if frames != self.frames:
+            raise OutputError(f"the video {self.path} holds {frames} of {self.frames} frames. Free some space.")
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -200,8 +200,8 @@ def _packet(line: Subtitle, stream: Any) -> Any:
     """A subtitle as a packet of a mov_text stream in microseconds."""
     begin, length = (round(s * 1_000_000) for s in (line.begin, line.end - line.begin))
     safe = line.text.replace("\n", " ").replace("{", "(").replace("}", ")")
-    made = SubtitleSet.create(f"0,0,Default,,0,0,0,,{safe}".encode(), 0, length // 1000, begin)
-    packet = stream.codec_context.encode_subtitle(made)
+    subtitle = SubtitleSet.create(f"0,0,Default,,0,0,0,,{safe}".encode(), 0, length // 1000, begin)
+    packet = stream.codec_context.encode_subtitle(subtitle)
     packet.stream, packet.pts, packet.dts, packet.duration = stream, begin, begin, length
     packet.time_base = Fraction(1, 1_000_000)
     return packet
@@ -228,16 +228,16 @@ def read_video(path: Path, *, most: int | None = None) -> Frames:
 
 def stream_video(path: Path) -> Iterator[Frames]:
     """The frames (height, width, 3) of a video file one by one. Raises OutputError."""
-    none = True
+    empty = True
     try:
         with av.open(str(path)) as file:
             for frame in file.decode(video=0):
-                none = False
+                empty = False
                 pixels: Frames = frame.to_ndarray(format="rgb24")  # type: ignore[assignment]  # rgb24 is uint8
                 yield pixels
     except (OSError, av.FFmpegError, IndexError) as error:
         raise OutputError(f"{path} cannot be read as a video: {error}. Give an mp4 or another video file.") from error
-    if none:
+    if empty:
         raise OutputError(f"{path} holds no frames. Give a video with at least one.")
 
 
