@@ -145,7 +145,8 @@ def reload_backend(
         torch.set_num_threads(wanted)
     options = dict(recipe.options) | ({"model": model} if model is not None else {})
     backend = load_backend(recipe.backend, device=device or recipe.device, **options)
-    digest = getattr(backend, "digest", None)
-    if weights is not None and digest != weights:
-        raise BackendError(f"the weights here are {digest}, and {weights} in the record. Give those with --model.")
+    if weights is not None and backend.digest != weights:
+        raise BackendError(
+            f"the weights here are {backend.digest}, and {weights} in the record. Give those with --model."
+        )
     return backend

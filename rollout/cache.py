@@ -17,14 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rollout.backend import Attend, Spec
+from rollout.backend import Attend, Attention, Spec
 from rollout.errors import CacheError
 from rollout.rope import rotate
 from rollout.rows import Entry, Pair, Rows, blend, runs
 from rollout.slots import Edit, Placement, Role, Slot, in_order
 
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Plain attention over (B, heads, tokens, D)."""
 Watch = Callable[[int, Tensor, Tensor], None]
 """(layer, q, keys) as attention gets them, rotated, (B, heads, tokens, D); keys row by row."""
 Observer = Callable[[Sequence[int]], Watch]

@@ -1,6 +1,6 @@
 """The loop: a strategy, a backend and a script to latent blocks, one result a block."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 from rollout.backend import Backend
 from rollout.devices import now
 from rollout.errors import BackendError, RolloutError
-from rollout.inputs import check_memory, given_latents, new_cache, rows, same_plan
+from rollout.inputs import check_members, check_memory, given_latents, new_cache, rows, same_plan
 from rollout.plan import Step, chunks, decide, reach, replayed, taken_over
 from rollout.progress import Event, Progress
 from rollout.sampler import Noise, Schedule, sample, seeded
@@ -55,6 +55,7 @@ class Rollout(Iterator[Result]):
         endless: bool = False,
         exchange: int | None = None,
     ) -> None:
+        check_members(backend)
         spec = backend.spec
         self.backend, self.strategy, self.schedule = backend, strategy, schedule or Schedule()
         self.batch = batch = max(len(scripts), len(seeds))
@@ -86,9 +87,7 @@ class Rollout(Iterator[Result]):
         self.progress = Progress([tuple(script.prompts[n] for script in plans) for n in range(len(plans[0].shots))])
         self._encoded: dict[str, Tensor] = {}
         self._encode_texts(*self.progress.texts, *(event.value for event in events if event.kind == "prompt"))
-        ready: Callable[[], None] | None = getattr(backend, "ready", None)
-        if ready is not None:
-            ready()  # a backend may free its text encoder now
+        backend.ready()  # it may free its text encoder now
         self.cache = new_cache(backend, strategy.policy.window, batch)
         self._prompt: tuple[tuple[str, ...], Tensor] | None = None
         self._latents: dict[int, Tensor] = {}

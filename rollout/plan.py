@@ -99,7 +99,7 @@ def taken_over(strategy: Strategy, slots: Sequence[Slot], start: int, spec: Spec
                 f"frame {frame} would be a sink of policy '{kind}', and the cache no longer holds it. {cure}"
             )
         sinks.append(frame)
-    memory, streams = of_role(slots, Role.MEMORY), int(getattr(strategy.policy, "memory", 0))
+    memory, streams = of_role(slots, Role.MEMORY), strategy.policy.memory
     if memory and streams not in (0, len(memory)):
         raise CompositionError(
             f"the cache holds {len(memory)} streams of memory, and policy '{kind}' has {streams}. {cure}"

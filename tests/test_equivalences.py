@@ -17,7 +17,7 @@ from rollout.plan import reach
 from rollout.rope import rotate, table
 from rollout.slots import Block, Placement, Role, Slot
 from rollout.strategies import Absolute, Cut, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
-from rollout.strategy import Strategy
+from rollout.strategy import PositionsDefaults, Strategy
 from tests.simple_cache import SimpleCache
 
 A, B = "a red circle jumps", "a blue square spins on olive"
@@ -54,7 +54,7 @@ def test_a_sink_changes_that(micro: Sprites) -> None:
 
 
 @dataclass(frozen=True)
-class JustBefore:
+class JustBefore(PositionsDefaults):
     """Absolute, with the sinks re-dated to sit just before the window."""
 
     kind: ClassVar[str] = "just-before"

@@ -109,7 +109,7 @@ class Worker:
 
     def _recipe(self, spec: Mapping[str, Any]) -> Recipe:
         """A cell's recipe. Raises RolloutError where the weights are not those of the plan."""
-        weights = getattr(self.backend, "digest", None)
+        weights = self.backend.digest
         if weights != spec["backend"]["weights"]:
             planned = spec["backend"]["weights"]
             raise RolloutError(f"the weights here are {weights}, and {planned} in the plan. Run the suite again.")

@@ -175,7 +175,7 @@ class Job:
         files, pictures = output.state()
         told = {
             "recipe": self.recipe.to_dict(),
-            "weights": getattr(self.backend, "digest", None),
+            "weights": self.backend.digest,
             "versions": machine(self.backend.device),
             "rollout": state,
             "output": files,

@@ -47,7 +47,7 @@ def record(
     spec, backend, progress, rows = run.backend.spec, run.backend, run.progress, run.batch
     found = recipe.to_dict()
     found["backend"] |= {
-        "weights": getattr(backend, "digest", None),
+        "weights": backend.digest,
         "device": str(backend.device),
         "dtype": str(backend.dtype).removeprefix("torch."),
         "world": None if backend.world is None else backend.world.name,

@@ -166,7 +166,7 @@ class AttentionMap:
         spec, policy = self.run.backend.spec, self.run.strategy.policy
         frames = self._seen[-1][0].end
         streams = max(len(of_role(slots, Role.MEMORY)) for _, slots, _ in self._seen)
-        rates = getattr(policy, "rates", ())
+        rates = policy.rates
         names = [f"{rate:g}" for rate in rates] if len(rates) == streams else [str(n + 1) for n in range(streams)]
         found = FrameMap(
             np.zeros((frames, frames), np.float32),
@@ -186,7 +186,7 @@ class AttentionMap:
     def _change(self, block: Block, prompt: str) -> None:
         switch = self.run.strategy.switch
         if block.index > 0 and (block.switch or block.cut):
-            flushes = block.cut and not getattr(switch, "flushes", False)
+            flushes = block.cut and not switch.flushes
             kind = "cut" if block.cut else "prompt"
             self._changes.append(Change(block.start, kind, "flush" if flushes else switch.kind, prompt))
 
