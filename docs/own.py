@@ -45,6 +45,7 @@ class Folded(PositionsDefaults):
 
     kind: ClassVar[str] = "folded"
     by_slot: ClassVar[bool] = True
+    collapses: ClassVar[bool] = True
     near: int = 5
 
     def place(self, slots: Sequence[Slot], block: Block, window: int) -> Placement:

@@ -33,6 +33,10 @@ class CompositionError(SpecError):
     """Parts that do not go together, or that do not fit a backend."""
 
 
+class CheckError(RolloutError, AssertionError):
+    """A rule or a backend that breaks a promise of its protocol; says which."""
+
+
 class CacheError(RolloutError):
     """A cache used against its rules: a stale reader, an incomplete clean pass, slots beyond the window."""
 

@@ -26,6 +26,9 @@ class Role(StrEnum):
     RECENT = "recent"
 
 
+_PLACE = {role: place for place, role in enumerate(Role)}
+
+
 @dataclass(frozen=True)
 class Block:
     """Frames start .. start + frames - 1, denoised together under prompt number `prompt`.
@@ -108,7 +111,7 @@ class Replay:
 
 def in_order(slots: Iterable[Slot]) -> tuple[Slot, ...]:
     """Slots in the cache's order: sink, memory, recent; within a role as they are."""
-    return tuple(sorted(slots, key=lambda slot: list(Role).index(slot.role)))
+    return tuple(sorted(slots, key=lambda slot: _PLACE[slot.role]))
 
 
 def keep(slots: Sequence[Slot], indices: Iterable[int]) -> Edit:

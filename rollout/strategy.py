@@ -18,6 +18,8 @@ class Positions(Protocol):
     kind: ClassVar[str]
     by_slot: ClassVar[bool]
     """Dates by a slot's place in the cache, so that a slot without a frame number (an average) has an index."""
+    collapses: ClassVar[bool]
+    """Gives several cached frames one index on purpose, also within the window."""
 
     def place(self, slots: Sequence[Slot], block: Block, window: int) -> Placement:
         """Indices for the slots that `block` attends to; `window` is the policy's, at most the trained frames."""
@@ -95,7 +97,9 @@ class Switch(Protocol):
 
 
 class PositionsDefaults:
-    """What most positions say: they fit every strategy. Inherit it, and add kind, by_slot and place."""
+    """What most positions say: an index a frame, and they fit every strategy. Inherit it, and add kind, by_slot and place."""
+
+    collapses: ClassVar[bool] = False
 
     def check(self, strategy: "Strategy", spec: Spec | None, frames: int | None) -> None:
         """Fits everywhere."""

@@ -25,10 +25,11 @@ def admit(block: Block, sink: int = 0) -> tuple[Slot, ...]:
 
 
 def pin(slots: Sequence[Slot], sinks: Sequence[int], recent: Sequence[int], room: int) -> Edit:
-    """Keep the slots `sinks` as sinks, whatever they were, and the newest of `recent` that fit into `room` slots."""
+    """Keep `sinks` as sinks and the newest of `recent` that fit into `room` slots as recent ones, whatever they were."""
     newest = recent[max(0, len(recent) - (room - len(sinks))) :]
+    roles = [Role.SINK] * len(sinks) + [Role.RECENT] * len(newest)
     edit = keep(slots, (*sinks, *newest))
-    return replace(edit, slots=tuple(replace(slots[i], role=Role.SINK) for i in sinks) + edit.slots[len(sinks) :])
+    return replace(edit, slots=tuple(replace(slot, role=role) for slot, role in zip(edit.slots, roles, strict=True)))
 
 
 def _check_window(kind: str, window: int, sink: int) -> None:

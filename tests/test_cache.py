@@ -18,7 +18,7 @@ from rollout.rope import rotate, table
 from rollout.slots import Block, Edit, Placement, Replay, Role, Slot, keep
 from rollout.strategies import Absolute, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
 from rollout.strategy import Strategy
-from tests.simple_cache import SimpleCache
+from rollout.testing import OracleCache
 
 SPEC = Spec("tiny", layers=2, heads=2, head_dim=12, latent=(1, 2, 1), grid=(2, 1), axes=(2, 2, 2))
 
@@ -370,10 +370,10 @@ COMPOSITIONS = (
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(COMPOSITIONS), st.lists(st.sampled_from(["", "", "", "switch", "cut"]), min_size=3, max_size=22))
-def test_every_path_equals_the_simple_cache(text: str, events: list[str]) -> None:
+def test_every_path_equals_the_oracle_cache(text: str, events: list[str]) -> None:
     """Blocks, switches, cuts and replays in any order: what a query sees is what raw keys, all rotated anew, would give."""
     strategy = Strategy.from_text(text)
-    fast, simple = (make(SPEC, strategy.policy.window, 2, dtype=torch.float64) for make in (KVCache, SimpleCache))
+    fast, simple = (make(SPEC, strategy.policy.window, 2, dtype=torch.float64) for make in (KVCache, OracleCache))
     seeds = itertools.count()
 
     def agree(frames: int, *attends: Any) -> None:

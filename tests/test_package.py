@@ -19,7 +19,7 @@ CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptool
 def folders() -> dict[str, str]:
     """Every package and its folder, each once: the core's own, and what its links name."""
     packages = {"rollout": "rollout"}
-    for top in (*(f"rollout/{storey}" for storey in STOREYS), *TOP):
+    for top in (*(f"rollout/{part}" for part in ("testing", *STOREYS)), *TOP):
         for init in sorted((ROOT / top).rglob("__init__.py")):
             folder = init.parent.relative_to(ROOT).as_posix()
             packages["rollout." + folder.removeprefix("rollout/").replace("/", ".")] = folder
