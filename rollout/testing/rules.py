@@ -29,9 +29,9 @@ PARTNERS = {
     "switch": ("keep", "flush", "recache", "recache:sink=rebuild"),
 }
 """What a rule is composed with: the home's own, at their defaults."""
-QUIET = 40
+QUIET = 24
 """Blocks without an event after which declared sinks and memory are there."""
-SCRIPTS = 3
+SCRIPTS = 2
 """Random scripts a composition."""
 
 
@@ -146,12 +146,12 @@ def _compositions(axis: str, part: Any) -> tuple[list[Strategy], list[str]]:
 
 def _scripts(strategy: Strategy, spec: Spec) -> Iterator[list[str]]:
     """Events by block: pseudo-random ones, long enough to fill the window, and two of the same at every block."""
-    blocks = strategy.policy.window // spec.block + 10
+    blocks = strategy.policy.window // spec.block + 8
     for seed in range(SCRIPTS if spec.block > 1 else 1):
         draw = random.Random(seed)
         yield [draw.choice(("", "", "", "switch", "cut", "both")) for _ in range(blocks)]
-    yield ["switch"] * blocks
-    yield ["cut"] * blocks
+    yield ["switch"] * 8
+    yield ["cut"] * 8
 
 
 def _blocks(events: Sequence[str], spec: Spec) -> Iterator[Block]:
