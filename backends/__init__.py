@@ -15,6 +15,8 @@ from rollout.registry import find
 if TYPE_CHECKING:  # a world's trackers need torch
     from rollout.world import World
 
+__all__ = ["BACKENDS", "Entry", "Source", "load_backend"]
+
 
 @dataclass(frozen=True)
 class Source:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # a Spec is read without torch
 
     from rollout.world import World
 
+__all__ = ["Attend", "Attention", "Axes", "Backend", "BackendDefaults", "Decoder", "Spec", "split_pairs"]
+
 Attend = Callable[[int, "Tensor", "Tensor", "Tensor"], "Tensor"]
 """(layer, q, k, v) -> attention output, all (B, F*h*w, heads, D); q and k are normed and NOT rotated."""
 

@@ -23,6 +23,8 @@ from rollout.rope import rotate
 from rollout.rows import Entry, Pair, Rows, blend, runs
 from rollout.slots import Edit, Placement, Role, Slot, in_order
 
+__all__ = ["KVCache", "Observer", "Watch", "kv_bytes"]
+
 Watch = Callable[[int, Tensor, Tensor], None]
 """(layer, q, keys) as attention gets them, rotated, (B, heads, tokens, D); keys row by row."""
 Observer = Callable[[Sequence[int]], Watch]

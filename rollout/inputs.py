@@ -13,6 +13,8 @@ from rollout.errors import BackendError, RolloutError, ScriptError
 from rollout.members import lacks
 from rollout.script import Script
 
+__all__ = ["check_members", "check_memory", "given_latents", "new_cache", "rows", "same_plan"]
+
 T = TypeVar("T")
 
 

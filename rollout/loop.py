@@ -20,6 +20,8 @@ from rollout.slots import Block, Edit, Placement, Replay, Role, Slot
 from rollout.specs import part_from_text, part_to_text
 from rollout.strategy import Strategy, Switch
 
+__all__ = ["Result", "Rollout", "generate"]
+
 
 @dataclass(frozen=True)
 class Result:

@@ -10,6 +10,8 @@ from rollout.errors import CacheError, CompositionError
 from rollout.slots import Block, Edit, Placement, Replay, Role, Slot, in_order, keep, of_role
 from rollout.strategy import Strategy
 
+__all__ = ["Step", "chunks", "decide", "reach", "replayed", "simulate", "taken_over"]
+
 
 @dataclass(frozen=True)
 class Step:

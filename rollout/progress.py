@@ -8,6 +8,8 @@ from rollout.backend import Spec
 from rollout.script import Script
 from rollout.slots import Block
 
+__all__ = ["Encoded", "Event", "Progress", "course"]
+
 
 @dataclass(frozen=True)
 class Event:

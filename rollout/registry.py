@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 from rollout.errors import RolloutError, SpecError
 
+__all__ = ["GROUPS", "RULES", "find", "load_plugin", "names", "register", "registered"]
+
 _HOME = {
     "positions": ("rollout.strategies.positions:POSITIONS",),
     "policies": ("rollout.strategies.policies:POLICIES", "rollout.benchmarks.controls.policies:POLICIES"),

@@ -12,6 +12,8 @@ from rollout.backend import Spec
 from rollout.rope import rotate, table
 from rollout.slots import Row
 
+__all__ = ["FARTHEST", "TABLES", "Entry", "Pair", "Rows", "blend", "runs"]
+
 Pair = tuple[Tensor, Tensor]
 """Keys and values."""
 TABLES = 8

@@ -14,6 +14,18 @@ from rollout.backend import Spec
 from rollout.errors import ScriptError
 from rollout.slots import Block
 
+__all__ = [
+    "BIDI",
+    "DEFAULT_SECONDS",
+    "LONGEST",
+    "MAX_CHARACTERS",
+    "MOST_SECONDS",
+    "Planned",
+    "Script",
+    "Shot",
+    "planned",
+]
+
 DEFAULT_SECONDS = 10.5
 """A segment without a duration lasts 14 blocks of Wan, as in the released code."""
 LONGEST = 100_000_000

@@ -11,6 +11,21 @@ from math import isclose
 
 from rollout.errors import CacheError
 
+__all__ = [
+    "BLOCK",
+    "Block",
+    "Edit",
+    "Placement",
+    "Replay",
+    "Role",
+    "Row",
+    "Slot",
+    "flush",
+    "in_order",
+    "keep",
+    "of_role",
+]
+
 BLOCK = 3
 """Latent frames denoised together, in every published system of the Self-Forcing family (arXiv 2506.08009)."""
 

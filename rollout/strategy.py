@@ -10,6 +10,8 @@ from rollout.errors import CompositionError, SpecError
 from rollout.members import lacks
 from rollout.slots import BLOCK, Block, Edit, Placement, Replay, Slot, flush
 
+__all__ = ["AXES", "Policy", "PolicyDefaults", "Positions", "PositionsDefaults", "Strategy", "Switch", "SwitchDefaults"]
+
 
 @runtime_checkable
 class Positions(Protocol):

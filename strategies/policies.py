@@ -8,6 +8,8 @@ from rollout.errors import SpecError
 from rollout.slots import Block, Edit, Role, Row, Slot, keep, of_role
 from rollout.strategy import PolicyDefaults
 
+__all__ = ["POLICIES", "Anchor", "Ema", "Fifo", "Sink", "admit", "evict_oldest", "pin"]
+
 
 def evict_oldest(slots: Sequence[Slot], room: int) -> Edit:
     """Drop the oldest recent frames until `room` slots are left."""

@@ -9,6 +9,8 @@ from rollout.errors import CompositionError, SpecError
 from rollout.slots import BLOCK, Block, Placement, Role, Slot
 from rollout.strategy import PositionsDefaults, Strategy
 
+__all__ = ["POSITIONS", "TRAINED", "Absolute", "Cut", "Online", "Relativistic"]
+
 TRAINED = 21
 """Latent frames of the training horizon of the Self-Forcing family (arXiv 2506.08009)."""
 

@@ -8,6 +8,8 @@ from rollout.errors import SpecError
 from rollout.slots import Block, Edit, Replay, Role, Slot, flush, keep, of_role
 from rollout.strategy import SwitchDefaults
 
+__all__ = ["SWITCHES", "Flush", "Keep", "Recache"]
+
 
 @dataclass(frozen=True)
 class Keep(SwitchDefaults):

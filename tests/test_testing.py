@@ -14,7 +14,7 @@ from rollout.backends.sprites.weights import SpriteDecoder, Sprites
 from rollout.errors import PromptError
 from rollout.registry import RULES, find, names
 from rollout.slots import Edit, Placement, Replay, Role, Slot, flush, keep, of_role
-from rollout.strategies import Cut, Ema, Fifo, Flush, Online, Recache, Relativistic, Sink
+from rollout.strategies import Cut, Ema, Fifo, Flush, Recache, Relativistic, Sink
 from rollout.strategies.policies import evict_oldest
 from rollout.strategies.presets import PRESETS
 from rollout.strategy import PolicyDefaults, PositionsDefaults, SwitchDefaults

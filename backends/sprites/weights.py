@@ -25,6 +25,8 @@ from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
 from rollout.files import write_whole
 
+__all__ = ["FIRST", "FORMAT", "SpriteDecoder", "Sprites", "load_sprites", "read_weights", "save_weights"]
+
 FIRST, FORMAT = "rollout-sprites-1", "rollout-sprites-2"
 
 

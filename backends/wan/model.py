@@ -21,6 +21,8 @@ from rollout.backends.wan.weights import read_config
 from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
 
+__all__ = ["Wan", "load_transformer", "load_wan"]
+
 
 class Wan(BackendDefaults):
     """A WanTransformer3DModel whose self-attention is `attend`; `close`, or leaving a with block, puts it back."""
