@@ -26,6 +26,8 @@ from rollout.run.record import machine
 from rollout.script import Script
 from rollout.show.explain.picture import told
 
+__all__ = ["Run", "read_plan", "script_of"]
+
 DRAWN = 120
 """Blocks of a strategy's picture at most."""
 

@@ -13,6 +13,8 @@ from rollout.benchmarks.metrics.score import Score
 from rollout.errors import OutputError
 from rollout.files import alone, new_folder, write_text
 
+__all__ = ["Found", "Store"]
+
 Found = dict[str, dict[str, Any]]
 """A cell's scores by metric: {"value": ..., "code": ..., "curve": {"unit", "x", "y"} or absent}."""
 

@@ -32,6 +32,8 @@ from rollout.show.explain.views import Mark, View, compare, views
 from rollout.slots import Role
 from rollout.strategy import Strategy
 
+__all__ = ["PEAKS", "SHOWN", "STEADY", "explain", "ranges"]
+
 STEADY = 3
 """Blocks of an unchanging pattern that the table shows before it skips ahead."""
 SHOWN, PEAKS = 12, 5

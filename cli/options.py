@@ -13,6 +13,38 @@ if TYPE_CHECKING:
     from rollout.backend import Backend
     from rollout.run.recipe import Recipe
 
+__all__ = [
+    "DEFAULT",
+    "AttentionBackend",
+    "BackendName",
+    "Cache",
+    "Compile",
+    "ContextNoise",
+    "Device",
+    "Dtype",
+    "Extra",
+    "Force",
+    "Height",
+    "LowVram",
+    "Model",
+    "Out",
+    "Plugin",
+    "Pos",
+    "Prefix",
+    "Preset",
+    "Shift",
+    "Steps",
+    "Threads",
+    "Width",
+    "added",
+    "backend_options",
+    "compose",
+    "find_strategy",
+    "load_plugins",
+    "reload_backend",
+    "told",
+]
+
 DEFAULT = "infinity-rope"
 """The preset in force where neither --preset, --pos nor --cache says otherwise."""
 

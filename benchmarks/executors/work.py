@@ -25,6 +25,8 @@ from rollout.run.record import read_record, write_record
 from rollout.sampler import Schedule
 from rollout.strategy import Strategy
 
+__all__ = ["Setup", "Task", "Worker"]
+
 
 @dataclass(frozen=True)
 class Task:

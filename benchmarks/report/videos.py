@@ -15,6 +15,8 @@ from rollout.benchmarks.store import Store
 from rollout.errors import OutputError
 from rollout.files import new_folder, write_whole
 
+__all__ = ["size"]
+
 SCENES = 24
 """Prompts, or prompts and seeds, that a report shows at most."""
 MOST = 300

@@ -20,6 +20,8 @@ from rollout.loop import Rollout, generate
 from rollout.script import Script, Shot
 from rollout.strategy import Strategy
 
+__all__ = ["measure", "table"]
+
 HOST_SYNCS = ("aten._local_scalar_dense", "aten.nonzero", "aten.item", "aten.equal")
 """Operators that wait for the device; copies to the host are counted as well."""
 

@@ -17,6 +17,8 @@ from rollout.errors import OutputError
 from rollout.strategies.presets import PRESETS
 from rollout.strategy import Strategy
 
+__all__ = ["Clip", "Pair", "choose", "find_clips", "find_pairs"]
+
 ELSE = ("script", "seed", "model", "schedule", "prefix", "length", "size")
 """What two videos of a pair have in common."""
 

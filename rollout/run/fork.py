@@ -19,6 +19,8 @@ from rollout.run.snapshot import read_snapshot, snapshots
 from rollout.script import Script, Shot, planned
 from rollout.strategy import Strategy
 
+__all__ = ["History"]
+
 
 @dataclass(frozen=True)
 class History:

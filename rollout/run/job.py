@@ -24,6 +24,8 @@ from rollout.run.snapshot import Snapshot, damaged, part, snapshots, under
 from rollout.run.video import Subtitle
 from rollout.script import Script
 
+__all__ = ["Job"]
+
 FILES = ("video.mp4", "subtitles.vtt", "contact.png", "run.json", "latents.safetensors", "frames.mkv")
 UNFINISHED = ("video.partial.mp4", "video.earlier.mp4", "latents.partial.safetensors", "frames.partial.mkv")
 

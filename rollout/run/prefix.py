@@ -14,6 +14,8 @@ from rollout.errors import OutputError
 from rollout.run.video import read_video
 from rollout.world import Act
 
+__all__ = ["read_prefix", "read_prefixes", "true_latents"]
+
 
 def read_prefix(
     backend: Backend, given: str | None, prompt: str, seed: int

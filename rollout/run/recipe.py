@@ -9,6 +9,8 @@ from rollout.progress import Event
 from rollout.sampler import Schedule
 from rollout.strategy import Strategy
 
+__all__ = ["Donor", "Recipe"]
+
 OPTIONS = ("model", "height", "width", "dtype", "attention_backend", "compile", "low_vram")
 """What a recipe may hand to a backend: a file that was changed by hand can ask for nothing else."""
 

@@ -24,6 +24,8 @@ from rollout.run.video import Subtitle
 from rollout.script import Script, planned
 from rollout.strategy import AXES, Strategy
 
+__all__ = ["changed", "machine", "read_record", "record", "subtitles", "times", "write_record"]
+
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy", "av")
 
 

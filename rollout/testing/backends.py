@@ -10,7 +10,7 @@ from rollout.backend import Backend, BackendDefaults, Decoder, Spec
 from rollout.errors import BackendError, CheckError, RolloutError
 from rollout.members import lacks
 
-__all__ = ["check_backend"]
+__all__ = ["ROUNDING", "check_backend"]
 
 ROUNDING = 1
 """Grey levels by which block by block may differ from the whole."""

@@ -11,7 +11,7 @@ from rollout.errors import CacheError
 from rollout.rope import rotate, table
 from rollout.slots import Edit, Placement, Slot, in_order
 
-__all__ = ["OracleCache"]
+__all__ = ["Mixture", "OracleCache", "Pair"]
 
 Pair = tuple[Tensor, Tensor]
 """Raw keys and values (B, h*w, heads, D)."""

@@ -18,7 +18,7 @@ from rollout.strategy import AXES, Strategy
 from rollout.testing.execution import Pair
 from rollout.testing.steps import check_step
 
-__all__ = ["check_rule", "check_strategy"]
+__all__ = ["METHODS", "PARTNERS", "QUIET", "SCRIPTS", "SPEC", "check_rule", "check_strategy"]
 
 SPEC = Spec("check", layers=2, heads=2, head_dim=12, latent=(1, 2, 1), grid=(2, 1), axes=(2, 2, 2))
 """A model without weights: random queries, keys and values stand for its layers."""

@@ -18,6 +18,8 @@ from rollout.files import write_whole
 from rollout.loop import Result, Rollout
 from rollout.slots import Block, Role, Slot, of_role
 
+__all__ = ["ROLES", "AttentionMap", "Change", "FrameMap", "frame_shares", "middle"]
+
 LONGEST = 4096
 """Frames of a map: M takes 64 MiB then."""
 ROLES = ("", Role.SINK.value, Role.RECENT.value, "block")
