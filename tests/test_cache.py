@@ -314,7 +314,7 @@ class Stops(list):  # type: ignore[type-arg]
 def test_an_edit_that_moves_nothing_touches_no_tensor() -> None:
     cache = new_cache()
     write(cache, [0, 1, 2], 0)
-    cache._rows.keys, cache._rows.values = Stops(), Stops()
+    cache._store.keys, cache._store.values = Stops(), Stops()
     cache.apply(keep(cache.slots, [1, 2]))
     assert [s.frame for s in cache.slots] == [1, 2]
 
@@ -322,7 +322,7 @@ def test_an_edit_that_moves_nothing_touches_no_tensor() -> None:
 def test_an_edit_that_stops_half_way_marks_the_cache_unusable() -> None:
     cache = new_cache()
     write(cache, [0, 1, 2], 0)
-    cache._rows.values = Stops(cache._rows.values)
+    cache._store.values = Stops(cache._store.values)
     with pytest.raises(KeyboardInterrupt):
         cache.apply(ema_row((0, 0.5), (1, 0.5)))
     with pytest.raises(CacheError, match="an edit stopped half-way"):
@@ -335,7 +335,7 @@ def test_a_commit_that_stops_half_way_marks_the_cache_unusable() -> None:
     attend = cache.writer(Placement((0, 1, 2), (3, 19, 20)))  # a cut: stored at 3, 4, 5
     for layer in range(2):
         attend(layer, *qkv(3, layer))
-    cache._rows.keys = Stops(cache._rows.keys)
+    cache._store.keys = Stops(cache._store.keys)
     with pytest.raises(KeyboardInterrupt):
         cache.commit([Slot(Role.RECENT, 3 + i, 1) for i in range(3)])
     with pytest.raises(CacheError, match="a commit stopped half-way"):
