@@ -1,6 +1,7 @@
 """Models to roll out, by name and imported on first use; a spec is readable without torch."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -14,60 +15,91 @@ from rollout.registry import find
 if TYPE_CHECKING:  # a world's trackers need torch
     from rollout.world import World
 
+__all__ = ["BACKENDS", "Entry", "Source", "load_backend"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a backend's module has: `spec` and `load`, and the rest where it differs from the defaults here.
+
+    Importing the module, and all but `load` and `open_world`, needs no torch.
+    """
+
+    spec: Callable[[], Spec]
+    """The default model's geometry."""
+    load: Callable[..., Backend]
+    """Load the model; its parameters are the options, all with defaults. Raises BackendError."""
+    check_prompt: Callable[[str], None] = lambda prompt: None
+    """Raise PromptError for a prompt that the model does not understand."""
+    open_world: "Callable[[], World] | None" = None
+    """The world that the model was made for, where its truth is known."""
+    digest: Callable[[str | None], str | None] = lambda model: None
+    """The identity of the weights that `load(model=...)` would take; None where unknown."""
+    SOURCES: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The files, without `.py`, that a rollout ("model") and a truth ("world") depend on; else all in its folder."""
+
+    @classmethod
+    def of(cls, name: str) -> "Source":
+        """Read a module. Raises BackendError where it lacks what has no default."""
+        names = vars(import_module(name))
+        required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+        missing = [member for member in required if member not in names]
+        if missing:
+            raise BackendError(
+                f"the backend module {name} lacks {' and '.join(missing)}. rollout.backends.Source says what it needs."
+            )
+        return cls(**{f.name: names[f.name] for f in fields(cls) if f.name in names})
+
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a backend's `spec()` and `load(**options)` are."""
+    """A backend by its module, which is imported on first use; `Source` says what that has."""
 
     module: str
     about: str
 
+    @property
+    def source(self) -> Source:
+        """What the module has. Raises BackendError."""
+        return Source.of(self.module)
+
     def spec(self) -> Spec:
         """The default model's geometry, without torch."""
-        spec: Spec = import_module(self.module).spec()
-        return spec
+        return self.source.spec()
 
     def load(self, **options: Any) -> Backend:
         """Load the model. Raises BackendError, also for an option that it does not have."""
-        load = import_module(self.module).load
+        load = self.source.load
         known = signature(load).parameters
         for option in options:
             if option not in known:
                 raise BackendError(f"the backend has no option {option!r}. Its options are {', '.join(known)}.")
-        backend: Backend = load(**options)
-        return backend
+        return load(**options)
 
     def check_prompt(self, prompt: str) -> None:
         """Raise PromptError for a prompt that the model does not understand, without loading it."""
-        check = getattr(import_module(self.module), "check_prompt", None)
-        if check is not None:
-            check(prompt)
+        self.source.check_prompt(prompt)
 
     @property
     def world(self) -> "World | None":
         """The world that the model was made for, where its truth is known, without loading the model."""
-        open_world = getattr(import_module(self.module), "open_world", None)
+        open_world = self.source.open_world
         return None if open_world is None else open_world()
 
     @property
     def has_world(self) -> bool:
         """Whether there is one, without torch, which its trackers need."""
-        return hasattr(import_module(self.module), "open_world")
+        return self.source.open_world is not None
 
     def digest(self, model: str | None = None) -> str | None:
         """The identity of the weights that `load(model=...)` would take, without loading them; None where unknown."""
-        find_digest = getattr(import_module(self.module), "digest", None)
-        found: str | None = None if find_digest is None else find_digest(model)
-        return found
+        return self.source.digest(model)
 
     def code(self, part: Literal["model", "world"] = "model") -> str:
-        """The identity of the source files that a rollout, or what its world is and sees, depends on.
-
-        A backend's module may name them, without `.py`, in SOURCES; else they are all in its folder.
-        """
+        """The identity of the source files that a rollout, or what its world is and sees, depends on."""
         module = import_module(self.module)
         own = Path(str(module.__file__))
-        named = getattr(module, "SOURCES", {}).get(part)
+        named = self.source.SOURCES.get(part)
         every = own.parent.glob("*.py") if hasattr(module, "__path__") else (own,)
         return fingerprint(every if named is None else (own.with_name(f"{name}.py") for name in named))[:16]
 

@@ -12,6 +12,8 @@ from rollout.benchmarks.verdicts import CERTAIN
 from rollout.errors import OutputError
 from rollout.files import write_text
 
+__all__ = ["BEGIN", "END", "because", "by_chance", "fit_text", "number", "overview", "section", "write_results"]
+
 BEGIN = "<!-- rollout bench results: what follows is generated -->"
 END = "<!-- rollout bench results: end -->"
 MARKS = {

@@ -27,6 +27,8 @@ from rollout.script import Script
 from rollout.show.explain.picture import told
 from rollout.timeline import blocks_of
 
+__all__ = ["Run", "read_plan", "script_of"]
+
 DRAWN = 120
 """Blocks of a strategy's picture at most."""
 

@@ -14,6 +14,8 @@ from rollout.errors import OutputError
 from rollout.files import alone, new_folder, write_text
 from rollout.run.record import RunFolder, RunRecord
 
+__all__ = ["Found", "Store"]
+
 Found = dict[str, dict[str, Any]]
 """A cell's scores by metric: {"value": ..., "code": ..., "curve": {"unit", "x", "y"} or absent}."""
 

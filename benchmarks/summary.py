@@ -17,6 +17,8 @@ from rollout.benchmarks.sweep import kind_of, sweep
 from rollout.benchmarks.verdicts import SHOWS, Controls, controls_of, corrected
 from rollout.errors import OutputError
 
+__all__ = ["is_fixed", "judge_of", "mean_of", "over_axis", "score_cube", "score_grid", "scores_of", "summarise"]
+
 
 def summarise(out: Path) -> dict[str, Any]:
     """Everything that a report says of a run, finished or not. Raises OutputError where no cell is there."""

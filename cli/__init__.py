@@ -9,6 +9,8 @@ from rollout import __version__
 from rollout.cli import attn, bench, compare, explain, export, fork, gen, live, ls, rerun, resume, score, study, weights
 from rollout.errors import RolloutError, ScriptError, Stopped
 
+__all__ = ["app", "main"]
+
 app = typer.Typer(
     name="rollout",
     no_args_is_help=True,

@@ -28,6 +28,8 @@ from rollout.cli.options import (
 from rollout.errors import SpecError
 from rollout.script import Script
 
+__all__ = ["FILES", "attn"]
+
 FILES = ("attention.npz", "attention.png", "run.json")
 
 

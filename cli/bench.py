@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rollout.benchmarks.executors.base import Attempt, Executor
     from rollout.benchmarks.run import Run
 
+__all__ = ["CLUSTER", "Folder", "SuiteName", "Where", "app", "ls", "report", "results", "run", "validate"]
+
 app = typer.Typer(no_args_is_help=True, help="Compare strategies: suites, reports, speed.")
 app.command("leaderboard")(leaderboard)
 app.command("plan")(plan)

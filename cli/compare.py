@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from rollout.run.recipe import Recipe
     from rollout.strategy import Strategy
 
+__all__ = ["USUAL", "compare"]
+
 USUAL = ("self-forcing", "longlive", "infinity-rope", "memrope")
 """The presets where none is named, those that are possible for the script's length."""
 

@@ -33,6 +33,8 @@ from rollout.slots import Role
 from rollout.strategy import Strategy
 from rollout.timeline import blocks_of
 
+__all__ = ["PEAKS", "SHOWN", "STEADY", "explain", "ranges"]
+
 STEADY = 3
 """Blocks of an unchanging pattern that the table shows before it skips ahead."""
 SHOWN, PEAKS = 12, 5

@@ -9,6 +9,8 @@ import typer
 from rollout.cli.gen import roll
 from rollout.cli.options import Plugin, compose, load_plugins, reload_backend
 
+__all__ = ["fork"]
+
 
 def fork(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run that kept its latents (--latents).")],

@@ -37,6 +37,8 @@ from rollout.script import Script, planned
 if TYPE_CHECKING:
     from rollout.run.job import Job
 
+__all__ = ["SHOW", "roll"]
+
 SHOW = (
     "a red circle walks right on navy[4s] | a red circle jumps on navy[4s] | a red circle spins on olive[4s#] ; "
     "walks right | a new prompt: jumps | a cut: the scene changes, the subject stays"

@@ -8,6 +8,8 @@ import typer
 from rollout.cli.options import Force, Plugin, load_plugins
 from rollout.errors import SpecError
 
+__all__ = ["leaderboard"]
+
 
 def leaderboard(
     runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="The folders of finished runs.")],

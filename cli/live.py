@@ -29,6 +29,8 @@ from rollout.cli.options import (
 if TYPE_CHECKING:
     from rollout.show.live.session import Session
 
+__all__ = ["PANES", "PROMPT", "live"]
+
 PANES = ("infinity-rope", "longlive", "self-forcing")
 PROMPT = "a red circle walks right on navy"
 

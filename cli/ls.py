@@ -11,6 +11,8 @@ import typer
 from rollout.cli.options import Plugin, load_plugins
 from rollout.registry import find, names
 
+__all__ = ["Group", "ls"]
+
 
 class Group(StrEnum):
     """What can be listed."""

@@ -13,6 +13,38 @@ if TYPE_CHECKING:
     from rollout.backend import Backend
     from rollout.run.recipe import Recipe
 
+__all__ = [
+    "DEFAULT",
+    "AttentionBackend",
+    "BackendName",
+    "Cache",
+    "Compile",
+    "ContextNoise",
+    "Device",
+    "Dtype",
+    "Extra",
+    "Force",
+    "Height",
+    "LowVram",
+    "Model",
+    "Out",
+    "Plugin",
+    "Pos",
+    "Prefix",
+    "Preset",
+    "Shift",
+    "Steps",
+    "Threads",
+    "Width",
+    "added",
+    "backend_options",
+    "compose",
+    "find_strategy",
+    "load_plugins",
+    "reload_backend",
+    "told",
+]
+
 DEFAULT = "infinity-rope"
 """The preset in force where neither --preset, --pos nor --cache says otherwise."""
 
@@ -145,7 +177,8 @@ def reload_backend(
         torch.set_num_threads(wanted)
     options = dict(recipe.options) | ({"model": model} if model is not None else {})
     backend = load_backend(recipe.backend, device=device or recipe.device, **options)
-    digest = getattr(backend, "digest", None)
-    if weights is not None and digest != weights:
-        raise BackendError(f"the weights here are {digest}, and {weights} in the record. Give those with --model.")
+    if weights is not None and backend.digest != weights:
+        raise BackendError(
+            f"the weights here are {backend.digest}, and {weights} in the record. Give those with --model."
+        )
     return backend

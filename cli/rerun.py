@@ -11,6 +11,8 @@ from rollout.cli.options import Plugin, load_plugins, reload_backend
 if TYPE_CHECKING:
     from rollout.loop import Result
 
+__all__ = ["rerun"]
+
 
 def rerun(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished run.")],

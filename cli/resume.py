@@ -9,6 +9,8 @@ import typer
 from rollout.cli.gen import roll
 from rollout.cli.options import Plugin, load_plugins, reload_backend
 
+__all__ = ["resume"]
+
 
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of 'rollout gen' or 'rollout fork'.")],

@@ -9,6 +9,8 @@ import typer
 
 from rollout.cli.options import Plugin, load_plugins
 
+__all__ = ["score"]
+
 
 def score(
     videos: Annotated[

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rollout.backend import Backend
     from rollout.strategy import Strategy
 
+__all__ = ["speed"]
+
 
 def speed(
     backend: Annotated[

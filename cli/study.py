@@ -13,6 +13,8 @@ import typer
 from rollout.cli.options import Plugin, load_plugins
 from rollout.errors import OutputError
 
+__all__ = ["Asked", "app", "build", "score"]
+
 app = typer.Typer(no_args_is_help=True, help="Let people judge pairs of videos blind, and score their answers.")
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rollout.loop import Result
     from rollout.run.job import Job
 
+__all__ = ["bar", "watch"]
+
 EVERY = 5.0
 """Seconds between two plain lines."""
 

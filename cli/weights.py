@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+__all__ = ["app", "import_", "show"]
+
 app = typer.Typer(no_args_is_help=True, help="Import released checkpoints of the Wan 2.1 family, and look at folders.")
 
 

@@ -4,18 +4,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rollout import register
-from rollout.slots import Block, Edit, Placement, Role, Slot, keep, of_role
-from rollout.strategies.policies import admit
+from rollout import (
+    Block,
+    Edit,
+    Placement,
+    PolicyDefaults,
+    PositionsDefaults,
+    Role,
+    Slot,
+    admit,
+    keep,
+    of_role,
+    register,
+)
 
 
 @register("policies", "dilated")
 @dataclass(frozen=True)
-class Dilated:
+class Dilated(PolicyDefaults):
     """The sinks, the newest block, and before it every other frame: a longer past at the same cost."""
 
     kind: ClassVar[str] = "dilated"
-    blends: ClassVar[bool] = False
     window: int = 12
     sink: int = 1
 
@@ -31,11 +40,12 @@ class Dilated:
 
 @register("positions", "folded")
 @dataclass(frozen=True)
-class Folded:
+class Folded(PositionsDefaults):
     """Sinks at the start; a frame's distance counts in full up to `near` frames and half beyond."""
 
     kind: ClassVar[str] = "folded"
     by_slot: ClassVar[bool] = True
+    collapses: ClassVar[bool] = True
     near: int = 5
 
     def place(self, slots: Sequence[Slot], block: Block, window: int) -> Placement:

@@ -4,29 +4,66 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rollout.backend import Attend as Attend
+    from rollout.backend import Backend as Backend
+    from rollout.backend import BackendDefaults as BackendDefaults
+    from rollout.backend import Decoder as Decoder
+    from rollout.backend import Spec as Spec
     from rollout.backends import load_backend as load_backend
+    from rollout.errors import BackendError as BackendError
+    from rollout.errors import CacheError as CacheError
+    from rollout.errors import CompositionError as CompositionError
+    from rollout.errors import PromptError as PromptError
     from rollout.errors import RolloutError as RolloutError
+    from rollout.errors import ScriptError as ScriptError
+    from rollout.errors import SpecError as SpecError
     from rollout.loop import Result as Result
     from rollout.loop import Rollout as Rollout
     from rollout.loop import generate as generate
+    from rollout.registry import load_plugin as load_plugin
     from rollout.registry import register as register
     from rollout.sampler import Schedule as Schedule
     from rollout.script import Script as Script
+    from rollout.slots import Block as Block
+    from rollout.slots import Edit as Edit
+    from rollout.slots import Placement as Placement
+    from rollout.slots import Replay as Replay
+    from rollout.slots import Role as Role
+    from rollout.slots import Row as Row
+    from rollout.slots import Slot as Slot
+    from rollout.slots import flush as flush
+    from rollout.slots import in_order as in_order
+    from rollout.slots import keep as keep
+    from rollout.slots import of_role as of_role
+    from rollout.strategies.policies import admit as admit
     from rollout.strategies.presets import preset as preset
+    from rollout.strategy import Policy as Policy
+    from rollout.strategy import PolicyDefaults as PolicyDefaults
+    from rollout.strategy import Positions as Positions
+    from rollout.strategy import PositionsDefaults as PositionsDefaults
     from rollout.strategy import Strategy as Strategy
+    from rollout.strategy import Switch as Switch
+    from rollout.strategy import SwitchDefaults as SwitchDefaults
+    from rollout.testing import check_backend as check_backend
+    from rollout.testing import check_rule as check_rule
+    from rollout.world import World as World
 
-_WHERE = {
-    "Result": "rollout.loop",
-    "Rollout": "rollout.loop",
-    "RolloutError": "rollout.errors",
-    "Schedule": "rollout.sampler",
-    "Script": "rollout.script",
-    "Strategy": "rollout.strategy",
-    "generate": "rollout.loop",
-    "load_backend": "rollout.backends",
-    "preset": "rollout.strategies.presets",
-    "register": "rollout.registry",
+_HOME = {
+    "backend": "Attend Backend BackendDefaults Decoder Spec",
+    "backends": "load_backend",
+    "errors": "BackendError CacheError CompositionError PromptError RolloutError ScriptError SpecError",
+    "loop": "Result Rollout generate",
+    "registry": "load_plugin register",
+    "sampler": "Schedule",
+    "script": "Script",
+    "slots": "Block Edit Placement Replay Role Row Slot flush in_order keep of_role",
+    "strategies.policies": "admit",
+    "strategies.presets": "preset",
+    "strategy": "Policy PolicyDefaults Positions PositionsDefaults Strategy Switch SwitchDefaults",
+    "testing": "check_backend check_rule",
+    "world": "World",
 }
+_WHERE = {name: f"rollout.{module}" for module, names in _HOME.items() for name in names.split()}
 __all__ = sorted(_WHERE)
 __version__ = "0.1.0"
 

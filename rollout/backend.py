@@ -4,16 +4,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from rollout.errors import BackendError
+
 if TYPE_CHECKING:  # a Spec is read without torch
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from rollout.world import World
 
+__all__ = ["Attend", "Attention", "Axes", "Backend", "BackendDefaults", "Decoder", "Spec", "split_pairs"]
+
 Attend = Callable[[int, "Tensor", "Tensor", "Tensor"], "Tensor"]
 """(layer, q, k, v) -> attention output, all (B, F*h*w, heads, D); q and k are normed and NOT rotated."""
 
-
+Attention = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+"""Plain attention over (B, heads, tokens, D)."""
 Axes = tuple[int, int, int]
 """Rotary pairs of time, height and width."""
 
@@ -89,6 +96,16 @@ class Backend(Protocol):
     world: "World | None"
     """What its videos show, where their truth is known."""
 
+    @property
+    def digest(self) -> str | None:
+        """The identity of its weights, for records; None where unknown."""
+        ...
+
+    @property
+    def attention(self) -> Attention | None:
+        """The attention that its caches use; None is PyTorch's."""
+        ...
+
     def encode(self, prompt: str) -> "Tensor":
         """A prompt's text features (1, tokens, dim). Raises PromptError."""
         ...
@@ -100,3 +117,30 @@ class Backend(Protocol):
     def decoder(self) -> Decoder:
         """A fresh decoder for one stream."""
         ...
+
+    def ready(self) -> None:
+        """Called once all prompts that are known have been encoded: memory that only texts need can go."""
+        ...
+
+    def encode_video(self, frames: "NDArray[np.uint8]") -> "Tensor":
+        """Latents (F, C, H, W) of the first whole blocks of a video (N, height, width, 3). Raises BackendError."""
+        ...
+
+
+class BackendDefaults:
+    """What most backends say: weights and truth are unknown, PyTorch's attention, no way in for a video.
+
+    Inherit it, and add spec, device, dtype, encode, denoise and decoder.
+    """
+
+    spec: Spec
+    world: "World | None" = None
+    digest: str | None = None
+    attention: Attention | None = None
+
+    def ready(self) -> None:
+        """Nothing to free."""
+
+    def encode_video(self, frames: "NDArray[np.uint8]") -> "Tensor":
+        """Refused."""
+        raise BackendError(f"the backend '{self.spec.name}' cannot encode a video. Give a latents file.")

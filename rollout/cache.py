@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rollout.backend import Attend, Spec
+from rollout.backend import Attend, Attention, Spec
 from rollout.errors import CacheError
 from rollout.rope import rotate
-from rollout.rows import Entry, Pair, Rows, blend, runs
 from rollout.slots import Edit, Placement, Role, Slot, in_order
+from rollout.store import Held, Pair, Store, runs
 
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Plain attention over (B, heads, tokens, D)."""
+__all__ = ["KVCache", "Observer", "Watch", "kv_bytes"]
+
 Watch = Callable[[int, Tensor, Tensor], None]
 """(layer, q, keys) as attention gets them, rotated, (B, heads, tokens, D); keys row by row."""
 Observer = Callable[[Sequence[int]], Watch]
@@ -73,8 +73,8 @@ class KVCache:
         self.spec, self.window, self.device, self.dtype, self.attention = spec, window, device, dtype, attention
         self.observer: Observer | None = None
         self.slots: tuple[Slot, ...] = ()
-        self._entries: list[Entry] = []
-        self._rows = Rows(spec, window, batch, dtype, device)
+        self._held: list[Held] = []
+        self._store = Store(spec, window, batch, dtype, device)
         self._prepared: _Prepared | None = None
         self._lease = _Lease()
         self._writing: _Prepared | None = None
@@ -87,32 +87,31 @@ class KVCache:
     @property
     def bytes(self) -> int:
         """Bytes of the window's keys and values, whatever their number of slots."""
-        return self._rows.bytes
+        return self._store.bytes
 
     @property
     def rotated(self) -> int:
         """Bytes of queries and keys that were rotated so far."""
-        return self._rows.rotated
+        return self._store.rotated
 
     @property
     def extra_bytes(self) -> int:
         """Bytes of the raw copies: keys of sinks and collapsed frames; keys and values of memory, in float32."""
-        raw = [t for e in self._entries for t in e.raw or ()]
-        exact = [t for e in self._entries for pair in e.exact or () for t in pair]
-        return sum(t.numel() * t.element_size() for t in (*raw, *exact))
+        return self._store.extra_bytes(self._held)
 
     def raw(self, slot: int, layer: int) -> Pair:
         """A slot's keys, not rotated, and values (B, h*w, heads, D), in float32 or better."""
-        return self._rows.exact(layer, self._entries[slot])
+        return self._store.raw(layer, self._held[slot])
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Everything that later blocks depend on, as JSON and as tensors on the CPU. Raises CacheError."""
         self._usable()
+        held, tensors = self._store.state(self._held)
         slots = [
-            {"role": slot.role.value, "frame": slot.frame, "block": slot.block, "scene": slot.scene} | entry.to_dict()
-            for slot, entry in zip(self.slots, self._entries, strict=True)
+            {"role": slot.role.value, "frame": slot.frame, "block": slot.block, "scene": slot.scene} | place
+            for slot, place in zip(self.slots, held, strict=True)
         ]
-        return {"slots": slots, "rotated": self._rows.rotated}, self._rows.pack(self._entries)
+        return {"slots": slots, "rotated": self._store.rotated}, tensors
 
     def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go back to a state, bit for bit. Raises ValueError, KeyError or TypeError where it is not whole."""
@@ -120,11 +119,10 @@ class KVCache:
         slots = tuple(Slot(Role(s["role"]), int(s["frame"]), int(s["block"]), int(s.get("scene", 0))) for s in told)
         if in_order(slots) != slots or any(not 0 <= slot.frame < 2**53 for slot in slots):
             raise ValueError("its slots are out of order")
-        entries = [Entry.from_dict(s) for s in told]
         self.reset()
-        self._rows.unpack(entries, tensors)
-        self._rows.rotated = int(state["rotated"])
-        self._changed(slots, entries)
+        held = self._store.restore(told, tensors)
+        self._store.rotated = int(state["rotated"])
+        self._changed(slots, held)
 
     def resize(self, window: int) -> None:
         """Give the cache another window; its slots stay. Raises CacheError where they do not fit."""
@@ -132,9 +130,9 @@ class KVCache:
         if len(self.slots) > window:
             raise CacheError(f"{len(self.slots)} slots do not fit a window of {window}. Make room first.")
         with self._all_or_none("a change of the window"):
-            self._rows = self._rows.resized(window, self._entries)
+            self._store = self._store.resized(window, self._held)
         self.window = window
-        self._changed(self.slots, self._entries)
+        self._changed(self.slots, self._held)
 
     def apply(self, edit: Edit) -> None:
         """Replace the slots by weighted sums of them; all layers or none. Raises CacheError.
@@ -145,53 +143,39 @@ class KVCache:
         edit.check(len(self.slots))
         if len(edit.slots) > self.window:
             raise CacheError(f"an edit of {len(edit.slots)} slots does not fit a window of {self.window}.")
-        entries = [self._stays(edit, i) for i in range(len(edit.slots))]
-        for i, entry in enumerate(entries):
-            if any(entry is earlier for earlier in entries[:i]):
-                entries[i] = None  # the same slot twice: the second is a copy
-        if edit.slots == self.slots and all(a is b for a, b in zip(entries, self._entries, strict=True)):
+        stay = [self._stays(edit, i) for i in range(len(edit.slots))]
+        for i, held in enumerate(stay):
+            if any(held is earlier for earlier in stay[:i]):
+                stay[i] = None  # the same slot twice: the second is a copy
+        if edit.slots == self.slots and all(a is b for a, b in zip(stay, self._held, strict=True)):
             return
-        blends = {i: edit.rows[i] for i, entry in enumerate(entries) if entry is None}
-        free = iter(set(range(self.window)) - {entry.row for entry in entries if entry is not None})
+        mixtures = {i: edit.rows[i] for i, held in enumerate(stay) if held is None}
+        memory = {i for i, slot in enumerate(edit.slots) if slot.role is Role.MEMORY}
         with self._all_or_none("an edit"):
-            made: dict[int, Entry] = {}
-            for i, row in blends.items():
-                made[i] = self._target(edit.slots[i], self._entries[row[0][0]], free, made.values())
-            for layer in range(self.spec.layers):
-                read = {old: self._rows.exact(layer, self._entries[old]) for row in blends.values() for old, _ in row}
-                sums = {i: blend(row, read, i in edit.pooled) for i, row in blends.items()}
-                for i, pair in sums.items():
-                    self._rows.put(layer, made[i], pair)
-        self._changed(edit.slots, [entry or made[i] for i, entry in enumerate(entries)])
+            fresh = self._store.mix(mixtures, self._held, filter(None, stay), memory, set(edit.pooled))
+        self._changed(edit.slots, [held or fresh[i] for i, held in enumerate(stay)])
 
     def exchange(self, slots: Iterable[int], a: int = 0, b: int = 1) -> None:
         """Let the batch rows `a` and `b` of these slots change places; all layers or none. Raises CacheError."""
         self._usable()
-        order = list(range(self._rows.batch))
+        order = list(range(self._store.batch))
         order[a], order[b] = order[b], order[a]
         with self._all_or_none("an exchange of batch rows"):
-            self._rows.exchange([self._entries[i] for i in slots], order)
-        self._changed(self.slots, self._entries)
+            self._store.exchange([self._held[i] for i in slots], order)
+        self._changed(self.slots, self._held)
 
-    def _stays(self, edit: Edit, i: int) -> Entry | None:
-        """The entry that a new slot takes over as it is, None where it must be computed."""
+    def _stays(self, edit: Edit, i: int) -> Held | None:
+        """What a new slot takes over as it is, None where it must be computed."""
         row = edit.rows[i]
         if len(row) > 1 or row[0][1] != 1.0 or i in edit.pooled:
             return None
-        entry = self._entries[row[0][0]]
-        return entry if (entry.exact is not None) == (edit.slots[i].role is Role.MEMORY) else None
-
-    def _target(self, slot: Slot, before: Entry, free: Iterator[int], made: Iterable[Entry]) -> Entry:
-        """Where a blended slot goes: a memory is averaged in its own place."""
-        if slot.role is not Role.MEMORY:
-            return Entry(next(free), None, raw=[])
-        own = before.exact is not None and all(before.exact is not e.exact for e in made)
-        return Entry(next(free), None, exact=before.exact if own else [])
+        held = self._held[row[0][0]]
+        return held if held.averaged == (edit.slots[i].role is Role.MEMORY) else None
 
     def reader(self, placement: Placement) -> Attend:
         """Attention over the cached slots and the block's own frames; no slot is written."""
         prepared = self._prepare(placement)
-        watch = self.observer and self.observer([*(entry.row for entry in self._entries), *prepared.rows])
+        watch = self.observer and self.observer([*(held.row for held in self._held), *prepared.rows])
         return self._attend(prepared, write=False, stage=False, watch=watch)
 
     def writer(self, placement: Placement, slots: Sequence[Slot] | None = None) -> Attend:
@@ -208,30 +192,16 @@ class KVCache:
 
     def _attend(self, prepared: _Prepared, *, write: bool, stage: bool, watch: Watch | None = None) -> Attend:
         lease, own, used, runs, index = self._lease, prepared.own, prepared.used, prepared.runs, prepared.index
-        store = self._rows
+        store = self._store
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if lease.over:
                 raise CacheError("the cache has changed since this reader was made. Make a new one for each block.")
-            keys, values = store.keys[layer], store.values[layer]
-            if torch.compiler.is_compiling():
-                shape = (
-                    len(k),
-                    -1,
-                    *keys.shape[2:],
-                )  # rows change from block to block: as a tensor they recompile nothing
-                keys.index_copy_(1, index, rotate(k, own).to(keys.dtype).view(shape))
-                values.index_copy_(1, index, v.to(values.dtype).reshape(shape))
-            else:
-                for rows, part in runs:
-                    rotate(k[:, part], own[part], out=keys[:, rows].flatten(1, 2))
-                    values[:, rows].flatten(1, 2).copy_(v[:, part])
-                store.rotated += 2 * k.numel() * k.element_size()
+            store.put(layer, k, v, own, runs, index)
             self._marks[layer] = write
             if stage:
                 self._staged[layer] = k.detach()
-            parts = rotate(q, own), keys[:, :used].flatten(1, 2), values[:, :used].flatten(1, 2)
-            q, keys, values = (x.to(v.dtype).transpose(1, 2) for x in parts)
+            q, keys, values = (x.to(v.dtype).transpose(1, 2) for x in (rotate(q, own), *store.read(layer, used)))
             if watch is not None:
                 watch(layer, q, keys)
             return self.attention(q, keys, values).transpose(1, 2)
@@ -256,28 +226,24 @@ class KVCache:
         natural = self._natural(prepared, slots)
         with self._all_or_none("a commit"):
             fresh = [self._admit(prepared, n, slot, natural[n]) for n, slot in enumerate(slots)]
-        self._changed(have, self._entries + fresh)
+        self._changed(have, self._held + fresh)
 
     def _natural(self, prepared: _Prepared, slots: Sequence[Slot]) -> list[int]:
         """The indices at which new frames are stored: as far from the newest recent frame as their numbers are.
 
         After a cut they differ from those at which the block was seen.
         """
-        recent = [(s.frame, e.turn) for s, e in zip(self.slots, self._entries, strict=True) if s.role is Role.RECENT]
+        recent = [(s.frame, h.turn) for s, h in zip(self.slots, self._held, strict=True) if s.role is Role.RECENT]
         frame, turn = recent[-1] if recent else (slots[-1].frame, prepared.turns[-1])
         assert turn is not None
         return [turn + slot.frame - frame for slot in slots]
 
-    def _admit(self, prepared: _Prepared, n: int, slot: Slot, turn: int) -> Entry:
-        """The entry of the block's nth frame, its keys at `turn`, with a raw copy where it is no recent frame."""
-        tokens = self.spec.tokens
-        entry = Entry(prepared.rows[n], prepared.turns[n])
-        if slot.role is Role.RECENT and turn == entry.turn:
-            return entry
-        part = slice(n * tokens, (n + 1) * tokens)
+    def _admit(self, prepared: _Prepared, n: int, slot: Slot, natural: int) -> Held:
+        """Hold the block's nth frame, its keys at `natural`, or with a raw copy where it is no recent frame."""
+        part = slice(n * self.spec.tokens, (n + 1) * self.spec.tokens)
         staged = [k[:, part] for k in self._staged.values() if k is not None]
-        self._rows.admit(entry, staged, turn, pinned=slot.role is not Role.RECENT)
-        return entry
+        pinned = slot.role is not Role.RECENT
+        return self._store.keep(prepared.rows[n], prepared.turns[n], staged, natural, pinned=pinned)
 
     def _prepare(self, placement: Placement) -> _Prepared:
         """Once a placement: bring the rows in use together, and rotate again what has moved against the others."""
@@ -291,13 +257,11 @@ class KVCache:
             raise CacheError(f"{used} frames do not fit a window of {self.window}. Make room first.")
         shift = self._shift(placement)
         with self._all_or_none("a placement"):
-            self._rows.gather(self._entries, used)
-            for entry, index in zip(self._entries, placement.slots, strict=True):
-                self._rows.turn(entry, index + shift)
-        held = {entry.row for entry in self._entries}
-        rows = [row for row in range(used) if row not in held]
+            rows = self._store.gather(self._held, used)
+            for held, index in zip(self._held, placement.slots, strict=True):
+                self._store.turn(held, index + shift)
         turns = [index + shift for index in placement.block]
-        own, stretches = self._rows.table(turns), runs(rows, self.spec.tokens)
+        own, stretches = self._store.table(turns), runs(rows, self.spec.tokens)
         where = torch.tensor(rows, device=self.device)
         self._prepared = _Prepared(placement, turns, own, rows, stretches, used, where)
         return self._prepared
@@ -305,9 +269,9 @@ class KVCache:
     def _shift(self, placement: Placement) -> int:
         """What to add to a placement so that most recent frames' keys stay as they are."""
         recent = [
-            (entry.raw is None, entry.turn - index)
-            for slot, entry, index in zip(self.slots, self._entries, placement.slots, strict=True)
-            if slot.role is Role.RECENT and entry.turn is not None
+            (held.copy is None, held.turn - index)
+            for slot, held, index in zip(self.slots, self._held, placement.slots, strict=True)
+            if slot.role is Role.RECENT and held.turn is not None
         ]
         moves = [move for still, move in recent if still] or [move for _, move in recent]
         return Counter(reversed(moves)).most_common(1)[0][0] if moves else 0
@@ -334,8 +298,8 @@ class KVCache:
         if self._broken:
             raise CacheError(f"the cache is unusable: {self._broken}. Reset it and start again.")
 
-    def _changed(self, slots: tuple[Slot, ...], entries: list[Entry]) -> None:
-        self.slots, self._entries = slots, entries
+    def _changed(self, slots: tuple[Slot, ...], held: list[Held]) -> None:
+        self.slots, self._held = slots, held
         self._lease.over = True
         self._lease, self._prepared, self._writing, self._staged = _Lease(), None, None, {}
         self._marked[:] = False

@@ -7,6 +7,8 @@ import torch
 
 from rollout.errors import BackendError
 
+__all__ = ["DTYPES", "Peak", "find_device", "find_dtype", "free_bytes", "now"]
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 

@@ -1,5 +1,19 @@
 """One tree of errors: everything that a user can cause is a RolloutError with one clear line."""
 
+__all__ = [
+    "BackendError",
+    "CacheError",
+    "CheckError",
+    "CompositionError",
+    "OutputError",
+    "PromptError",
+    "RolloutError",
+    "ScriptError",
+    "SpecError",
+    "Stopped",
+    "SuiteError",
+]
+
 
 class RolloutError(Exception):
     """Base of all errors that rollout raises on purpose; its text says what, why and what to do."""
@@ -31,6 +45,10 @@ class SpecError(RolloutError):
 
 class CompositionError(SpecError):
     """Parts that do not go together, or that do not fit a backend."""
+
+
+class CheckError(RolloutError, AssertionError):
+    """A rule or a backend that breaks a promise of its protocol; says which."""
 
 
 class CacheError(RolloutError):

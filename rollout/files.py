@@ -10,6 +10,8 @@ from safetensors import SafetensorError
 
 from rollout.errors import OutputError
 
+__all__ = ["alone", "fingerprint", "free_folder", "new_folder", "sync", "write_text", "write_whole"]
+
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it. Raises OutputError."""

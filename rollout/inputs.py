@@ -6,13 +6,16 @@ from typing import TypeVar
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from rollout.backend import Backend
+from rollout.backend import Backend, BackendDefaults
 from rollout.cache import KVCache, kv_bytes
 from rollout.devices import free_bytes
 from rollout.errors import BackendError, RolloutError, ScriptError
+from rollout.members import lacks
 from rollout.script import Script
 from rollout.strategy import Strategy
 from rollout.timeline import Event, reigns
+
+__all__ = ["check_members", "check_memory", "check_strategies", "given_latents", "new_cache", "rows", "same_plan"]
 
 T = TypeVar("T")
 
@@ -48,6 +51,13 @@ def given_latents(latents: Tensor | None, backend: Backend, batch: int, what: st
     return found.expand(batch, -1, -1, -1, -1)
 
 
+def check_members(backend: Backend) -> None:
+    """Raise BackendError for a backend that lacks a member of the protocol; says which, and which mixin has it."""
+    lack = lacks(backend, Backend, BackendDefaults)
+    if lack:
+        raise BackendError(f"the backend {type(backend).__name__} {lack}")
+
+
 def check_memory(backend: Backend, window: int, batch: int) -> None:
     """Raise BackendError where the memory for `window` cached frames is not there."""
     need, free = kv_bytes(backend.spec, window, batch, backend.dtype), free_bytes(backend.device)
@@ -74,5 +84,5 @@ def check_strategies(backend: Backend, strategy: Strategy, events: Sequence[Even
 def new_cache(backend: Backend, window: int, batch: int) -> KVCache:
     """A cache for a backend. Raises BackendError where its memory is not there."""
     check_memory(backend, window, batch)
-    attention = getattr(backend, "attention", scaled_dot_product_attention)
+    attention = backend.attention or scaled_dot_product_attention
     return KVCache(backend.spec, window, batch, dtype=backend.dtype, device=backend.device, attention=attention)

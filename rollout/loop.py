@@ -1,7 +1,7 @@
 """The loop: a strategy, a backend and a script to latent blocks, one result a block."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -13,7 +13,7 @@ from rollout.cache import KVCache
 from rollout.costs import Costs, Encoded, count
 from rollout.errors import RolloutError
 from rollout.execute import Engine
-from rollout.inputs import check_memory, check_strategies, given_latents, rows, same_plan
+from rollout.inputs import check_members, check_memory, check_strategies, given_latents, rows, same_plan
 from rollout.plan import Step, decide, taken_over
 from rollout.sampler import Noise, Schedule, seeded
 from rollout.script import Script
@@ -58,6 +58,7 @@ class Rollout(Iterator[Result]):
         endless: bool = False,
         exchange: int | None = None,
     ) -> None:
+        check_members(backend)
         spec = backend.spec
         self.backend, self.schedule = backend, schedule or Schedule()
         self.batch = batch = max(len(scripts), len(seeds))
@@ -85,9 +86,7 @@ class Rollout(Iterator[Result]):
             hold=max(hold, check_strategies(backend, strategy, events, self.blocks, batch)),
         )
         self.engine.encode(*self.timeline.course.texts, *_texts(event.change for event in events))
-        ready: Callable[[], None] | None = getattr(backend, "ready", None)
-        if ready is not None:
-            ready()  # a backend may free its text encoder now
+        backend.ready()  # it may free its text encoder now
         self._moment: Moment | None = None
         """Of a block that was begun and is not finished."""
         self._step: Step | None = None

@@ -11,6 +11,8 @@ from rollout.slots import Block, Edit, Placement, Replay, Role, Slot, in_order, 
 from rollout.strategy import Strategy, Switch
 from rollout.timeline import Moment
 
+__all__ = ["Step", "chunks", "decide", "reach", "replayed", "simulate", "steps", "taken_over"]
+
 
 @dataclass(frozen=True)
 class Step:
@@ -109,7 +111,7 @@ def taken_over(strategy: Strategy, slots: Sequence[Slot], start: int, spec: Spec
                 f"frame {frame} would be a sink of policy '{kind}', and the cache no longer holds it. {cure}"
             )
         sinks.append(frame)
-    memory, streams = of_role(slots, Role.MEMORY), int(getattr(strategy.policy, "memory", 0))
+    memory, streams = of_role(slots, Role.MEMORY), strategy.policy.memory
     if memory and streams not in (0, len(memory)):
         raise CompositionError(
             f"the cache holds {len(memory)} streams of memory, and policy '{kind}' has {streams}. {cure}"

@@ -3,7 +3,8 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import entry_points
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rollout.errors import RolloutError, SpecError
+
+__all__ = ["GROUPS", "RULES", "find", "load_plugin", "names", "register", "registered"]
 
 _HOME = {
     "positions": ("rollout.strategies.positions:POSITIONS",),
@@ -37,6 +40,17 @@ def register(group: str, name: str) -> Callable[[T], T]:
         return item
 
     return add
+
+
+@contextmanager
+def registered(group: str, name: str, item: object) -> Iterator[None]:
+    """As register, for a with block."""
+    before = dict(_added[group])
+    register(group, name)(item)
+    try:
+        yield
+    finally:
+        _added[group] = before
 
 
 def _same_name(group: str, name: str, item: object) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from rollout.backend import Axes
 
+__all__ = ["angles", "coherence", "rotate", "table"]
+
 
 def angles(indices: Sequence[int] | Tensor, pairs: int, theta: float = 10000.0) -> Tensor:
     """Rotation angles (n, pairs) in radians, float64, of integer or real indices (n,) on one axis."""

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from rollout.backend import Attend, Backend
 
+__all__ = ["Noise", "Schedule", "sample", "seeded"]
+
 Noise = Callable[[Block, int], "Tensor"]
 """(block, step) -> standard normal (B, F, C, H, W); step 0 starts the block, step k re-noises after step k."""
 

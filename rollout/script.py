@@ -13,6 +13,18 @@ from dataclasses import dataclass
 from rollout.backend import Spec
 from rollout.errors import ScriptError
 
+__all__ = [
+    "BIDI",
+    "DEFAULT_SECONDS",
+    "LONGEST",
+    "MAX_CHARACTERS",
+    "MOST_SECONDS",
+    "Planned",
+    "Script",
+    "Shot",
+    "planned",
+]
+
 DEFAULT_SECONDS = 10.5
 """A segment without a duration lasts 14 blocks of Wan, as in the released code."""
 LONGEST = 100_000_000

@@ -11,6 +11,21 @@ from math import isclose
 
 from rollout.errors import CacheError
 
+__all__ = [
+    "BLOCK",
+    "Block",
+    "Edit",
+    "Placement",
+    "Replay",
+    "Role",
+    "Row",
+    "Slot",
+    "flush",
+    "in_order",
+    "keep",
+    "of_role",
+]
+
 BLOCK = 3
 """Latent frames denoised together, in every published system of the Self-Forcing family (arXiv 2506.08009)."""
 
@@ -24,6 +39,9 @@ class Role(StrEnum):
     SINK = "sink"
     MEMORY = "memory"
     RECENT = "recent"
+
+
+_PLACE = {role: place for place, role in enumerate(Role)}
 
 
 @dataclass(frozen=True)
@@ -108,7 +126,7 @@ class Replay:
 
 def in_order(slots: Iterable[Slot]) -> tuple[Slot, ...]:
     """Slots in the cache's order: sink, memory, recent; within a role as they are."""
-    return tuple(sorted(slots, key=lambda slot: list(Role).index(slot.role)))
+    return tuple(sorted(slots, key=lambda slot: _PLACE[slot.role]))
 
 
 def keep(slots: Sequence[Slot], indices: Iterable[int]) -> Edit:

@@ -15,6 +15,16 @@ from typing import Any, Literal
 from rollout.errors import SpecError
 from rollout.registry import find, names
 
+__all__ = [
+    "GROUP_OF",
+    "kind_of",
+    "part_from_dict",
+    "part_from_text",
+    "part_to_dict",
+    "part_to_text",
+    "policy_and_switch",
+]
+
 GROUP_OF = {"positions": "positions", "policy": "policies", "switch": "switches"}
 """The registry's group of each axis of a strategy."""
 

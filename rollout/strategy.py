@@ -2,28 +2,36 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from rollout import specs
 from rollout.backend import Spec
 from rollout.errors import CompositionError, SpecError
+from rollout.members import lacks
 from rollout.slots import BLOCK, Block, Edit, Placement, Replay, Slot, flush
+
+__all__ = ["AXES", "Policy", "PolicyDefaults", "Positions", "PositionsDefaults", "Strategy", "Switch", "SwitchDefaults"]
 
 
 @runtime_checkable
 class Positions(Protocol):
-    """Where in time? A rule that gives every cached slot and the block's frames a temporal index.
-
-    Any part may also have `check(strategy, spec, frames)`, which raises CompositionError: it is called with None, None
-    when the strategy is composed, and again with a backend's spec and the planned latent frames.
-    """
+    """Where in time? A rule that gives every cached slot and the block's frames a temporal index."""
 
     kind: ClassVar[str]
     by_slot: ClassVar[bool]
     """Dates by a slot's place in the cache, so that a slot without a frame number (an average) has an index."""
+    collapses: ClassVar[bool]
+    """Gives several cached frames one index on purpose, also within the window."""
 
     def place(self, slots: Sequence[Slot], block: Block, window: int) -> Placement:
         """Indices for the slots that `block` attends to; `window` is the policy's, at most the trained frames."""
+        ...
+
+    def check(self, strategy: "Strategy", spec: Spec | None, frames: int | None) -> None:
+        """Raise CompositionError where the rule does not fit the strategy, the backend or the planned latent frames.
+
+        Called with None, None when the strategy is composed, and again once the backend and the plan are known.
+        """
         ...
 
 
@@ -40,6 +48,21 @@ class Policy(Protocol):
         """Cached frames, the block included."""
         ...
 
+    @property
+    def sink(self) -> int:
+        """Slots of role sink, once they are filled: no block evicts them."""
+        ...
+
+    @property
+    def memory(self) -> int:
+        """Slots of role memory, once they are filled."""
+        ...
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """What tells the memory slots apart where they are moving averages, one rate a slot."""
+        ...
+
     def make_room(self, slots: Sequence[Slot], frames: int) -> Edit:
         """The edit before a block of `frames` is denoised: afterwards slots + frames fit the window."""
         ...
@@ -48,19 +71,91 @@ class Policy(Protocol):
         """The slots of the committed block, with their roles."""
         ...
 
+    def check(self, strategy: "Strategy", spec: Spec | None, frames: int | None) -> None:
+        """As for positions."""
+        ...
+
 
 @runtime_checkable
 class Switch(Protocol):
     """What happens to the cache when the prompt changes?"""
 
     kind: ClassVar[str]
+    flushes: ClassVar[bool]
+    """Drops recent frames and replays none: then a cut does the same; otherwise a cut keeps the last frame."""
+
+    @property
+    def last(self) -> int:
+        """Recent frames that a switch which flushes leaves."""
+        ...
 
     def on_switch(self, slots: Sequence[Slot], block: Block, window: int) -> tuple[Edit, Replay | None]:
         """The edit, and the frames to encode again under the new prompt; `window` is the policy's."""
         ...
 
+    def check(self, strategy: "Strategy", spec: Spec | None, frames: int | None) -> None:
+        """As for positions."""
+        ...
+
+
+class PositionsDefaults:
+    """What most positions say: an index a frame, and they fit every strategy. Inherit it, and add kind, by_slot and place."""
+
+    collapses: ClassVar[bool] = False
+
+    def check(self, strategy: "Strategy", spec: Spec | None, frames: int | None) -> None:
+        """Fits everywhere."""
+
+
+class PolicyDefaults:
+    """What most policies say: no sinks, no memory, no averages. Inherit it, and add kind, window, make_room and admit."""
+
+    blends: ClassVar[bool] = False
+    if TYPE_CHECKING:  # to a type checker read-only, so that a rule may make a field or a property of each
+
+        @property
+        def sink(self) -> int: ...
+        @property
+        def memory(self) -> int: ...
+        @property
+        def rates(self) -> tuple[float, ...]: ...
+    else:
+        sink, memory, rates = 0, 0, ()
+
+    def check(self, strategy: "Strategy", spec: Spec | None, frames: int | None) -> None:
+        """Fits everywhere."""
+
+
+class SwitchDefaults:
+    """What most switches say: they fit every strategy. Inherit it, and add kind, flushes and on_switch."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def last(self) -> int: ...
+    else:
+        last = 1
+
+    def check(self, strategy: "Strategy", spec: Spec | None, frames: int | None) -> None:
+        """Fits everywhere."""
+
 
 AXES = ("positions", "policy", "switch")
+_PROTOCOLS: dict[str, tuple[type, type]] = {
+    "positions": (Positions, PositionsDefaults),
+    "policy": (Policy, PolicyDefaults),
+    "switch": (Switch, SwitchDefaults),
+}
+
+
+def _whole(axis: str, part: object) -> None:
+    """Raise SpecError for a part that lacks a member of its protocol; says which, and which mixin has it."""
+    protocol, defaults = _PROTOCOLS[axis]
+    if isinstance(part, type) or not hasattr(part, "kind"):
+        raise SpecError(f"{part!r} is no {axis} rule: the protocol {protocol.__name__} says what it needs.")
+    lack = lacks(part, protocol, defaults)
+    if lack:
+        raise SpecError(f"the {axis} rule '{specs.kind_of(part)}' {lack}")
 
 
 @dataclass(frozen=True)
@@ -75,10 +170,8 @@ class Strategy:
     switch: Switch
 
     def __post_init__(self) -> None:
-        for axis, protocol in zip(AXES, (Positions, Policy, Switch), strict=True):
-            part = getattr(self, axis)
-            if isinstance(part, type) or not isinstance(part, protocol):
-                raise SpecError(f"{part!r} is no {axis} rule: the protocol {protocol.__name__} says what it needs.")
+        for axis in AXES:
+            _whole(axis, getattr(self, axis))
         if self.policy.blends and not self.positions.by_slot:
             raise CompositionError(
                 f"policy '{self.policy.kind}' averages keys of different frames, and positions '{self.positions.kind}' "
@@ -92,14 +185,14 @@ class Strategy:
         A cut flushes, with the strategy's own flush where its switch is one, else keeping the last frame
         (arXiv 2511.20649, RoPE Cut); a prompt change alone asks the switch.
         """
-        if not block.cut or getattr(self.switch, "flushes", False):
+        if not block.cut or self.switch.flushes:
             return self.switch.on_switch(slots, block, self.policy.window)
         return flush(slots, 1), None
 
     @property
     def pinned(self) -> int:
         """Slots that no block evicts: the policy's sinks and memory."""
-        return int(getattr(self.policy, "sink", 0)) + int(getattr(self.policy, "memory", 0))
+        return self.policy.sink + self.policy.memory
 
     def check(self, spec: Spec, frames: int | None = None) -> None:
         """Raise CompositionError where the strategy does not fit a backend, or `frames` latent frames on it."""
@@ -113,9 +206,7 @@ class Strategy:
                 f"memory frames and a block of {block}. Use a window of at least {self.pinned + block}."
             )
         for part in (self.policy, self.switch, self.positions):
-            check = getattr(part, "check", None)
-            if check is not None:
-                check(self, spec, frames)
+            part.check(self, spec, frames)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: {"positions": {"kind": ..., field: ...}, "policy": {...}, "switch": {...}}."""

@@ -16,6 +16,7 @@ from rollout.slots import Block
 from rollout.strategy import Strategy, Switch
 
 __all__ = [
+    "KINDS",
     "Change",
     "Course",
     "Cut",

@@ -6,6 +6,9 @@ from typing import ClassVar, Literal
 
 from rollout.errors import SpecError
 from rollout.slots import Block, Edit, Role, Row, Slot, keep, of_role
+from rollout.strategy import PolicyDefaults
+
+__all__ = ["POLICIES", "Anchor", "Ema", "Fifo", "Sink", "admit", "evict_oldest", "pin"]
 
 
 def evict_oldest(slots: Sequence[Slot], room: int) -> Edit:
@@ -24,10 +27,11 @@ def admit(block: Block, sink: int = 0) -> tuple[Slot, ...]:
 
 
 def pin(slots: Sequence[Slot], sinks: Sequence[int], recent: Sequence[int], room: int) -> Edit:
-    """Keep the slots `sinks` as sinks, whatever they were, and the newest of `recent` that fit into `room` slots."""
+    """Keep `sinks` as sinks and the newest of `recent` that fit into `room` slots as recent ones, whatever they were."""
     newest = recent[max(0, len(recent) - (room - len(sinks))) :]
+    roles = [Role.SINK] * len(sinks) + [Role.RECENT] * len(newest)
     edit = keep(slots, (*sinks, *newest))
-    return replace(edit, slots=tuple(replace(slots[i], role=Role.SINK) for i in sinks) + edit.slots[len(sinks) :])
+    return replace(edit, slots=tuple(replace(slot, role=role) for slot, role in zip(edit.slots, roles, strict=True)))
 
 
 def _check_window(kind: str, window: int, sink: int) -> None:
@@ -38,11 +42,10 @@ def _check_window(kind: str, window: int, sink: int) -> None:
 
 
 @dataclass(frozen=True)
-class Fifo:
+class Fifo(PolicyDefaults):
     """First in, first out (Self-Forcing with a local window, arXiv 2506.08009)."""
 
     kind: ClassVar[str] = "fifo"
-    blends: ClassVar[bool] = False
     window: int = 21
 
     def __post_init__(self) -> None:
@@ -58,11 +61,10 @@ class Fifo:
 
 
 @dataclass(frozen=True)
-class Sink:
+class Sink(PolicyDefaults):
     """The first `sink` frames for ever, then first in, first out (LongLive's frame sink, arXiv 2509.22622)."""
 
     kind: ClassVar[str] = "sink"
-    blends: ClassVar[bool] = False
     window: int = 6
     sink: int = 1
 
@@ -79,7 +81,7 @@ class Sink:
 
 
 @dataclass(frozen=True)
-class Ema:
+class Ema(PolicyDefaults):
     """Memory tokens (MemRoPE, arXiv 2603.12513): evicted frames live on in one moving average a rate.
 
     Once a block the frames to go, with mean e, update every stream M = (1-a) M + a e; the first time M = e. `pool`:
@@ -139,7 +141,7 @@ class Ema:
 
 
 @dataclass(frozen=True)
-class Anchor:
+class Anchor(PolicyDefaults):
     """Sinks that are pinned again after every cut, since the first frames of all bring back the scene before it.
 
     The new ones are the first `sink` frames of the block after the cut's: in the cut's own block the frame that a RoPE Cut
@@ -147,7 +149,6 @@ class Anchor:
     """
 
     kind: ClassVar[str] = "anchor"
-    blends: ClassVar[bool] = False
     window: int = 12
     sink: int = 3
 

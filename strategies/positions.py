@@ -7,7 +7,9 @@ from typing import ClassVar
 from rollout.backend import Spec
 from rollout.errors import CompositionError, SpecError
 from rollout.slots import BLOCK, Block, Placement, Role, Slot
-from rollout.strategy import Strategy
+from rollout.strategy import PositionsDefaults, Strategy
+
+__all__ = ["POSITIONS", "TRAINED", "Absolute", "Cut", "Online", "Relativistic"]
 
 TRAINED = 21
 """Latent frames of the training horizon of the Self-Forcing family (arXiv 2506.08009)."""
@@ -49,7 +51,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Absolute:
+class Absolute(PositionsDefaults):
     """The frame's own number (Self-Forcing, arXiv 2506.08009): ends with the model's position table; a cut only flushes."""
 
     kind: ClassVar[str] = "absolute"
@@ -70,7 +72,7 @@ class Absolute:
 
 
 @dataclass(frozen=True)
-class Relativistic:
+class Relativistic(PositionsDefaults):
     """Block-Relativistic RoPE (Infinity-RoPE, arXiv 2511.20649): the newest block always ends a fixed local frame.
 
     The block's last frame sits at min(frames so far, head) - 1 and a cached frame d frames before it d lower; sinks sit
@@ -121,7 +123,7 @@ class Relativistic:
 
 
 @dataclass(frozen=True)
-class Online:
+class Online(PositionsDefaults):
     """Online RoPE indexing (MemRoPE, arXiv 2603.12513): 0, 1, ... over the cache in its order, then the block."""
 
     kind: ClassVar[str] = "online"
@@ -143,8 +145,8 @@ class Online:
                 f"beyond the {spec.trained} frames that {spec.name} was trained on. Use a window of at most {spec.trained}, or "
                 "positions='relativistic', which collapse older frames."
             )
-        flushed = int(getattr(strategy.switch, "last", 1)) if getattr(strategy.switch, "flushes", False) else 1
-        natural = int(getattr(strategy.policy, "sink", 0)) + flushed + block - 1
+        flushed = strategy.switch.last if strategy.switch.flushes else 1
+        natural = strategy.policy.sink + flushed + block - 1
         self.cut.check(min(natural, strategy.policy.window - 1), self.kind)
 
 

@@ -8,6 +8,8 @@ from rollout.strategies.positions import Absolute, Cut, Online, Relativistic
 from rollout.strategies.switches import Flush, Keep, Recache
 from rollout.strategy import Strategy
 
+__all__ = ["PRESETS", "Preset", "preset"]
+
 
 @dataclass(frozen=True)
 class Preset:

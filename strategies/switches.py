@@ -6,13 +6,17 @@ from typing import ClassVar, Literal
 
 from rollout.errors import SpecError
 from rollout.slots import Block, Edit, Replay, Role, Slot, flush, keep, of_role
+from rollout.strategy import SwitchDefaults
+
+__all__ = ["SWITCHES", "Flush", "Keep", "Recache"]
 
 
 @dataclass(frozen=True)
-class Keep:
+class Keep(SwitchDefaults):
     """The cache stays as it is; only cross-attention gets the new prompt (Self-Forcing, arXiv 2506.08009)."""
 
     kind: ClassVar[str] = "keep"
+    flushes: ClassVar[bool] = False
 
     def on_switch(self, slots: Sequence[Slot], block: Block, window: int) -> tuple[Edit, Replay | None]:
         """Nothing changes."""
@@ -20,12 +24,11 @@ class Keep:
 
 
 @dataclass(frozen=True)
-class Flush:
+class Flush(SwitchDefaults):
     """KV Flush (Infinity-RoPE, arXiv 2511.20649): keep the sinks and the newest `last` frames, drop the rest."""
 
     kind: ClassVar[str] = "flush"
     flushes: ClassVar[bool] = True
-    """A cut uses this switch; without it a cut keeps the last frame."""
     last: int = 1
 
     def __post_init__(self) -> None:
@@ -38,7 +41,7 @@ class Flush:
 
 
 @dataclass(frozen=True)
-class Recache:
+class Recache(SwitchDefaults):
     """KV Recache (LongLive, arXiv 2509.22622): encode the cached clean frames again under the new prompt.
 
     `sink` "keep": sinks (and memory) keep their old keys and the cached recent frames are encoded again; "rebuild": the
@@ -47,6 +50,7 @@ class Recache:
     """
 
     kind: ClassVar[str] = "recache"
+    flushes: ClassVar[bool] = False
     attention: Literal["causal", "bidirectional"] = "causal"
     sink: Literal["keep", "rebuild"] = "keep"
 

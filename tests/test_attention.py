@@ -27,8 +27,8 @@ from rollout.show.attention import ROLES, AttentionMap, FrameMap, frame_shares, 
 from rollout.show.attention.picture import draw
 from rollout.slots import Placement, Role
 from rollout.strategies.presets import PRESETS
+from rollout.testing import OracleCache
 from tests.conftest import micro_backend
-from tests.simple_cache import SimpleCache
 
 ROOT = Path(__file__).parent.parent
 DOCS = (ROOT / "docs" / "attention.md").read_text()
@@ -41,8 +41,8 @@ LIVE = [
 ]
 
 
-class Seeing(SimpleCache):
-    """The simple cache, holding every weight of every noisy pass: (heads, block tokens, all tokens), slots in order."""
+class Seeing(OracleCache):
+    """The oracle cache, holding every weight of every noisy pass: (heads, block tokens, all tokens), slots in order."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -58,7 +58,7 @@ class Seeing(SimpleCache):
             return rotate(x, table(frames, self.spec.grid, self.spec.axes, theta=self.spec.theta, dtype=self.dtype))
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys = [turned(f[layer][0], [i]) for f, i in zip(self.frames, placement.slots, strict=True)]
+            keys = [turned(self.raw(n, layer)[0], [i]) for n, i in enumerate(placement.slots)]
             keys = torch.cat([*keys, turned(k, placement.block)], 1)
             scores = torch.einsum("ihd,jhd->hij", turned(q, placement.block)[0], keys[0]) / q.shape[-1] ** 0.5
             self.passes.setdefault((number, layer), []).append(scores.softmax(-1))

@@ -18,7 +18,7 @@ from rollout.rope import rotate, table
 from rollout.slots import Block, Edit, Placement, Replay, Role, Slot, keep
 from rollout.strategies import Absolute, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
 from rollout.strategy import Strategy
-from tests.simple_cache import SimpleCache
+from rollout.testing import OracleCache
 
 SPEC = Spec("tiny", layers=2, heads=2, head_dim=12, latent=(1, 2, 1), grid=(2, 1), axes=(2, 2, 2))
 
@@ -314,7 +314,7 @@ class Stops(list):  # type: ignore[type-arg]
 def test_an_edit_that_moves_nothing_touches_no_tensor() -> None:
     cache = new_cache()
     write(cache, [0, 1, 2], 0)
-    cache._rows.keys, cache._rows.values = Stops(), Stops()
+    cache._store.keys, cache._store.values = Stops(), Stops()
     cache.apply(keep(cache.slots, [1, 2]))
     assert [s.frame for s in cache.slots] == [1, 2]
 
@@ -322,7 +322,7 @@ def test_an_edit_that_moves_nothing_touches_no_tensor() -> None:
 def test_an_edit_that_stops_half_way_marks_the_cache_unusable() -> None:
     cache = new_cache()
     write(cache, [0, 1, 2], 0)
-    cache._rows.values = Stops(cache._rows.values)
+    cache._store.values = Stops(cache._store.values)
     with pytest.raises(KeyboardInterrupt):
         cache.apply(ema_row((0, 0.5), (1, 0.5)))
     with pytest.raises(CacheError, match="an edit stopped half-way"):
@@ -335,7 +335,7 @@ def test_a_commit_that_stops_half_way_marks_the_cache_unusable() -> None:
     attend = cache.writer(Placement((0, 1, 2), (3, 19, 20)))  # a cut: stored at 3, 4, 5
     for layer in range(2):
         attend(layer, *qkv(3, layer))
-    cache._rows.keys = Stops(cache._rows.keys)
+    cache._store.keys = Stops(cache._store.keys)
     with pytest.raises(KeyboardInterrupt):
         cache.commit([Slot(Role.RECENT, 3 + i, 1) for i in range(3)])
     with pytest.raises(CacheError, match="a commit stopped half-way"):
@@ -370,10 +370,10 @@ COMPOSITIONS = (
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(COMPOSITIONS), st.lists(st.sampled_from(["", "", "", "switch", "cut"]), min_size=3, max_size=22))
-def test_every_path_equals_the_simple_cache(text: str, events: list[str]) -> None:
+def test_every_path_equals_the_oracle_cache(text: str, events: list[str]) -> None:
     """Blocks, switches, cuts and replays in any order: what a query sees is what raw keys, all rotated anew, would give."""
     strategy = Strategy.from_text(text)
-    fast, simple = (make(SPEC, strategy.policy.window, 2, dtype=torch.float64) for make in (KVCache, SimpleCache))
+    fast, simple = (make(SPEC, strategy.policy.window, 2, dtype=torch.float64) for make in (KVCache, OracleCache))
     seeds = itertools.count()
 
     def agree(frames: int, *attends: Any) -> None:

@@ -109,7 +109,7 @@ def test_an_exchange_moves_the_pinned_slots_alone_and_twice_is_the_identity(micr
     run = pair(micro, strategy)
     list(islice(run, 7))
     cache = run.cache
-    before, stored = held(cache), [x.clone() for x in (*cache._rows.keys, *cache._rows.values)]
+    before, stored = held(cache), [x.clone() for x in (*cache._store.keys, *cache._store.values)]
     cache.exchange(pinned(cache))
     for n, (was, now) in enumerate(zip(before, held(cache), strict=True)):
         moved = n // 4 in pinned(cache)  # two layers of keys and values a slot
@@ -117,7 +117,7 @@ def test_an_exchange_moves_the_pinned_slots_alone_and_twice_is_the_identity(micr
         assert not moved or not torch.equal(now, was)
     cache.exchange(pinned(cache))
     assert all(map(torch.equal, before, held(cache)))
-    assert all(map(torch.equal, stored, (*cache._rows.keys, *cache._rows.values)))
+    assert all(map(torch.equal, stored, (*cache._store.keys, *cache._store.values)))
 
 
 @pytest.mark.parametrize("strategy", PINNING, ids=str)
@@ -129,17 +129,17 @@ def test_a_video_goes_on_as_if_the_other_had_made_its_memory(micro: Sprites, str
     parts = [result.latents for result in islice(own, at)]
     list(islice(other, at))
     for i in pinned(own.cache):
-        mine, theirs = own.cache._entries[i], other.cache._entries[i]
+        mine, theirs = own.cache._held[i], other.cache._held[i]
         assert mine.row == theirs.row
         for ours, others in zip(
-            (own.cache._rows.keys, own.cache._rows.values),
-            (other.cache._rows.keys, other.cache._rows.values),
+            (own.cache._store.keys, own.cache._store.values),
+            (other.cache._store.keys, other.cache._store.values),
             strict=True,
         ):
             for a, b in zip(ours, others, strict=True):
                 a[:, mine.row] = b[:, theirs.row]
-        mine.raw, mine.exact = theirs.raw, theirs.exact
-    own.cache._changed(own.cache.slots, own.cache._entries)
+        mine.copy = theirs.copy
+    own.cache._changed(own.cache.slots, own.cache._held)
     parts += [result.latents for result in own]
     torch.testing.assert_close(both[:1], torch.cat(parts, 1), rtol=0, atol=1e-8)
     plain = latents(pair(micro, strategy))

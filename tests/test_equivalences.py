@@ -17,8 +17,8 @@ from rollout.plan import reach
 from rollout.rope import rotate, table
 from rollout.slots import Block, Placement, Role, Slot
 from rollout.strategies import Absolute, Cut, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
-from rollout.strategy import Strategy
-from tests.simple_cache import SimpleCache
+from rollout.strategy import PositionsDefaults, Strategy
+from rollout.testing import OracleCache
 
 A, B = "a red circle jumps", "a blue square spins on olive"
 LONG = f"{A}[3s]"
@@ -54,7 +54,7 @@ def test_a_sink_changes_that(micro: Sprites) -> None:
 
 
 @dataclass(frozen=True)
-class JustBefore:
+class JustBefore(PositionsDefaults):
     """Absolute, with the sinks re-dated to sit just before the window."""
 
     kind: ClassVar[str] = "just-before"
@@ -83,11 +83,11 @@ def test_the_head_matters_through_the_gap_to_the_sink_alone(micro: Sprites) -> N
     "text", ["absolute fifo:window=9+keep", "relativistic sink:window=9,sink=2+flush", "online ema:window=12+recache"]
 )
 def test_rotated_storage_equals_raw_storage(micro: Sprites, text: str) -> None:
-    """The cache rotates a key once; the simple one holds raw keys and rotates them all for every block."""
+    """The cache rotates a key once; the oracle holds raw keys and rotates them all for every block."""
     strategy = Strategy.from_text(text)
     script = f"{A}[4s] | {B}[3s] | {A}[2s#]"
     run = generate(micro, strategy, script)
-    run.cache = SimpleCache(micro.spec, strategy.policy.window, dtype=torch.float64)
+    run.cache = OracleCache(micro.spec, strategy.policy.window, dtype=torch.float64)
     same(roll(micro, strategy, script), torch.cat([r.latents for r in run], 1))
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rollout import Schedule, Script, generate, preset
+from rollout.backend import BackendDefaults
 from rollout.backends.sprites.weights import Sprites
 from rollout.errors import CacheError, CompositionError, PromptError, RolloutError, ScriptError
 from rollout.plan import simulate
@@ -200,12 +201,13 @@ def test_absolute_positions_end_before_the_first_block(micro: Sprites) -> None:
     generate(micro, preset("infinity-rope"), f"{A}[129s]")
 
 
-class Breaks:
+class Breaks(BackendDefaults):
     """A backend that raises at the n-th forward."""
 
     def __init__(self, inner: Sprites, at: int) -> None:
         self.inner, self.at, self.count = inner, at, 0
         self.spec, self.device, self.dtype, self.encode = inner.spec, inner.device, inner.dtype, inner.encode
+        self.decoder = inner.decoder
 
     def denoise(self, x, t, prompt, attend):
         self.count += 1

@@ -1,6 +1,7 @@
 """The house: folders, links, wheel, and the direction of imports."""
 
 import ast
+import importlib
 import subprocess
 import sys
 import tomllib
@@ -19,7 +20,7 @@ CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptool
 def folders() -> dict[str, str]:
     """Every package and its folder, each once: the core's own, and what its links name."""
     packages = {"rollout": "rollout"}
-    for top in (*(f"rollout/{storey}" for storey in STOREYS), *TOP):
+    for top in (*(f"rollout/{part}" for part in ("testing", *STOREYS)), *TOP):
         for init in sorted((ROOT / top).rglob("__init__.py")):
             folder = init.parent.relative_to(ROOT).as_posix()
             packages["rollout." + folder.removeprefix("rollout/").replace("/", ".")] = folder
@@ -182,6 +183,47 @@ def test_a_second_world_is_one_folder() -> None:
 )
 def test_the_look_for_sprites_sees_them(source: str, knows: bool) -> None:
     assert knows_sprites(source) is knows
+
+
+def public_names(body: list[ast.stmt]) -> list[str]:
+    """The names without an underscore that a module defines itself; type variables of one letter are its own affair."""
+    names: list[str] = []
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names += [leaf.id for target in targets for leaf in ast.walk(target) if isinstance(leaf, ast.Name)]
+    return [name for name in names if not name.startswith("_") and len(name) > 1]
+
+
+@pytest.mark.parametrize("path", [p.relative_to(ROOT).as_posix() for p in sources() if p.stem != "__main__"])
+def test_a_module_says_what_is_public(path: str) -> None:
+    """`__all__` names only what is there, and in the core, the strategies and the backends all of it."""
+    names = public_names(ast.parse((ROOT / path).read_text()).body)
+    module = importlib.import_module("rollout." + path.removeprefix("rollout/").removesuffix(".py").replace("/", "."))
+    told = getattr(module, "__all__", None)
+    if told is None:
+        assert not names, f"{path} has public names and no __all__"
+        return
+    assert len(told) == len(set(told))
+    assert all(hasattr(module, name) for name in told)
+    if storey(path.removeprefix("rollout/").removesuffix(".py").replace("/", ".")) in (
+        "core",
+        "strategies",
+        "backends",
+    ):
+        assert not set(names) - set(told)
+
+
+def test_what_a_rule_needs_is_imported_flat_and_without_torch() -> None:
+    code = (
+        "import sys; import rollout; assert 'torch' not in sys.modules; "
+        "from rollout import Block, Edit, Placement, PolicyDefaults, Replay, Role, Slot, Strategy, SwitchDefaults, "
+        "admit, flush, keep, of_role, register; assert 'torch' not in sys.modules; "
+        "assert all(hasattr(rollout, name) for name in rollout.__all__)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_pure_modules_import_no_torch() -> None:

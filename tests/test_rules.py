@@ -1,14 +1,21 @@
 """Positions, policies and switches, without tensors: the figures of the papers and the rules that hold for all."""
 
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.backend import Spec
+from rollout import generate
+from rollout.backend import BackendDefaults, Spec
+from rollout.backends import Entry
 from rollout.benchmarks.controls.policies import Oracle
-from rollout.errors import CompositionError, SpecError
+from rollout.errors import BackendError, CompositionError, SpecError
 from rollout.plan import chunks, simulate
-from rollout.slots import Block, Replay, Role, Slot
+from rollout.slots import Block, Replay, Role, Slot, flush, keep
 from rollout.strategies import Absolute, Anchor, Cut, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
 from rollout.strategies.presets import PRESETS
 from rollout.strategy import Policy, Positions, Strategy, Switch
@@ -393,3 +400,73 @@ def test_registering_needs_a_group_and_one_name() -> None:
         register("polices", "x")
     with pytest.raises(SpecError, match="its kind is 'fifo'"):
         register("policies", "mine")(Fifo)
+
+
+@dataclass(frozen=True)
+class Forgetful:
+    """A switch as one wrote it before switches said whether they flush."""
+
+    kind: ClassVar[str] = "forgetful"
+
+    def on_switch(self, slots, block, window):
+        return flush(slots, 2), None
+
+
+@dataclass(frozen=True)
+class Bare:
+    """A policy without the mixin."""
+
+    kind: ClassVar[str] = "bare"
+    window: int = 12
+    sink: int = 1
+
+    def make_room(self, slots, frames):
+        return keep(slots, ())
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (
+            lambda: Strategy(Online(), Sink(), Forgetful()),
+            r"the switch rule 'forgetful' lacks flushes, last, check\. Inherit rollout\.SwitchDefaults, which has last, "
+            r"check and add flushes, as rollout\.Switch says\.",
+        ),
+        (
+            lambda: Strategy(Online(), Bare(), Keep()),
+            r"the policy rule 'bare' lacks blends, memory, rates, admit, check\. Inherit rollout\.PolicyDefaults, which has "
+            r"blends, memory, rates, check and add admit, as rollout\.Policy says\.",
+        ),
+    ],
+)
+def test_a_rule_that_lacks_a_member_is_refused_with_its_name_and_the_mixin(make, says: str) -> None:
+    with pytest.raises(SpecError, match=says) as refused:
+        make()
+    assert "\n" not in str(refused.value)
+
+
+def test_a_backend_that_lacks_a_member_is_refused_with_its_name_and_the_mixin(micro) -> None:
+    bare = SimpleNamespace(spec=micro.spec, device=micro.device, dtype=micro.dtype, encode=micro.encode)
+    with pytest.raises(
+        BackendError, match=r"lacks world, digest.*Inherit rollout\.BackendDefaults.*add denoise, decoder"
+    ):
+        generate(bare, PRESETS["memrope"].strategy, "a red circle jumps[1s]")
+
+
+def test_a_backend_module_that_lacks_a_member_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "half.py").write_text("def load(): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BackendError, match="the backend module half lacks spec"):
+        Entry("half", "half").spec()
+    (tmp_path / "least.py").write_text("from rollout.backends.wan import spec\ndef load(): pass\n")
+    least = Entry("least", "least")
+    assert (least.world, least.has_world, least.digest("x"), least.spec().name) == (None, False, None, "wan")
+    assert least.check_prompt("anything") is None
+
+
+def test_a_backend_without_a_way_in_for_videos_says_so() -> None:
+    class Least(BackendDefaults):
+        spec = SPEC
+
+    with pytest.raises(BackendError, match="the backend 'wan' cannot encode a video"):
+        Least().encode_video(None)

@@ -21,8 +21,8 @@ from rollout.cli import app
 from rollout.errors import RolloutError
 from rollout.slots import Role
 from rollout.strategy import Strategy
+from rollout.testing import OracleCache
 from tests.conftest import micro_backend
-from tests.simple_cache import SimpleCache
 
 SPEC = Spec("small", 2, 2, 12, (4, 6, 4), (3, 2), (2, 2, 2))
 TEXTS = (
@@ -167,7 +167,7 @@ def test_a_compiled_block_is_compiled_whole_and_never_again(text: str) -> None:
     strategy = Strategy.from_text(text.format(w=12))
     ours = Ours(strategy, SPEC, torch.float32)
     ours.cache.attention = F.scaled_dot_product_attention
-    simple = SimpleCache(SPEC, 12, dtype=torch.float32)
+    simple = OracleCache(SPEC, 12, dtype=torch.float32)
     compiled = []
     with torch.no_grad():
         for n in range(12):

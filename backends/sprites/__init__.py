@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rollout.backends.sprites.truth import SpriteWorld
     from rollout.backends.sprites.weights import Sprites
 
+__all__ = ["SOURCES", "WEIGHTS", "check_prompt", "digest", "load", "open_world", "spec", "weights_file"]
+
 
 SOURCES = {
     "model": ("model", "codec", "weights", "grammar", "world", "truth"),

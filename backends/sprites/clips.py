@@ -20,6 +20,20 @@ from torch import Tensor
 from rollout.backends.sprites.grammar import MARKS, SLOTS
 from rollout.backends.sprites.world import DAY, NIGHT, SCENE, SCENE_LIFE, World, move_mark, sample_world
 
+__all__ = [
+    "BLOCK",
+    "HORIZON",
+    "LENGTHS",
+    "SHARES",
+    "UNNAMED",
+    "Clip",
+    "Dice",
+    "Moved",
+    "frame_mask",
+    "sample_clip",
+    "with_nights",
+]
+
 BLOCK = 3
 HORIZON = 21
 LENGTHS = (3, 9, 15, 21)

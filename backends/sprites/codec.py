@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from rollout.backends.sprites.clips import with_nights
 from rollout.backends.sprites.world import PIXELS, render, sample_world
 
+__all__ = ["CHANNELS", "LATENT_STD", "PATCH", "SCALE_POWER", "Codec", "fit_codec"]
+
 PATCH = 16
 CHANNELS = 112
 SCALE_POWER = 0.65

@@ -9,6 +9,7 @@ from rollout.errors import PromptError
 
 __all__ = [
     "ACTIONS",
+    "ARTICLES",
     "BACKGROUNDS",
     "COLOURS",
     "LIGHTS",
@@ -16,6 +17,7 @@ __all__ = [
     "SHAPES",
     "SLOTS",
     "TOKENS",
+    "VOCABULARY",
     "Caption",
     "parse",
     "vocabulary",

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from rollout.backend import Attend
 from rollout.backends.sprites.grammar import SLOTS, TOKENS
 
+__all__ = ["LAYOUT_GAIN", "Layer", "Pair", "Shape", "SpriteTransformer", "Texts"]
+
 Pair = tuple[Tensor, Tensor]
 """Keys and values."""
 

@@ -33,7 +33,7 @@ from rollout.backends.sprites.world import (
     sprite_distance,
 )
 
-__all__ = ["FIT", "WINDOW", "Seen", "action", "torus", "track"]
+__all__ = ["CHUNK", "FIT", "WINDOW", "Seen", "action", "torus", "track"]
 
 WINDOW = 7
 """Frames over which an action is read."""

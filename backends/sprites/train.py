@@ -27,6 +27,20 @@ from rollout.backends.sprites.world import render
 from rollout.files import write_whole
 from rollout.rope import rotate, table
 
+__all__ = [
+    "DIRT",
+    "MARKED",
+    "SIGMAS",
+    "average_gradients",
+    "draw_sigma",
+    "loss_of",
+    "main",
+    "optimizers",
+    "rate",
+    "train",
+    "write_log",
+]
+
 SIGMAS = (1.0, 0.9375, 0.8333333, 0.625)
 """The noise levels of the 4-step schedule; three in ten blocks are trained exactly there."""
 MARKED = 2.0

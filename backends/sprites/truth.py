@@ -27,7 +27,7 @@ from rollout.backends.sprites.world import (
 )
 from rollout.world import Act, Property, Seen, Video
 
-__all__ = ["SpriteSeen", "SpriteTruth", "SpriteWorld"]
+__all__ = ["IN_THE_DARK", "Scene", "SpriteSeen", "SpriteTruth", "SpriteWorld"]
 
 IN_THE_DARK = ("colour", "shape", "action", "light", "tint", "hue", "position")
 """What a frame shows at night too."""

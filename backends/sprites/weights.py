@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rollout.backend import Attend, Spec, split_pairs
+from rollout.backend import Attend, BackendDefaults, Spec, split_pairs
 from rollout.backends.sprites import digest, weights_file
 from rollout.backends.sprites import spec as shipped_spec
 from rollout.backends.sprites.codec import Codec
@@ -24,6 +24,8 @@ from rollout.backends.sprites.world import PIXELS
 from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
 from rollout.files import write_whole
+
+__all__ = ["FIRST", "FORMAT", "SpriteDecoder", "Sprites", "load_sprites", "read_weights", "save_weights"]
 
 FIRST, FORMAT = "rollout-sprites-1", "rollout-sprites-2"
 
@@ -47,7 +49,7 @@ class SpriteDecoder:
         """Nothing to go back to."""
 
 
-class Sprites:
+class Sprites(BackendDefaults):
     """The embedded backend: predicts x0 inside and returns the flow."""
 
     def __init__(

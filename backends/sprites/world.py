@@ -14,6 +14,37 @@ from torch import Tensor
 
 from rollout.backends.sprites.grammar import ACTIONS, BACKGROUNDS, COLOURS, MARKS, SHAPES, Caption
 
+__all__ = [
+    "CENTRE",
+    "DARK",
+    "DAY",
+    "EYE",
+    "GROUNDS",
+    "GROUND_SHADE",
+    "HUE",
+    "INK",
+    "LANDMARKS",
+    "NIGHT",
+    "PALETTE",
+    "PERIOD",
+    "PIXELS",
+    "RADIUS",
+    "SCENE",
+    "SCENERY",
+    "SCENE_LIFE",
+    "SIZE",
+    "STEP",
+    "TINT",
+    "World",
+    "apply_caption",
+    "motion",
+    "move_mark",
+    "render",
+    "sample_world",
+    "seeded_world",
+    "sprite_distance",
+]
+
 SIZE = 32
 """Units of the torus: all places and speeds of the world are in them."""
 PIXELS = 64

@@ -10,6 +10,8 @@ from rollout.files import fingerprint
 if TYPE_CHECKING:
     from rollout.backends.wan.model import Wan
 
+__all__ = ["HEIGHT", "SIZES", "SPATIAL", "WIDTH", "digest", "load", "spec"]
+
 HEIGHT, WIDTH = 480, 832
 """Pixels of the released checkpoints' videos."""
 SPATIAL = 8

@@ -16,6 +16,18 @@ from torch import Tensor, nn
 
 from rollout.backend import Attend
 
+__all__ = [
+    "Calls",
+    "CrossAttention",
+    "ExactTimesteps",
+    "NoRope",
+    "Processor",
+    "SelfAttention",
+    "compile_blocks",
+    "hooked",
+    "project_text",
+]
+
 
 class Processor:
     """A processor of one layer; all layers share one Calls."""

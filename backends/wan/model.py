@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rollout.backend import Attend, Spec
+from rollout.backend import Attend, BackendDefaults, Spec
 from rollout.backends.wan import SPATIAL, digest
 from rollout.backends.wan import spec as geometry
 from rollout.backends.wan.hooks import compile_blocks, hooked
@@ -20,14 +20,12 @@ from rollout.backends.wan.vae import WanDecoder, encode_frames
 from rollout.backends.wan.weights import read_config
 from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
-from rollout.world import World
+
+__all__ = ["Wan", "load_transformer", "load_wan"]
 
 
-class Wan:
+class Wan(BackendDefaults):
     """A WanTransformer3DModel whose self-attention is `attend`; `close`, or leaving a with block, puts it back."""
-
-    world: World | None = None
-    """What real videos should show is not known."""
 
     def __init__(
         self,

@@ -10,6 +10,8 @@ from rollout.backends.wan.text import TOKENS
 from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
 
+__all__ = ["RandomWan", "random_wan"]
+
 
 class RandomWan(Wan):
     """Random weights and random text features; nothing to decode with."""

@@ -16,6 +16,8 @@ from torch import Tensor
 from rollout.errors import BackendError, OutputError
 from rollout.files import fingerprint, write_whole
 
+__all__ = ["TOKENS", "TextEncoder", "clean"]
+
 TOKENS = 512
 
 

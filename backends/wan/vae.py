@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+__all__ = ["WanDecoder", "encode_frames", "unscale"]
+
 
 class WanDecoder:
     """Decodes one stream block by block; the whole decode gives the same frames, bit for bit."""

@@ -15,6 +15,19 @@ from torch import Tensor
 
 from rollout.errors import BackendError, OutputError
 
+__all__ = [
+    "LORA_PREFIXES",
+    "PREFIXES",
+    "SHARD",
+    "convert",
+    "describe",
+    "import_checkpoint",
+    "merge_lora",
+    "read_checkpoint",
+    "read_config",
+    "strip",
+]
+
 PREFIXES = ("model.", "generator.")
 """Wrappers of the released checkpoints' names (Self-Forcing and its family)."""
 LORA_PREFIXES = (*PREFIXES, "base_model.")

@@ -13,6 +13,8 @@ from rollout.benchmarks.compare.runs import Run
 from rollout.files import write_whole
 from rollout.run.video import Frames, VideoWriter
 
+__all__ = ["BYTES", "REST", "WIDTH", "film", "webp"]
+
 WIDTH, PICTURES, BYTES = 800, 240, 1_500_000
 """Of a webp: pixels wide, pictures and bytes at most."""
 REST = 1200

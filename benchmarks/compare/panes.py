@@ -30,6 +30,8 @@ from rollout.benchmarks.metrics.events import REACT
 from rollout.run.record import Segment
 from rollout.run.video import Frames
 
+__all__ = ["EDGE", "GAP", "LEFT", "Stage", "pane"]
+
 LEFT, EDGE, GAP = 70, 20, 18
 """Pixels: the margin that holds the rows' names, the other edges, and between panes."""
 HEAD, PROMPT, BAR, STATUS, LANE, AXIS = 44, 20, 26, 28, 24, 20

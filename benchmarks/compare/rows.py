@@ -7,6 +7,8 @@ from rollout.benchmarks.compare.runs import Run
 from rollout.benchmarks.metrics import metric
 from rollout.benchmarks.metrics.events import REACT, over_changes
 
+__all__ = ["Change", "Row", "changes", "rows"]
+
 Values = list[float | None]
 """One a pixel frame; None where there is nothing to say."""
 

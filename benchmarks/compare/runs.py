@@ -15,6 +15,8 @@ from rollout.specs import part_to_text
 from rollout.strategies.presets import PRESETS
 from rollout.strategy import AXES, Strategy
 
+__all__ = ["Run", "Segment", "count_fits", "different", "read_runs"]
+
 LEAST, MOST = 2, 6
 """Panes of a comparison."""
 

@@ -11,6 +11,30 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from rollout.benchmarks.compare.rows import Row
 from rollout.run.record import Segment
 
+__all__ = [
+    "BETWEEN",
+    "FAINT",
+    "FIRST",
+    "GOOD",
+    "INK",
+    "LEVEL",
+    "LEVELS",
+    "PAPER",
+    "SOFT",
+    "TRACK",
+    "Draw",
+    "column",
+    "fit",
+    "font",
+    "heights",
+    "lane",
+    "mix",
+    "scales",
+    "strip",
+    "tall",
+    "ticks",
+]
+
 Draw = ImageDraw.ImageDraw
 PAPER, INK, SOFT, FAINT, TRACK = "#fdfdfb", "#1f2328", "#6b7178", "#a0a5a9", "#dfdfd9"
 GOOD, LEVEL = "#009e73", "#0072b2"

@@ -10,6 +10,8 @@ from rollout.benchmarks.metrics.cost import generated
 from rollout.benchmarks.metrics.sample import applies
 from rollout.benchmarks.results import number
 
+__all__ = ["Line", "lines", "markdown"]
+
 SHOWN = (
     "reaction", "letting_go", "recall", "moved", "action", "identity", "background", "position", "tint", "scene_changed",
     "scene_reached", "identity_after_cut", "consistency@pool8", "drift@pool8", "seam", "forwards", "kv_mib", "switch_ms",

@@ -7,19 +7,19 @@ from typing import ClassVar
 from rollout.errors import SpecError
 from rollout.slots import Block, Edit, Slot
 from rollout.strategies.policies import admit, pin
+from rollout.strategy import PolicyDefaults
 
 __all__ = ["POLICIES", "Oracle"]
 
 
 @dataclass(frozen=True)
-class Oracle:
+class Oracle(PolicyDefaults):
     """Keeps the frames first .. last for ever, those that an answer needs: the best that a cache of this size can know.
 
     Everything else is first in, first out; frames before `first` go as soon as it is cached, since they would contradict it.
     """
 
     kind: ClassVar[str] = "oracle"
-    blends: ClassVar[bool] = False
     window: int = 21
     first: int = 0
     last: int = 2

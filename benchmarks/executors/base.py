@@ -10,6 +10,8 @@ from typing import Literal, Protocol
 from rollout.benchmarks.executors.work import Setup, Task, Worker
 from rollout.errors import RolloutError
 
+__all__ = ["TRIES", "Attempt", "Executor", "Gone", "Hand", "again", "attempt", "begin", "share"]
+
 TRIES = 3
 """Workers that one cell may kill before it is given up, and starts of one worker that may fail in a row."""
 

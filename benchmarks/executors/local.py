@@ -15,6 +15,8 @@ from multiprocessing.process import BaseProcess
 from rollout.benchmarks.executors.base import Attempt, Gone, Hand, again, attempt, begin, share
 from rollout.benchmarks.executors.work import Setup, Task, Worker
 
+__all__ = ["Local", "Serial"]
+
 
 @dataclass(frozen=True)
 class Serial:

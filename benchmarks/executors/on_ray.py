@@ -20,6 +20,8 @@ from rollout.benchmarks.executors.base import Attempt, Gone, Hand, attempt, begi
 from rollout.benchmarks.executors.work import Setup, Task, Worker
 from rollout.errors import RolloutError
 
+__all__ = ["Ray"]
+
 
 @dataclass(frozen=True)
 class Ray:

@@ -25,6 +25,8 @@ from rollout.run.recipe import Donor, Recipe
 from rollout.sampler import Schedule
 from rollout.strategy import Strategy
 
+__all__ = ["Setup", "Task", "Worker"]
+
 
 @dataclass(frozen=True)
 class Task:
@@ -109,7 +111,7 @@ class Worker:
 
     def _recipe(self, spec: Mapping[str, Any]) -> Recipe:
         """A cell's recipe. Raises RolloutError where the weights are not those of the plan."""
-        weights = getattr(self.backend, "digest", None)
+        weights = self.backend.digest
         if weights != spec["backend"]["weights"]:
             planned = spec["backend"]["weights"]
             raise RolloutError(f"the weights here are {weights}, and {planned} in the plan. Run the suite again.")

@@ -21,6 +21,8 @@ from rollout.run.video import Frames, stream_video, video_fps
 from rollout.slots import Block
 from rollout.world import World
 
+__all__ = ["FOREIGN", "Sample", "applies", "mean", "sample_of_run", "sample_of_video"]
+
 Numbers = NDArray[np.float64]
 FOREIGN = (
     "shows a world of another edition: what measures against a world's truth is left out. Generate it again for that."

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["LETTER", "WIDTH", "above", "font", "letters", "named", "panel", "short", "size", "spread", "whole"]
+
 WIDTH, TEXT = 3.8, 8.0
 """Inches and points."""
 LETTER = 4.8

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["scatter"]
+
 EVENTS = {"switch": (0, (3, 2)), "cut": "-"}
 DECIDED = ("better", "worse", "differs")
 

@@ -20,6 +20,8 @@ from rollout.show.explain.picture import draw
 from rollout.specs import GROUP_OF
 from rollout.strategy import AXES
 
+__all__ = ["markup"]
+
 NAMED = 16
 """Rows up to which a forest plot has room for names."""
 PAIRED = 6

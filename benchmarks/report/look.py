@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
+__all__ = ["FOCUS", "INK", "PAPER", "Look", "looks"]
+
 INK, PAPER = "#010203", "#010204"
 """Stand-ins in charts for the page's colours of text and ground, which follow light and dark."""
 TONES = 8

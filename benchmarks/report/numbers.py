@@ -8,6 +8,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+__all__ = ["breakable", "figure", "first_sentence", "interval", "places", "show", "ticked"]
+
 
 def places(found: Iterable[Mapping[str, Any]]) -> int:
     """Decimals that suit values with these intervals: two digits of the usual half width."""

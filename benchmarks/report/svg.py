@@ -14,6 +14,8 @@ from rollout.show.explain.picture import COLOURS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = ["inline", "swatch"]
+
 SVG, LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 ROLES = {colour: f"var(--{role})" for role, colour in COLOURS.items() if role != "folded"}
 CSS = {INK: "currentColor", PAPER: "var(--paper)", **ROLES}

@@ -13,6 +13,8 @@ from rollout.benchmarks.results import because
 from rollout.benchmarks.run import script_of
 from rollout.benchmarks.suites.suite import shipped
 
+__all__ = ["ARROWS", "READ", "against", "claims", "columns", "command", "groups"]
+
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0", "neither": ""}
 READ = {
     "higher": "higher is better",

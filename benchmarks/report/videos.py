@@ -17,6 +17,8 @@ from rollout.files import new_folder, write_whole
 from rollout.run.recipe import PrefixRecord
 from rollout.run.record import RunRecord
 
+__all__ = ["size"]
+
 SCENES = 24
 """Prompts, or prompts and seeds, that a report shows at most."""
 MOST = 300

@@ -18,6 +18,8 @@ from rollout.script import Script, Shot
 from rollout.strategy import Strategy
 from rollout.world import Act
 
+__all__ = ["Point", "flat", "points_table"]
+
 TRUE = 2
 """True blocks that a rollout starts from where its drift is measured."""
 

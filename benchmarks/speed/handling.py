@@ -16,6 +16,8 @@ from rollout.rope import rotate, table
 from rollout.slots import Block
 from rollout.strategy import Strategy
 
+__all__ = ["PASSES", "Floor", "Ours", "Plain", "geometry"]
+
 PASSES = 5
 """Four denoising steps and the clean pass."""
 

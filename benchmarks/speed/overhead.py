@@ -15,6 +15,8 @@ from rollout.benchmarks.speed.handling import PASSES, Floor, Ours, Plain, geomet
 from rollout.devices import now
 from rollout.strategy import Strategy
 
+__all__ = ["COMPOSITIONS", "measure", "pin_allocator", "switching", "tables"]
+
 HEADS = 2
 """Heads on which attention is timed; its time is scaled to all."""
 COMPOSITIONS = {

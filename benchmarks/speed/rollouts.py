@@ -5,7 +5,7 @@ a rollout without them.
 """
 
 import resource
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rollout.backend import Attend, Backend
+from rollout.backend import Attend, Backend, BackendDefaults
 from rollout.devices import now
 from rollout.loop import Rollout, generate
 from rollout.script import Script, Shot
 from rollout.strategy import Strategy
+
+__all__ = ["measure", "table"]
 
 HOST_SYNCS = ("aten._local_scalar_dense", "aten.nonzero", "aten.item", "aten.equal")
 """Operators that wait for the device; copies to the host are counted as well."""
@@ -64,21 +66,20 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + now(self.device) - begun
 
 
-class Timed:
+class Timed(BackendDefaults):
     """A backend whose passes and self-attention calls are timed."""
 
     def __init__(self, inner: Backend, clock: Clock) -> None:
         self.inner, self.clock = inner, clock
         self.spec, self.device, self.dtype = inner.spec, inner.device, inner.dtype
         self.encode, self.decoder, self.world = inner.encode, inner.decoder, inner.world
+        kernel = inner.attention or torch.nn.functional.scaled_dot_product_attention
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The inner backend's attention kernel."""
-        kernel: Callable[..., Tensor] = getattr(
-            self.inner, "attention", torch.nn.functional.scaled_dot_product_attention
-        )
-        with self.clock.measure("attention"):
-            return kernel(q, k, v)
+        def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            with clock.measure("attention"):
+                return kernel(q, k, v)
+
+        self.attention = attention
 
     def denoise(self, x: Tensor, t: float, prompt: Tensor, attend: Attend) -> Tensor:
         """One pass, and the self-attention calls in it."""

@@ -9,6 +9,8 @@ from rollout.benchmarks.speed.handling import Floor, Ours, Plain, geometry
 from rollout.benchmarks.speed.overhead import COMPOSITIONS
 from rollout.strategy import Strategy
 
+__all__ = ["WINDOWS", "test_ours", "test_the_floor_and_the_plain_handling"]
+
 WINDOWS = (6, 21)
 
 

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["ordinal_alpha"]
+
 
 def ordinal_alpha(ratings: NDArray[np.float64]) -> tuple[float | None, str]:
     """Krippendorff's alpha for ranks, of ratings (raters, units) with NaN where there is none; or None, and why.

@@ -11,6 +11,8 @@ from rollout.benchmarks.study.order import SEEDS, Showing, showings
 from rollout.benchmarks.study.questions import HIGHEST, LOWEST, PREFERENCES
 from rollout.errors import OutputError
 
+__all__ = ["Answer", "Key", "Rater", "read_answers", "read_key"]
+
 ANSWERS = "video study answers 1"
 T = TypeVar("T")
 

@@ -19,6 +19,8 @@ from rollout.benchmarks.study.questions import QUESTIONS, Kind
 from rollout.errors import OutputError
 from rollout.files import new_folder, write_text
 
+__all__ = ["KEY", "WHEN", "build_study"]
+
 HOME = Path(__file__).parent
 STEP = Path(benchmarks.__path__[0]) / "report" / "step.js"
 KEY = "rollout study key 1"

@@ -21,6 +21,8 @@ from rollout.strategies.presets import PRESETS
 from rollout.strategy import Strategy
 from rollout.timeline import Use
 
+__all__ = ["Clip", "Pair", "choose", "find_clips", "find_pairs"]
+
 ELSE = ("script", "seed", "model", "schedule", "prefix", "length", "size")
 """What two videos of a pair have in common."""
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+__all__ = ["SEEDS", "Showing", "showings"]
+
 SEEDS = 2**32
 """Seeds are 1 .. SEEDS - 1."""
 

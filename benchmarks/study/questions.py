@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+__all__ = ["HIGHEST", "LOWEST", "PREFERENCES", "QUESTIONS", "Kind"]
+
 Kind = Literal["long", "action"]
 
 

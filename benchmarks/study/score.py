@@ -13,6 +13,8 @@ from rollout.benchmarks.statistics import Crossed, Interval
 from rollout.benchmarks.study.agreement import ordinal_alpha
 from rollout.benchmarks.study.answers import Key, Rater, read_answers, read_key
 
+__all__ = ["score", "score_study"]
+
 Grid = NDArray[np.float64]
 """(raters, pairs); NaN where there is no answer."""
 LEAST = 6

@@ -7,6 +7,8 @@ from itertools import permutations
 
 from rollout.errors import SuiteError
 
+__all__ = ["draws"]
+
 
 def draws(templates: tuple[str, ...], fill: Mapping[str, tuple[str, ...]], count: int) -> Iterator[str]:
     """`count` scripts from templates: {colour} is one of its values, {colour.2} another one, evenly and in a fixed order.

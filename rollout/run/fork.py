@@ -19,6 +19,8 @@ from rollout.script import Script, Shot, planned
 from rollout.strategy import Strategy
 from rollout.timeline import Event, Use, moments, reigns
 
+__all__ = ["History"]
+
 
 @dataclass(frozen=True)
 class History:

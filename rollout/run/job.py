@@ -31,6 +31,8 @@ from rollout.run.video import Subtitle
 from rollout.script import Script
 from rollout.timeline import moments
 
+__all__ = ["Job"]
+
 FILES = ("video.mp4", "subtitles.vtt", "contact.png", "run.json", "latents.safetensors", "frames.mkv")
 UNFINISHED = ("video.partial.mp4", "video.earlier.mp4", "latents.partial.safetensors", "frames.partial.mkv")
 
@@ -205,7 +207,7 @@ class Job:
         files, pictures = output.state()
         facts = {
             "recipe": self.recipe.to_dict(),
-            "weights": getattr(self.backend, "digest", None),
+            "weights": self.backend.digest,
             "versions": machine(self.backend.device),
             "rollout": state,
             "output": files,

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from rollout.errors import OutputError
 
+__all__ = ["LatentsWriter", "as_bytes", "read_latents"]
+
 HEADER = 256
 """Bytes kept free for the header, which the format lets us pad with spaces."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -17,6 +17,8 @@ from rollout.run.sheet import Sheet
 from rollout.run.snapshot import flatten, part, under, unflatten
 from rollout.run.video import Frames, Subtitle, VideoWriter, webvtt
 
+__all__ = ["Output", "State"]
+
 State = tuple[Mapping[str, Any], Mapping[str, Tensor]]
 """JSON, and the tensors that belong to it."""
 

@@ -14,6 +14,8 @@ from rollout.run.recipe import PrefixRecord
 from rollout.run.video import read_video
 from rollout.world import Act
 
+__all__ = ["read_prefix", "read_prefixes", "true_latents"]
+
 
 def read_prefix(
     backend: Backend, source: str | None, prompt: str, seed: int
@@ -44,10 +46,7 @@ def read_prefix(
                 f"{path} holds {', '.join(sorted(tensors)[:5])} but no 'latents'. Give a file that --latents wrote."
             )
         return tensors["latents"].float(), _file_record(path)
-    encode = getattr(backend, "encode_video", None)
-    if encode is None:
-        raise OutputError(f"the backend '{backend.spec.name}' cannot encode a video. Give a latents file.")
-    return encode(read_video(path, most=10_000)), _file_record(path)
+    return backend.encode_video(read_video(path, most=10_000)), _file_record(path)
 
 
 def read_prefixes(
@@ -61,12 +60,10 @@ def read_prefixes(
 
 def true_latents(backend: Backend, prompt: str, blocks: int, seed: int) -> torch.Tensor:
     """Latents (F, C, H, W) of true blocks of what a prompt names; the rest of the world is drawn from the seed."""
-    encode = getattr(backend, "encode_video", None)
-    if backend.world is None or encode is None:
+    if backend.world is None:
         raise OutputError(f"the backend '{backend.spec.name}' has no true blocks to start from.")
     truth = backend.world.truth((Act(prompt, blocks * backend.spec.block),), seed)
-    latents: torch.Tensor = encode(truth.video())
-    return latents
+    return backend.encode_video(truth.video())
 
 
 def _file_record(path: Path) -> PrefixRecord:

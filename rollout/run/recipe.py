@@ -14,6 +14,8 @@ from rollout.timeline import Event
 
 __all__ = ["BackendRecord", "Donor", "PrefixRecord", "Recipe", "RecipeRecord", "ScriptText"]
 
+__all__ = ["Donor", "Recipe"]
+
 OPTIONS = ("model", "height", "width", "dtype", "attention_backend", "compile", "low_vram")
 """What a recipe may hand to a backend: a file that was changed by hand can ask for nothing else."""
 

@@ -198,7 +198,7 @@ def record(
             recipe.backend,
             str(backend.device),
             dict(recipe.options),
-            getattr(backend, "digest", None),
+            backend.digest,
             str(backend.dtype).removeprefix("torch."),
             None if backend.world is None else backend.world.name,
         ),

@@ -12,6 +12,8 @@ from torch import Tensor
 from rollout.loop import Result
 from rollout.run.video import Frames
 
+__all__ = ["SHEET", "Sheet", "Tile", "contact_sheet", "thumbnail"]
+
 SHEET = 40
 """Tiles of a contact sheet at most."""
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from rollout.errors import OutputError
 from rollout.files import write_whole
 
+__all__ = ["Snapshot", "damaged", "flatten", "part", "read_snapshot", "snapshots", "under", "unflatten"]
+
 FORMAT = "rollout-snapshot-1"
 KEPT = 2
 """The last ones that stay: one of them was whole when the other was being written."""

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from rollout.errors import OutputError
 from rollout.files import write_whole
 
+__all__ = ["Frames", "Subtitle", "VideoWriter", "frames_in", "read_video", "stream_video", "video_fps", "webvtt"]
+
 Frames = NDArray[np.uint8]
 """Pixel frames (N, height, width, 3)."""
 

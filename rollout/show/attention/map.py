@@ -18,6 +18,8 @@ from rollout.files import write_whole
 from rollout.loop import Result, Rollout
 from rollout.slots import Block, Role, Slot, of_role
 
+__all__ = ["ROLES", "AttentionMap", "Change", "FrameMap", "frame_shares", "middle"]
+
 LONGEST = 4096
 """Frames of a map: M takes 64 MiB then."""
 ROLES = ("", Role.SINK.value, Role.RECENT.value, "block")
@@ -166,7 +168,7 @@ class AttentionMap:
         spec, policy = self.run.backend.spec, self.run.strategy.policy
         frames = self._seen[-1][0].end
         streams = max(len(of_role(slots, Role.MEMORY)) for _, slots, _ in self._seen)
-        rates = getattr(policy, "rates", ())
+        rates = policy.rates
         names = [f"{rate:g}" for rate in rates] if len(rates) == streams else [str(n + 1) for n in range(streams)]
         found = FrameMap(
             np.zeros((frames, frames), np.float32),
@@ -186,7 +188,7 @@ class AttentionMap:
     def _change(self, block: Block, prompt: str) -> None:
         switch = self.run.strategy.switch
         if block.index > 0 and (block.switch or block.cut):
-            flushes = block.cut and not getattr(switch, "flushes", False)
+            flushes = block.cut and not switch.flushes
             kind = "cut" if block.cut else "prompt"
             self._changes.append(Change(block.start, kind, "flush" if flushes else switch.kind, prompt))
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
 
+__all__ = ["draw"]
+
 SHADES = ("#edf4fa", "#56b4e9", "#0072b2", "#08243c")
 """From nothing to much; what was not cached is white."""
 LEFT, RIGHT, BELOW, GAP, BAR = 0.5, 0.62, 0.4, 0.3, 0.09

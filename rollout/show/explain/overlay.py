@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["COLUMNS", "SIDES", "paint", "save"]
+
 COLUMNS = 1000
 """Blocks of a picture at most: of more, a column is no longer seen."""
 WIDTH, DPI, PAPER, TONES = 9.0, 144, "#fdfdfb", 96

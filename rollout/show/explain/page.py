@@ -20,6 +20,8 @@ from rollout.specs import GROUP_OF, part_to_text
 from rollout.strategy import AXES, Strategy
 from rollout.timeline import blocks_of
 
+__all__ = ["LONGEST", "Side", "page", "sides"]
+
 LONGEST = 3000
 """Blocks that a page holds at most: beyond, its file and its table of text no longer open at once."""
 LARGEST = 16 * 2**20

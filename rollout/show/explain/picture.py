@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["COLOURS", "INK", "LINE", "SIZE", "Marks", "draw", "marks", "runs", "told"]
+
 INK = "#1f2328"
 COLOURS = {"sink": "#e69f00", "memory": "#cc79a7", "recent": "#56b4e9", "folded": "#cc79a7"}
 """Okabe and Ito's, told apart without red and green; the block itself has the colour of the text."""

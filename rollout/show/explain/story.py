@@ -6,6 +6,8 @@ from itertools import groupby
 from rollout.show.explain.views import Difference, Key, Mark, View
 from rollout.slots import Role, Row, Slot
 
+__all__ = ["Told", "differ", "folds", "listed", "ranges", "tell"]
+
 Told = tuple[str, str]
 """A word or two that say what it is about, and a sentence."""
 

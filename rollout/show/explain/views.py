@@ -9,6 +9,8 @@ from rollout.plan import Step, reach, replayed, simulate
 from rollout.slots import Block, Placement, Role, Row, Slot, in_order
 from rollout.strategy import Strategy
 
+__all__ = ["Difference", "Key", "Mark", "View", "compare", "views"]
+
 Key = tuple[str, int]
 """What is compared: ("frame", its number), ("memory", the stream's) or ("block", the number of one of its own frames)."""
 

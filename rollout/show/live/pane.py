@@ -23,6 +23,8 @@ from rollout.show.live.badge import Watch, watch
 from rollout.strategy import Strategy
 from rollout.timeline import Event
 
+__all__ = ["Made", "Pane", "first_text", "told"]
+
 FILES = ("video.partial.mp4", "latents.partial.safetensors")
 SHEET = 400
 """Blocks of which the contact sheet shows every tenth; nobody knows how many there will be."""

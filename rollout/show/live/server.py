@@ -20,6 +20,8 @@ from rollout.errors import RolloutError
 from rollout.show.live.session import Session
 from rollout.show.live.wire import LONGEST, Outbox, error, read_order
 
+__all__ = ["ADDRESS", "BURST", "FLOOD", "Bucket", "listen", "server"]
+
 ADDRESS = "127.0.0.1"
 HERE = Path(__file__).parent
 PAGE = {

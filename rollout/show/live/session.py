@@ -22,6 +22,8 @@ from rollout.show.live.wire import SPEEDS, Order, Outbox, block_messages, error
 from rollout.specs import part_from_text
 from rollout.strategy import Strategy
 
+__all__ = ["MOST", "ORDERS", "Session"]
+
 MOST = 4
 """Panes at a time."""
 ORDERS = 64

@@ -15,6 +15,22 @@ from rollout.errors import RolloutError
 from rollout.run.video import Frames
 from rollout.show.live.pane import Made, Pane
 
+__all__ = [
+    "HEADER",
+    "JPEG",
+    "LONGEST",
+    "PENDING",
+    "SPEEDS",
+    "VERSION",
+    "WEBP",
+    "Order",
+    "Outbox",
+    "block_messages",
+    "error",
+    "picture",
+    "read_order",
+]
+
 VERSION = 1
 HEADER = struct.Struct("<BBBBHHII")
 """Version, pane, format (1 WebP, 2 JPEG), place in the block, prompt, milliseconds it is seen, block, frame."""
