@@ -6,22 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
+from rollout.cli.model import Choice, chooses_model
 from rollout.cli.options import (
-    BackendName,
     Cache,
-    Device,
-    Dtype,
     Force,
-    Height,
-    Model,
     Out,
     Plugin,
     Pos,
     Prefix,
     Preset,
-    Threads,
-    Width,
-    backend_options,
     compose,
     load_plugins,
 )
@@ -33,6 +26,7 @@ __all__ = ["FILES", "attn"]
 FILES = ("attention.npz", "attention.png", "run.json")
 
 
+@chooses_model("attention_backend", "compile", "low_vram")
 def attn(
     script: Annotated[str, typer.Argument(metavar="SCRIPT", help="A prompt script, as for 'rollout gen'.")],
     pos: Pos = None,
@@ -44,17 +38,12 @@ def attn(
     step: Annotated[
         int | None, typer.Option(metavar="K", help="The denoising step, from 0; default: the last noisy one.")
     ] = None,
-    backend: BackendName = "sprites",
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     out: Out = None,
     force: Force = False,
     prefix: Prefix = None,
-    model: Model = None,
-    height: Height = None,
-    width: Width = None,
-    device: Device = "cpu",
-    dtype: Dtype = None,
-    threads: Threads = None,
+    *,
+    choice: Choice,
     plugin: Plugin = None,
 ) -> None:
     """Roll out a script and show how frames attend to frames: attention.npz, attention.png, run.json."""
@@ -62,9 +51,6 @@ def attn(
     strategy = compose(pos, cache, preset)
     plan = Script.parse(script)
     number = _layer(layer)
-    import torch
-
-    from rollout.backends import load_backend
     from rollout.files import free_folder, new_folder, write_whole
     from rollout.loop import generate
     from rollout.run.prefix import read_prefix
@@ -73,11 +59,8 @@ def attn(
     from rollout.show.attention import AttentionMap
     from rollout.show.attention.picture import draw
 
-    if threads:
-        torch.set_num_threads(threads)
-    options = backend_options(model=model, height=height, width=width, dtype=dtype)
-    loaded = load_backend(backend, device=device, **options)
-    start, given = read_prefix(loaded, prefix, plan.prompts[0], seed)
+    loaded = choice.load()
+    start, start_record = read_prefix(loaded, prefix, plan.prompts[0], seed)
     run = generate(loaded, strategy, plan, seeds=seed, prefix=start)
     watched = AttentionMap(run, layer=number, step=step)
     folder = new_folder(free_folder(Path("out")) if out is None else out, force=force)
@@ -94,8 +77,8 @@ def attn(
     write_whole(folder / "attention.png", lambda path: picture.savefig(path, format="png", dpi=200))
     summary = found.summary()
     seen = {"layer": found.layer, "step": found.step, "sigma": run.schedule.sigmas[found.step], "summary": summary}
-    recipe = Recipe(strategy, script, seed, run.schedule, prefix, backend, device, options)
-    RunFolder.finish(folder, record(run, recipe, plan, prefix=given, timings=timings, attention=seen))
+    recipe = Recipe(strategy, script, seed, run.schedule, prefix, loaded.spec.name, choice.device, choice.options)
+    RunFolder.finish(folder, record(run, recipe, plan, prefix=start_record, timings=timings, attention=seen))
     print("shares of attention, and in brackets of how many frames:")
     for part in summary:
         print(_line(part))

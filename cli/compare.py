@@ -14,19 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rollout.cli.gen import SHOW
+from rollout.cli.model import Choice, chooses_model
 from rollout.cli.options import (
-    BackendName,
-    Device,
-    Dtype,
     Extra,
-    Height,
     Out,
     Plugin,
     Prefix,
-    Threads,
-    Width,
     added,
-    backend_options,
     find_strategy,
     load_plugins,
     told,
@@ -48,6 +42,7 @@ USUAL = ("self-forcing", "longlive", "infinity-rope", "memrope")
 """The presets where none is named, those that are possible for the script's length."""
 
 
+@chooses_model("attention_backend", "compile", "low_vram")
 def compare(
     what: Annotated[
         list[str] | None,
@@ -63,13 +58,8 @@ def compare(
     webp: Annotated[
         bool, typer.Option("--webp", help="Also write compare.webp, animated, at most 1.5 MB and 800 pixels wide.")
     ] = False,
-    backend: BackendName = "sprites",
-    model: Annotated[str | None, typer.Option(metavar="PATH", help="The backend's weights.")] = None,
-    height: Height = None,
-    width: Width = None,
-    device: Device = "cpu",
-    dtype: Dtype = None,
-    threads: Threads = None,
+    *,
+    choice: Choice,
     plugin: Plugin = None,
 ) -> None:
     """Show strategies side by side, on the same script and noise: compare.mp4, table.md, and a folder a run.
@@ -90,11 +80,11 @@ def compare(
         "text": given[0] if given else SHOW,
         "seed": seed or 0,
         "prefix": prefix,
-        "backend": backend,
-        "device": device,
-        "options": backend_options(model=model, height=height, width=width, dtype=dtype),
+        "backend": choice.backend,
+        "device": choice.device,
+        "options": choice.options,
     }
-    _generate(_named(preset, add), recipe, folder, threads, webp)
+    _generate(_named(preset, add), recipe, choice, folder, webp)
 
 
 def _named(preset: Sequence[str] | None, add: Sequence[str] | None) -> "list[tuple[str, Strategy]]":
@@ -117,21 +107,16 @@ def _folder(name: str) -> str:
 
 
 def _generate(
-    named: "list[tuple[str, Strategy]]", recipe: dict[str, Any], folder: Path, threads: int | None, webp: bool
+    named: "list[tuple[str, Strategy]]", recipe: dict[str, Any], choice: Choice, folder: Path, webp: bool
 ) -> None:
     """Check everything, then roll out one strategy after the other: one cache at a time, and times that are its own."""
-    import torch
-
-    from rollout.backends import load_backend
     from rollout.benchmarks.compare.runs import read_runs
     from rollout.files import new_folder
     from rollout.run.job import Job
     from rollout.run.recipe import Recipe
 
     script = Script.parse(recipe["text"])
-    if threads:
-        torch.set_num_threads(threads)
-    loaded = load_backend(recipe["backend"], device=recipe["device"], **recipe["options"])
+    loaded = choice.load()
     named = named or _usual(script, loaded)
     recipes = [Recipe(strategy, **recipe) for _, strategy in named]
     folders = [folder / _folder(name) for name, _ in named]

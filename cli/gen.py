@@ -5,18 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rollout.cli.model import Choice, chooses_model
 from rollout.cli.options import (
-    AttentionBackend,
-    BackendName,
     Cache,
-    Compile,
     ContextNoise,
-    Device,
-    Dtype,
     Force,
-    Height,
-    LowVram,
-    Model,
     Out,
     Plugin,
     Pos,
@@ -24,9 +17,6 @@ from rollout.cli.options import (
     Preset,
     Shift,
     Steps,
-    Threads,
-    Width,
-    backend_options,
     compose,
     load_plugins,
     told,
@@ -46,6 +36,7 @@ SHOW = (
 """The script where none is given: an action, another, and a cut to another scene."""
 
 
+@chooses_model()
 def gen(
     script: Annotated[
         str | None, typer.Argument(metavar="SCRIPT", help="'PROMPT[5s] | PROMPT[3s#] ; SUBTITLE | SUBTITLE'; # cuts.")
@@ -53,7 +44,6 @@ def gen(
     pos: Pos = None,
     cache: Cache = None,
     preset: Preset = None,
-    backend: BackendName = "sprites",
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     out: Out = None,
     force: Force = False,
@@ -67,15 +57,8 @@ def gen(
     shift: Shift = 5.0,
     context_noise: ContextNoise = 0.0,
     prefix: Prefix = None,
-    model: Model = None,
-    height: Height = None,
-    width: Width = None,
-    device: Device = "cpu",
-    dtype: Dtype = None,
-    attention_backend: AttentionBackend = None,
-    compile_: Compile = False,
-    low_vram: LowVram = False,
-    threads: Threads = None,
+    *,
+    choice: Choice,
     plugin: Plugin = None,
 ) -> None:
     """Generate a video from a prompt script: video.mp4, contact.png, run.json, subtitles.vtt."""
@@ -83,29 +66,15 @@ def gen(
     strategy = compose(pos, cache, preset)
     text = SHOW if script is None else script
     Script.parse(text)
-    import torch
-
-    from rollout.backends import load_backend
     from rollout.files import free_folder, new_folder
     from rollout.run.job import Job
     from rollout.run.recipe import Recipe
     from rollout.sampler import Schedule
 
-    if threads:
-        torch.set_num_threads(threads)
     schedule = Schedule.of(steps, shift, context_noise)
-    given = backend_options(
-        model=model,
-        height=height,
-        width=width,
-        dtype=dtype,
-        attention_backend=attention_backend,
-        compile=compile_,
-        low_vram=low_vram,
-    )
-    loaded = load_backend(backend, device=device, **given)
+    loaded = choice.load()
     folder = free_folder(Path("out")) if out is None else out
-    recipe = Recipe(strategy, text, seed, schedule, prefix, backend, device, given)
+    recipe = Recipe(strategy, text, seed, schedule, prefix, loaded.spec.name, choice.device, choice.options)
     job = Job(loaded, recipe, folder, latents=latents, every=snapshot_every)
     new_folder(folder, force=force)
     roll(job)

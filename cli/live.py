@@ -7,21 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rollout.cli.model import Choice, chooses_model
 from rollout.cli.options import (
-    AttentionBackend,
-    BackendName,
-    Compile,
     ContextNoise,
-    Device,
-    Dtype,
-    Height,
-    LowVram,
-    Model,
     Plugin,
     Shift,
     Steps,
-    Width,
-    backend_options,
     find_strategy,
     load_plugins,
 )
@@ -35,13 +26,13 @@ PANES = ("infinity-rope", "longlive", "self-forcing")
 PROMPT = "a red circle walks right on navy"
 
 
+@chooses_model(threads=1)
 def live(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What all panes begin with.")] = PROMPT,
     pane: Annotated[
         list[str] | None,
         typer.Option(metavar="STRATEGY", help="A preset, or 'POSITIONS POLICY+SWITCH'; one to four times."),
     ] = None,
-    backend: BackendName = "sprites",
     seed: Annotated[int, typer.Option(help="Seed of the noise, the same in all panes.")] = 0,
     out: Annotated[
         Path | None,
@@ -52,15 +43,8 @@ def live(
     steps: Steps = 4,
     shift: Shift = 5.0,
     context_noise: ContextNoise = 0.0,
-    model: Model = None,
-    height: Height = None,
-    width: Width = None,
-    device: Device = "cpu",
-    dtype: Dtype = None,
-    attention_backend: AttentionBackend = None,
-    compile_: Compile = False,
-    low_vram: LowVram = False,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the model.")] = 1,
+    *,
+    choice: Choice,
     plugin: Plugin = None,
 ) -> None:
     """Type a prompt and see which strategy obeys first: a local page, two to four panes, cut, flush, recache, fork."""
@@ -72,38 +56,25 @@ def live(
         from rollout.errors import RolloutError
 
         raise RolloutError(f"rollout live needs {missing.name}. Run: pip install 'rollout-video[live]'") from missing
-    import torch
-
-    from rollout.backends import load_backend
     from rollout.run.recipe import Recipe
     from rollout.sampler import Schedule
     from rollout.show.live.session import Session
 
-    given = backend_options(
-        model=model,
-        height=height,
-        width=width,
-        dtype=dtype,
-        attention_backend=attention_backend,
-        compile=compile_,
-        low_vram=low_vram,
-    )
-    torch.set_num_threads(threads)
-    with listen(port) as found:
-        loaded = load_backend(backend, device=device, **given)
+    with listen(port) as socket:
+        loaded = choice.load()
         schedule = Schedule.of(steps, shift, context_noise)
-        recipe = Recipe(strategies[0], prompt, seed, schedule, None, backend, device, given)
-        _serve(Session(loaded, recipe, strategies, out or Path("out")), found, open_, save=out is not None)
+        recipe = Recipe(strategies[0], prompt, seed, schedule, None, loaded.spec.name, choice.device, choice.options)
+        _serve(Session(loaded, recipe, strategies, out or Path("out")), socket, open_, save=out is not None)
 
 
-def _serve(session: "Session", found: Any, browser: bool, *, save: bool) -> None:
+def _serve(session: "Session", socket: Any, browser: bool, *, save: bool) -> None:
     """Serve until Ctrl-C or SIGTERM, then save what was asked for."""
     import webbrowser
     from threading import Thread
 
     from rollout.show.live.server import ADDRESS, server
 
-    port = found.getsockname()[1]
+    port = socket.getsockname()[1]
     address = f"http://{ADDRESS}:{port}/"
     saved, before = None, signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -111,7 +82,7 @@ def _serve(session: "Session", found: Any, browser: bool, *, save: bool) -> None
         print(f"{len(session.panes)} panes on {address} ; Ctrl-C ends", flush=True)
         if browser:
             Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        server(session, port).run(sockets=[found])
+        server(session, port).run(sockets=[socket])
     except KeyboardInterrupt:
         pass  # how it is meant to end
     finally:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,18 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT",
-    "AttentionBackend",
-    "BackendName",
     "Cache",
-    "Compile",
     "ContextNoise",
-    "Device",
-    "Dtype",
     "Extra",
     "Force",
-    "Height",
-    "LowVram",
-    "Model",
     "Out",
     "Plugin",
     "Pos",
@@ -34,10 +26,7 @@ __all__ = [
     "Preset",
     "Shift",
     "Steps",
-    "Threads",
-    "Width",
     "added",
-    "backend_options",
     "compose",
     "find_strategy",
     "load_plugins",
@@ -73,17 +62,6 @@ Prefix = Annotated[
 Steps = Annotated[int, typer.Option(help="Denoising steps a block; the models are made for 4.")]
 Shift = Annotated[float, typer.Option(help="Shift of the noise schedule.")]
 ContextNoise = Annotated[float, typer.Option(help="Timestep (0..1000) of the clean pass that writes the cache.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's.")]
-Model = Annotated[
-    str | None, typer.Option(metavar="PATH", help="The backend's weights; for wan a folder in diffusers' format.")
-]
-Height = Annotated[int | None, typer.Option(help="Pixels, wan only.")]
-Width = Annotated[int | None, typer.Option(help="Pixels, wan only.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, ...; default: bfloat16 on a GPU.")]
-AttentionBackend = Annotated[str | None, typer.Option(help="One of diffusers' names, wan only.")]
-Compile = Annotated[bool, typer.Option("--compile", help="torch.compile the transformer's blocks, wan only.")]
-LowVram = Annotated[bool, typer.Option("--low-vram", help="Keep weights on the CPU until needed, wan only.")]
 BackendName = Annotated[str, typer.Option("--backend", metavar="NAME", help="The model: see 'rollout ls backends'.")]
 Plugin = Annotated[
     list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers rules of its own.")
@@ -132,11 +110,6 @@ def added(add: Sequence[str] | None) -> list[tuple[str, str]]:
                 f"--add {name + equals + strategy!r} is no NAME=STRATEGY. Write 'mine=relativistic fifo+flush'."
             )
     return [(name.strip(), strategy.strip()) for name, _, strategy in pairs]
-
-
-def backend_options(**wanted: object) -> dict[str, Any]:
-    """What to load a backend with: the options that were given, by the backend's names."""
-    return {name: value for name, value in wanted.items() if value is not None and value is not False}
 
 
 def load_plugins(files: list[Path] | None) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rollout.cli.options import AttentionBackend, Compile, Height, Plugin, Width, backend_options, load_plugins
+from rollout.cli.model import Choice, chooses_model
+from rollout.cli.options import Plugin, load_plugins
 from rollout.errors import BackendError, SpecError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["speed"]
 
 
+@chooses_model("backend", "dtype", "low_vram")
 def speed(
     backend: Annotated[
         str | None,
@@ -31,15 +33,9 @@ def speed(
     presets: Annotated[
         str, typer.Option(metavar="A,B", help="Presets of whole rollouts.")
     ] = "self-forcing,longlive,infinity-rope,memrope",
-    model: Annotated[str | None, typer.Option(metavar="PATH", help="The backend's weights.")] = None,
     random: Annotated[bool, typer.Option("--random", help="Random weights of --size, wan only.")] = False,
     size: Annotated[str, typer.Option(help="1.3b or 14b, with --random.")] = "1.3b",
     layers: Annotated[int | None, typer.Option(help="Fewer layers than the size has, with --random.")] = None,
-    height: Height = None,
-    width: Width = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    attention_backend: AttentionBackend = None,
-    compile_: Compile = False,
     blocks: Annotated[int, typer.Option(min=1, help="Blocks timed once the window is full, whole rollouts.")] = 3,
     frames: Annotated[
         int | None,
@@ -53,40 +49,31 @@ def speed(
         ),
     ] = None,
     snapshot_every: Annotated[int | None, typer.Option(min=1, metavar="N", help="As for 'rollout gen'.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     to: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the rows as JSON.")] = None,
     plugin: Plugin = None,
+    *,
+    choice: Choice,
 ) -> None:
     """What handling the cache costs at Wan's geometry; with --backend, whole rollouts, a block split into its parts."""
     load_plugins(plugin)
     if random and backend != "wan":
         raise BackendError(f"--random builds Wan models; the backend is {backend!r}. Use --backend wan.")
-    import torch
-
     from rollout.devices import find_device
     from rollout.files import write_text
 
-    if threads:
-        torch.set_num_threads(threads)
-    place = find_device(device)
+    choice.set_threads()
+    place = find_device(choice.device)
     if backend is None:
-        found = _cache(place, dtype or "float32,bfloat16", windows, repeats)
+        rows = _cache(place, dtype or "float32,bfloat16", windows, repeats)
     else:
-        given = backend_options(
-            dtype=dtype,
-            height=height,
-            width=width,
-            attention_backend=attention_backend,
-            compile=compile_,
-            model=model,
-        )
-        loaded = _load(backend, random, size, layers, device, given)
+        options = choice.options | ({} if dtype is None else {"dtype": dtype})
+        loaded = _load(backend, random, size, layers, choice.device, options)
         if frames is None:
-            found = _rollouts(loaded, presets, blocks)
+            rows = _rollouts(loaded, presets, blocks)
         else:
-            found = _flat(loaded, presets, frames, points, out, snapshot_every)
+            rows = _flat(loaded, presets, frames, points, out, snapshot_every)
     if to is not None:
-        write_text(to, json.dumps(found, indent=1) + "\n")
+        write_text(to, json.dumps(rows, indent=1) + "\n")
 
 
 def _where(device: "torch.device") -> str:

@@ -1,0 +1,105 @@
+"""The options that choose a model, declared once: a command takes them all as one value."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rollout.backend import Backend
+
+__all__ = ["Choice", "chooses_model"]
+
+OPTIONS: dict[str, tuple[Any, Any]] = {
+    "backend": (
+        Annotated[str, typer.Option("--backend", metavar="NAME", help="The model: see 'rollout ls backends'.")],
+        "sprites",
+    ),
+    "model": (
+        Annotated[
+            str | None,
+            typer.Option(metavar="PATH", help="The backend's weights; for wan a folder in diffusers' format."),
+        ],
+        None,
+    ),
+    "height": (Annotated[int | None, typer.Option(help="Pixels, wan only.")], None),
+    "width": (Annotated[int | None, typer.Option(help="Pixels, wan only.")], None),
+    "device": (Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")], "cpu"),
+    "dtype": (Annotated[str | None, typer.Option(help="float32, bfloat16, ...; default: bfloat16 on a GPU.")], None),
+    "attention_backend": (Annotated[str | None, typer.Option(help="One of diffusers' names, wan only.")], None),
+    "compile": (
+        Annotated[bool, typer.Option("--compile", help="torch.compile the transformer's blocks, wan only.")],
+        False,
+    ),
+    "low_vram": (
+        Annotated[bool, typer.Option("--low-vram", help="Keep weights on the CPU until needed, wan only.")],
+        False,
+    ),
+    "threads": (Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's.")], None),
+}
+"""Each option's type and default."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model as the command line names it; `options` are the backend's own that differ from their defaults."""
+
+    backend: str | None
+    device: str
+    threads: int | None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def set_threads(self) -> None:
+        """Give torch as many threads as were asked for."""
+        import torch
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+
+    def load(self) -> "Backend":
+        """Load it, on as many threads. Raises BackendError."""
+        from rollout.backends import load_backend
+
+        self.set_threads()
+        return load_backend(self.backend or "sprites", device=self.device, **self.options)
+
+
+def chooses_model(*without: str, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of a model in place of its parameter `choice`.
+
+    `without` names those that it lacks; `defaults` those whose default is another.
+    """
+    names = [name for name in OPTIONS if name not in without]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def wrapper(**values: Any) -> None:
+            asked = {name: values.pop(name) for name in names}
+            place = [asked.pop(name, None) for name in ("backend", "device", "threads")]
+            options = {name: value for name, value in asked.items() if value is not None and value is not False}
+            command(**values, choice=Choice(place[0], place[1] or "cpu", place[2], options))
+
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            if parameter.name != "choice":
+                parameters.append(parameter)
+                continue
+            for name in names:
+                annotation, default = OPTIONS[name]
+                parameters.append(
+                    inspect.Parameter(
+                        name,
+                        inspect.Parameter.KEYWORD_ONLY,
+                        default=defaults.get(name, default),
+                        annotation=annotation,
+                    )
+                )
+        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        wrapper.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]  # what typer reads
+        wrapper.__annotations__ = {p.name: p.annotation for p in keyword_only}
+        return wrapper
+
+    return decorate
