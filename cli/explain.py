@@ -85,7 +85,7 @@ def explain(
     elif as_json:
         _json(compared, plan, spec)
     else:
-        length = spec.block * spec.stride / spec.fps
+        length = spec.block_seconds
         for _, one in compared:
             print(f"{one}  on {spec.name}: window {one.policy.window}, {length:g}s a block")
         for line in told(planned(plan, spec)):

@@ -1,6 +1,5 @@
 """rollout ls: what there is to compose."""
 
-import inspect
 import json
 from dataclasses import asdict
 from enum import StrEnum
@@ -10,6 +9,7 @@ import typer
 
 from rollout.cli.options import Plugin, load_plugins
 from rollout.registry import find, names
+from rollout.text import first_paragraph
 
 __all__ = ["Group", "ls"]
 
@@ -70,6 +70,6 @@ def _row(group: Group, name: str) -> dict[str, Any]:
         return {"name": name, "unit": item.unit, "better": item.better, "about": item.about, "source": item.source}
     from rollout.specs import part_to_dict
 
-    about = (inspect.getdoc(item) or "").split("\n\n")[0].replace("\n", " ")
+    about = first_paragraph(item)
     defaults = {k: v for k, v in part_to_dict(item()).items() if k != "kind"}
     return {"name": name, "about": about, "fields": defaults}

@@ -60,6 +60,11 @@ class Spec:
         """Tokens of one latent frame."""
         return self.grid[0] * self.grid[1]
 
+    @property
+    def block_seconds(self) -> float:
+        """How long a block is seen."""
+        return self.block * self.stride / self.fps
+
     def pixel_frames(self, frames: int) -> int:
         """Pixel frames that the first `frames` latent frames decode to."""
         return 0 if frames == 0 else self.stride * (frames - 1) + 1

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from rollout.errors import BackendError
+from rollout.text import cause
 
 __all__ = ["DTYPES", "Peak", "find_device", "find_dtype", "free_bytes", "now"]
 
@@ -18,7 +19,7 @@ def find_device(name: torch.device | str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise BackendError(f"the device {str(name)!r} is not there: {str(error).splitlines()[0]}. Use cpu.") from error
+        raise BackendError(f"the device {str(name)!r} is not there: {cause(error)}. Use cpu.") from error
     return device
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from rollout.errors import OutputError
+from rollout.text import cause
 
 __all__ = ["alone", "fingerprint", "free_folder", "new_folder", "sync", "write_text", "write_whole"]
 
@@ -21,8 +22,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         sync(partial)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OutputError(f"{path} cannot be written: {why}. Choose another place or free some space.") from error
+        raise OutputError(
+            f"{path} cannot be written: {cause(error)}. Choose another place or free some space."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -76,9 +78,7 @@ def new_folder(path: Path, *, force: bool = False) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise OutputError(
-            f"the folder {path} cannot be written: {error.strerror or error}. Choose another --out."
-        ) from error
+        raise OutputError(f"the folder {path} cannot be written: {cause(error)}. Choose another --out.") from error
     return path
 
 

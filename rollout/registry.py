@@ -5,13 +5,13 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rollout.errors import RolloutError, SpecError
+from rollout.text import hint
 
 __all__ = ["GROUPS", "RULES", "find", "load_plugin", "names", "register", "registered"]
 
@@ -93,10 +93,10 @@ def find(group: str, name: str) -> Any:
                     ) from error
                 _same_name(group, name, item)
             return item
-    near = get_close_matches(str(name), names(group), n=1, cutoff=0.5)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
+    known_names = names(group)
     raise SpecError(
-        f"there is no {_singular(group)} called {str(name)[:60]!r}. {hint}There are: {', '.join(names(group))}."
+        f"there is no {_singular(group)} called {str(name)[:60]!r}. {hint(str(name), known_names)}"
+        f"There are: {', '.join(known_names)}."
     )
 
 

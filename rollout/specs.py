@@ -9,11 +9,11 @@ import json
 import types
 import typing
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from rollout.errors import SpecError
 from rollout.registry import find, names
+from rollout.text import hint
 
 __all__ = [
     "GROUP_OF",
@@ -184,10 +184,8 @@ def policy_and_switch(text: str) -> tuple[Any, Any]:
                 raise SpecError(f"the cache {text!r} names two policies. Keep one.")
             policy = part_from_text("policy", piece)
         else:
-            near = get_close_matches(kind, policies + switches, n=1, cutoff=0.5)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
             raise SpecError(
-                f"there is no policy or switch called {kind[:60]!r}. {hint}"
+                f"there is no policy or switch called {kind[:60]!r}. {hint(kind, policies + switches)}"
                 f"Policies: {', '.join(policies)}; switches: {', '.join(switches)}."
             )
     return policy or find("policies", "sink")(), switch or find("switches", "keep")()

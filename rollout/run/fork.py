@@ -69,7 +69,7 @@ class History:
     def block(self, seconds: float, spec: Spec) -> int:
         """The block boundary nearest to a time, half up. Raises OutputError where nothing was kept."""
         blocks = len(self.latents) // spec.block
-        length = spec.block * spec.stride / spec.fps
+        length = spec.block_seconds
         block = floor(seconds / length + 0.5) if 0 <= seconds < 1e9 else -1
         if not 1 <= block <= blocks:
             raise OutputError(
@@ -151,4 +151,4 @@ class History:
 
 
 def _seconds(blocks: int, spec: Spec) -> float:
-    return blocks * spec.block * spec.stride / spec.fps
+    return blocks * spec.block_seconds

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rollout.errors import OutputError
+from rollout.text import cause
 
 __all__ = ["LatentsWriter", "as_bytes", "read_latents"]
 
@@ -47,7 +48,7 @@ class LatentsWriter:
             if not keep:  # else it is what the next attempt goes on from
                 with suppress(OSError):
                     self.partial.unlink()
-            raise OutputError(f"{self.partial} cannot be written: {error.strerror}. Choose another --out.") from error
+            raise OutputError(f"{self.partial} cannot be written: {cause(error)}. Choose another --out.") from error
 
     @property
     def _bytes(self) -> int:
@@ -64,7 +65,7 @@ class LatentsWriter:
             self.frames += len(latents)
             self._head()
         except OSError as error:
-            raise OutputError(f"{self.partial} cannot be written: {error.strerror}. Free some space.") from error
+            raise OutputError(f"{self.partial} cannot be written: {cause(error)}. Free some space.") from error
 
     def _head(self) -> None:
         shape = [self.frames, *self._shape]
@@ -79,7 +80,7 @@ class LatentsWriter:
             self._file.close()
             self.partial.replace(self.path)
         except OSError as error:
-            raise OutputError(f"{self.path} cannot be written: {error.strerror}. Free some space.") from error
+            raise OutputError(f"{self.path} cannot be written: {cause(error)}. Free some space.") from error
 
     def __enter__(self) -> "LatentsWriter":
         return self

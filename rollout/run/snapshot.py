@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rollout.errors import OutputError
 from rollout.files import write_whole
+from rollout.text import cause
 
 __all__ = ["Snapshot", "damaged", "flatten", "part", "read_snapshot", "snapshots", "under", "unflatten"]
 
@@ -73,10 +74,8 @@ def read_snapshot(path: Path) -> Snapshot:
 
 def damaged(path: object, error: Exception) -> OutputError:
     """What to say of a snapshot that cannot be used."""
-    why = (
-        f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0][:200] if str(error) else ""
-    )
-    return OutputError(f"the snapshot {path} cannot be used: {why or type(error).__name__}. Use an earlier one.")
+    why = f"{error} is missing" if isinstance(error, KeyError) else cause(error)[:200]
+    return OutputError(f"the snapshot {path} cannot be used: {why}. Use an earlier one.")
 
 
 def flatten(value: Any, tensors: dict[str, Tensor], name: str) -> Any:

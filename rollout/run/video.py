@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rollout.errors import OutputError
 from rollout.files import write_whole
+from rollout.text import cause
 
 __all__ = ["Frames", "Subtitle", "VideoWriter", "frames_in", "read_video", "stream_video", "video_fps", "webvtt"]
 
@@ -79,7 +80,7 @@ class VideoWriter:
             self._file = av.open(str(self.partial), "w", options={} if exact else GROWING)
         except (OSError, av.FFmpegError) as error:
             raise OutputError(
-                f"the video {self.partial} cannot be written: {_why(error)}. Choose another --out."
+                f"the video {self.partial} cannot be written: {cause(error)}. Choose another --out."
             ) from error
         if exact:
             self._stream = self._file.add_stream("ffv1", rate=self._rate)
@@ -106,7 +107,7 @@ class VideoWriter:
                         self._mux([self._dated(piece, self.frames)])
                     self.frames += 1
         except (OSError, av.FFmpegError, IndexError) as error:
-            raise OutputError(f"{self.earlier} cannot be read as a video: {_why(error)}. Start again.") from error
+            raise OutputError(f"{self.earlier} cannot be read as a video: {cause(error)}. Start again.") from error
         if self.frames < keep:
             raise OutputError(
                 f"{self.earlier} holds {self.frames} of the {keep} frames before the snapshot. Start again."
@@ -134,7 +135,7 @@ class VideoWriter:
             self._file.mux(packets)
         except (OSError, av.FFmpegError) as error:
             raise OutputError(
-                f"the video {self.partial} cannot be written any further: {_why(error)}. Free some space."
+                f"the video {self.partial} cannot be written any further: {cause(error)}. Free some space."
             ) from error
 
     def close(self) -> None:
@@ -150,7 +151,7 @@ class VideoWriter:
                 write_whole(self.path, self._final)
         except (OSError, av.FFmpegError) as error:
             raise OutputError(
-                f"the video {self.path} could not be finished: {_why(error)}. Free some space."
+                f"the video {self.path} could not be finished: {cause(error)}. Free some space."
             ) from error
         if not self._exact:
             self.partial.unlink(missing_ok=True)
@@ -207,11 +208,6 @@ def _packet(line: Subtitle, stream: Any) -> Any:
     packet.stream, packet.pts, packet.dts, packet.duration = stream, begin, begin, length
     packet.time_base = Fraction(1, 1_000_000)
     return packet
-
-
-def _why(error: Exception) -> str:
-    """What the system says, without av's log."""
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
 
 
 def frames_in(path: Path) -> int:
