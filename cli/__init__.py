@@ -20,8 +20,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show: bool) -> None:
+    if show:
         print(f"rollout {__version__}")
         raise typer.Exit
 
@@ -65,9 +65,9 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's own: a wrong option or argument
             raise
-        told = str(error.format_message())
+        message = str(error.format_message())
         print(
-            told if "\n" in told else f"rollout: {told.rstrip(chr(46))}. See --help.", file=sys.stderr
+            message if "\n" in message else f"rollout: {message.rstrip(chr(46))}. See --help.", file=sys.stderr
         )  # a page is the help itself
         raise SystemExit(2) from None
     raise SystemExit(code if isinstance(code, int) else 0)

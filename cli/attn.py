@@ -59,26 +59,33 @@ def attn(
     from rollout.show.attention import AttentionMap
     from rollout.show.attention.picture import draw
 
-    loaded = choice.load()
-    start, start_record = read_prefix(loaded, prefix, plan.prompts[0], seed)
-    run = generate(loaded, strategy, plan, seeds=seed, prefix=start)
-    watched = AttentionMap(run, layer=number, step=step)
+    model = choice.load()
+    start, start_record = read_prefix(model, prefix, plan.prompts[0], seed)
+    run = generate(model, strategy, plan, seeds=seed, prefix=start)
+    attention = AttentionMap(run, layer=number, step=step)
     folder = new_folder(free_folder(Path("out")) if out is None else out, force=force)
     for name in FILES:  # of an earlier run, with --force
         (folder / name).unlink(missing_ok=True)
-    print(f"strategy: {strategy}; layer {watched.layer} of {loaded.spec.layers}, step {watched.step}, counted from 0")
+    print(
+        f"strategy: {strategy}; layer {attention.layer} of {model.spec.layers}, step {attention.step}, counted from 0"
+    )
     begun = time.monotonic()
-    for _ in watched:
+    for _ in attention:
         pass
-    found = watched.map()
+    frame_map = attention.map()
     timings: dict[str, float | int] = {"seconds": time.monotonic() - begun}
-    found.save(folder / "attention.npz")
-    picture = draw([found])
+    frame_map.save(folder / "attention.npz")
+    picture = draw([frame_map])
     write_whole(folder / "attention.png", lambda path: picture.savefig(path, format="png", dpi=200))
-    summary = found.summary()
-    seen = {"layer": found.layer, "step": found.step, "sigma": run.schedule.sigmas[found.step], "summary": summary}
-    recipe = Recipe(strategy, script, seed, run.schedule, prefix, loaded.spec.name, choice.device, choice.options)
-    RunFolder.finish(folder, record(run, recipe, plan, prefix=start_record, timings=timings, attention=seen))
+    summary = frame_map.summary()
+    facts = {
+        "layer": frame_map.layer,
+        "step": frame_map.step,
+        "sigma": run.schedule.sigmas[frame_map.step],
+        "summary": summary,
+    }
+    recipe = Recipe(strategy, script, seed, run.schedule, prefix, model.spec.name, choice.device, choice.options)
+    RunFolder.finish(folder, record(run, recipe, plan, prefix=start_record, timings=timings, attention=facts))
     print("shares of attention, and in brackets of how many frames:")
     for part in summary:
         print(_line(part))

@@ -67,25 +67,25 @@ def validate(suite: SuiteName, add: Extra = None, plugin: Plugin = None) -> None
     load_plugins(plugin)
     from rollout.benchmarks.suites.reader import load_suite
 
-    found = load_suite(suite, extra=dict(added(add)))
-    print(f"{found.name}: {found.about}" if found.about else found.name)
-    counts = [f"{len(found.scripts)} prompts", f"{len(found.seeds)} seed" + "s" * (len(found.seeds) > 1)]
-    if found.axis is not None:
-        counts.append(f"{len(found.axis.values)} values of {found.axis.name}")
-    controls = f" and {len(found.controls)} controls" if found.controls else ""
-    print(f"  {len(found.strategies)} strategies{controls} x {' x '.join(counts)} = {found.cells} rollouts")
-    print(f"  {found.frames:,} frames to generate")
-    for name, arm in found.along[0].arms.items():
+    definition = load_suite(suite, extra=dict(added(add)))
+    print(f"{definition.name}: {definition.about}" if definition.about else definition.name)
+    counts = [f"{len(definition.scripts)} prompts", f"{len(definition.seeds)} seed" + "s" * (len(definition.seeds) > 1)]
+    if definition.axis is not None:
+        counts.append(f"{len(definition.axis.values)} values of {definition.axis.name}")
+    controls = f" and {len(definition.controls)} controls" if definition.controls else ""
+    print(f"  {len(definition.strategies)} strategies{controls} x {' x '.join(counts)} = {definition.cells} rollouts")
+    print(f"  {definition.frames:,} frames to generate")
+    for name, arm in definition.along[0].arms.items():
         text, role = str(arm), f" ({arm.control})" if arm.control and arm.control != name else ""
-        role = " (baseline)" if name == found.baseline else role
+        role = " (baseline)" if name == definition.baseline else role
         print(f"  {name}" + (f": {text}" if name != text else "") + role)
-    if found.skipped:
+    if definition.skipped:
         print(
-            f"  left out, {len(found.skipped)} combinations that do not go together: {next(iter(found.skipped.values()))}"
+            f"  left out, {len(definition.skipped)} combinations that do not go together: {next(iter(definition.skipped.values()))}"
         )
-    print(f"  metrics: {', '.join(found.metrics)}")
-    if found.answers:
-        print(f"  answers: {', '.join(f'{use} by {name}' for use, name in found.answers.items())}")
+    print(f"  metrics: {', '.join(definition.metrics)}")
+    if definition.answers:
+        print(f"  answers: {', '.join(f'{use} by {name}' for use, name in definition.answers.items())}")
 
 
 @app.command("run")
@@ -116,31 +116,33 @@ def run(
     from rollout.benchmarks.suites.reader import load_suite
     from rollout.devices import find_device
 
-    found = load_suite(suite, extra=dict(added(add)))
+    definition = load_suite(suite, extra=dict(added(add)))
     if model is not None:
-        found = replace(found, options={**found.options, "model": model})
+        definition = replace(definition, options={**definition.options, "model": model})
     if executor is not Where.RAY:  # a cluster's GPUs are not this machine's
         find_device(device)
-    folder = out or Path("runs") / found.name
+    folder = out or Path("runs") / definition.name
     plugins = tuple(str(path.resolve()) for path in plugin or ())
-    setup = Setup(str(folder.resolve()), found.backend, found.options, device, threads, plugins)
+    setup = Setup(str(folder.resolve()), definition.backend, definition.options, device, threads, plugins)
     count = workers or (CLUSTER if address else max(1, (os.cpu_count() or 1) // threads))
-    job = _with_seeds(Run(found, folder, setup, _executor(executor, count, device, address), again=again), add_seeds)
+    job = _with_seeds(
+        Run(definition, folder, setup, _executor(executor, count, device, address), again=again), add_seeds
+    )
     missing = job.total if again else len(job.missing())
     print(
-        f"{found.name}: {job.total} cells, {job.total - missing} there, {missing} to do; {executor.value}, into {folder}"
+        f"{definition.name}: {job.total} cells, {job.total - missing} there, {missing} to do; {executor.value}, into {folder}"
     )
     try:
-        failed = sum(attempt.outcome != "done" for attempt in _watch(job, missing) if attempt.last)
+        failures = sum(attempt.outcome != "done" for attempt in _watch(job, missing) if attempt.last)
     except KeyboardInterrupt:
         left = len(job.missing())
         command = "the same command without --add-seeds" if add_seeds else "the same command"
         print(f"stopped with {job.total - left} of {job.total} cells done; {command} goes on from there")
         raise SystemExit(130) from None
     _told(folder)
-    if failed:
+    if failures:
         command = "the same command without --add-seeds" if add_seeds else "the same command"
-        print(f"{failed} cells failed; {folder / 'attempts.jsonl'} says why, and {command} tries them again")
+        print(f"{failures} cells failed; {folder / 'attempts.jsonl'} says why, and {command} tries them again")
         raise SystemExit(1)
 
 
@@ -170,11 +172,11 @@ def _with_seeds(job: "Run", more: int | None) -> "Run":
 
     from rollout.benchmarks.seeds import added_before, check_whole, more_seeds
 
-    own = job.suite
-    before = added_before(own, job.out)
+    plan_suite = job.suite
+    before = added_before(plan_suite, job.out)
     if before:
         print(f"with the seeds that were added before: {', '.join(map(str, before))}")
-        job = replace(job, suite=replace(own, seeds=own.seeds + before), added=before)
+        job = replace(job, suite=replace(plan_suite, seeds=plan_suite.seeds + before), added=before)
     if more is None:
         return job
     if not (job.out / "plan.json").is_file():
@@ -184,7 +186,7 @@ def _with_seeds(job: "Run", more: int | None) -> "Run":
     check_whole({task.address for task in job.missing()}, job.out)
     fresh = more_seeds(job.suite.seeds, more)
     print(f"adding the seed{'s' * (len(fresh) > 1)} {', '.join(map(str, fresh))}")
-    return replace(job, suite=replace(own, seeds=job.suite.seeds + fresh), added=before + fresh)
+    return replace(job, suite=replace(plan_suite, seeds=job.suite.seeds + fresh), added=before + fresh)
 
 
 def _executor(where: Where, workers: int, device: str, address: str | None) -> "Executor":
@@ -207,7 +209,7 @@ def _executor(where: Where, workers: int, device: str, address: str | None) -> "
 
 def _watch(job: "Run", missing: int) -> "Iterator[Attempt]":
     """Attempts, under a progress bar, or with plain lines where no terminal looks on."""
-    done, told, begun = 0, time.monotonic(), time.monotonic()
+    cells, last_line, begun = 0, time.monotonic(), time.monotonic()
     if sys.stdout.isatty():
         from rich.progress import (
             BarColumn,
@@ -228,13 +230,13 @@ def _watch(job: "Run", missing: int) -> "Iterator[Attempt]":
                 yield attempt
         return
     for attempt in job.attempts():
-        done += attempt.last
+        cells += attempt.last
         if attempt.outcome != "done":
             print(_trouble(attempt), flush=True)
-        if time.monotonic() - told > 10:
-            told = time.monotonic()
-            left = (told - begun) / max(done, 1) * (missing - done)
-            print(f"{done} of {missing} cells, {left:.0f}s left", flush=True)
+        if time.monotonic() - last_line > 10:
+            last_line = time.monotonic()
+            left = (last_line - begun) / max(cells, 1) * (missing - cells)
+            print(f"{cells} of {missing} cells, {left:.0f}s left", flush=True)
         yield attempt
 
 
@@ -254,26 +256,26 @@ def _told(folder: Path) -> None:
     from rollout.benchmarks.results import because
     from rollout.benchmarks.summary import summarise
 
-    found = summarise(folder)
-    primary = found["metrics"][found["plan"]["primary"]]
+    summary = summarise(folder)
+    primary = summary["metrics"][summary["plan"]["primary"]]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    baseline = found["plan"]["baseline"]
+    baseline = summary["plan"]["baseline"]
     for name in ("strategy", f"{primary['name']}, {primary['unit']}", f"against {baseline}", "", "why"):
         table.add_column(name, no_wrap=name != "why")
     for name, mean in primary["means"].items():
         pair = next((p for p in primary["pairs"] if (p["a"], p["b"]) == (name, baseline)), None)
         gap = _with_interval(pair) if pair else ""
-        role = "baseline" if name == baseline else found["plan"]["strategies"][name].get("control", "")
+        role = "baseline" if name == baseline else summary["plan"]["strategies"][name].get("control", "")
         word, why = (pair["verdict"], because(pair)) if pair else (role, "")
         table.add_row(name, _with_interval(mean), gap, word, why)
     Console(soft_wrap=False, markup=False).print(table)
-    if found["claims"]:
-        counts = Counter(claim["shows"] for claim in found["claims"])
+    if summary["claims"]:
+        counts = Counter(claim["shows"] for claim in summary["claims"])
         print("claims: " + ", ".join(f"{count} {shows}" for shows, count in counts.most_common()))
     print(f"now: rollout bench report {folder}")
 
 
-def _with_interval(found: Mapping[str, Any]) -> str:
+def _with_interval(claim: Mapping[str, Any]) -> str:
     from rollout.benchmarks.results import number
 
-    return f"{number(found['mean'])} [{number(found['low'])}, {number(found['high'])}]"
+    return f"{number(claim['mean'])} [{number(claim['low'])}, {number(claim['high'])}]"

@@ -70,14 +70,14 @@ def compare(
     from rollout.files import free_folder
 
     folder = free_folder(Path("out")) if out is None else out
-    given = what or []
-    if len(given) > 1 or (given and Path(given[0]).is_dir()):
+    texts = what or []
+    if len(texts) > 1 or (texts and Path(texts[0]).is_dir()):
         if preset or add or seed is not None or prefix is not None:
             raise OutputError("finished runs are shown as they are. Leave out --preset, --add, --seed and --prefix.")
-        _runs(given, folder, webp)
+        _runs(texts, folder, webp)
         return
     recipe = {
-        "text": given[0] if given else SHOW,
+        "text": texts[0] if texts else SHOW,
         "seed": seed or 0,
         "prefix": prefix,
         "backend": choice.backend,
@@ -100,14 +100,14 @@ def _named(preset: Sequence[str] | None, add: Sequence[str] | None) -> "list[tup
 
 def _folder(name: str) -> str:
     """A name as a folder's."""
-    found = re.sub(r"[^\w+-]+", "-", name.casefold()).strip("-")
-    if not found:
+    folder = re.sub(r"[^\w+-]+", "-", name.casefold()).strip("-")
+    if not folder:
         raise OutputError(f"a strategy called {name!r} gives no name to a folder. Use letters or digits.")
-    return found[:80]
+    return folder[:80]
 
 
 def _generate(
-    named: "list[tuple[str, Strategy]]", recipe: dict[str, Any], choice: Choice, folder: Path, webp: bool
+    strategies: "list[tuple[str, Strategy]]", recipe: dict[str, Any], choice: Choice, folder: Path, webp: bool
 ) -> None:
     """Check everything, then roll out one strategy after the other: one cache at a time, and times that are its own."""
     from rollout.benchmarks.compare.runs import read_runs
@@ -116,28 +116,28 @@ def _generate(
     from rollout.run.recipe import Recipe
 
     script = Script.parse(recipe["text"])
-    loaded = choice.load()
-    named = named or _usual(script, loaded)
-    recipes = [Recipe(strategy, **recipe) for _, strategy in named]
-    folders = [folder / _folder(name) for name, _ in named]
-    first = Job(loaded, recipes[0], folders[0], exact=True)
-    for _, strategy in named:
-        strategy.check(loaded.spec, first.rollout.blocks * loaded.spec.block)
+    model = choice.load()
+    strategies = strategies or _usual(script, model)
+    recipes = [Recipe(strategy, **recipe) for _, strategy in strategies]
+    folders = [folder / _folder(name) for name, _ in strategies]
+    first = Job(model, recipes[0], folders[0], exact=True)
+    for _, strategy in strategies:
+        strategy.check(model.spec, first.rollout.blocks * model.spec.block)
     new_folder(folder)
-    for line in told(planned(script, loaded.spec, first=first.rollout.first)):
+    for line in told(planned(script, model.spec, first=first.rollout.first)):
         print(line)
     del first
-    for n, ((name, strategy), into) in enumerate(zip(named, folders, strict=True)):
+    for n, ((name, strategy), into) in enumerate(zip(strategies, folders, strict=True)):
         print(f"{name}: {strategy}", flush=True)
-        _roll(loaded, recipes[n], into, folders[:n])
-    _show(read_runs(folders, [name for name, _ in named]), folder, webp)
+        _roll(model, recipes[n], into, folders[:n])
+    _show(read_runs(folders, [name for name, _ in strategies]), folder, webp)
 
 
 def _usual(script: Script, backend: "Backend") -> "list[tuple[str, Strategy]]":
     """The usual presets that are possible for so long a script. Raises CompositionError where fewer than two are."""
     from rollout.strategies.presets import preset
 
-    found = []
+    strategies = []
     for name in USUAL:
         strategy = preset(name)
         try:
@@ -146,13 +146,13 @@ def _usual(script: Script, backend: "Backend") -> "list[tuple[str, Strategy]]":
             why = error
             print(f"{name} is left out: {error}")
         else:
-            found.append((name, strategy))
-    if len(found) < 2:
+            strategies.append((name, strategy))
+    if len(strategies) < 2:
         raise why
-    return found
+    return strategies
 
 
-def _roll(backend: "Backend", recipe: "Recipe", into: Path, done: Sequence[Path]) -> None:
+def _roll(backend: "Backend", recipe: "Recipe", into: Path, finished_runs: Sequence[Path]) -> None:
     """One run into its folder, which vanishes where the run does not finish."""
     from rollout.files import new_folder
     from rollout.run.job import Job
@@ -165,19 +165,23 @@ def _roll(backend: "Backend", recipe: "Recipe", into: Path, done: Sequence[Path]
         with suppress(OSError):  # holds what is done
             into.parent.rmdir()
         if isinstance(error, Stopped):
-            kept = f"finished runs are kept ({', '.join(map(str, done))})" if done else "nothing was kept"
-            stopped = Stopped(f"stopped; {kept}. Start again with a new --out.")
-            stopped.code = error.code
-            raise stopped from None
+            rest = (
+                f"finished runs are kept ({', '.join(map(str, finished_runs))})"
+                if finished_runs
+                else "nothing was kept"
+            )
+            stop = Stopped(f"stopped; {rest}. Start again with a new --out.")
+            stop.code = error.code
+            raise stop from None
         raise
 
 
-def _runs(given: Sequence[str], folder: Path, webp: bool) -> None:
+def _runs(texts: Sequence[str], folder: Path, webp: bool) -> None:
     from rollout.benchmarks.compare.runs import read_runs
     from rollout.benchmarks.metrics.sample import FOREIGN
     from rollout.files import new_folder
 
-    pairs = [(None, text) if Path(text).exists() else _pair(text) for text in given]
+    pairs = [(None, text) if Path(text).exists() else _pair(text) for text in texts]
     runs = read_runs([Path(place) for _, place in pairs], [name for name, _ in pairs])
     for run in runs:
         if run.sample.foreign:
@@ -204,9 +208,9 @@ def _show(runs: "Sequence[Run]", folder: Path, webp: bool) -> None:
     path = folder / "compare.mp4"
     begun = time.monotonic()
     try:
-        with bar(stage.frames, what="frame") as advance:
-            for done in film.film(stage, path):
-                advance(done, done / (time.monotonic() - begun), stage.frames - done)
+        with bar(stage.frames, unit="frame") as advance:
+            for frames in film.film(stage, path):
+                advance(frames, frames / (time.monotonic() - begun), stage.frames - frames)
     except KeyboardInterrupt:
         again = shlex.join(["rollout", "compare", *(f"{run.name}={run.folder}" for run in runs)])
         raise Stopped(f"stopped while drawing; all runs are finished. Show them with: {again}") from None

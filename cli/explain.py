@@ -75,41 +75,46 @@ def explain(
     name = preset or DEFAULT if pos is None and cache is None else str(strategy)
     spec = find("backends", backend).spec()
     plan = Script.parse(script)
-    compared = [(name, strategy)] + ([] if against is None else [(against.strip(), find_strategy(against))])
-    for _, one in compared:
+    pairs = [(name, strategy)] + ([] if against is None else [(against.strip(), find_strategy(against))])
+    for _, one in pairs:
         one.check(spec, plan.count(spec) * spec.block)
     if coherence:
         _coherence(strategy, plan, spec, as_json, whole)
     elif png is not None or html is not None:
-        _draw(compared, plan, spec, script, png, html)
+        _draw(pairs, plan, spec, script, png, html)
     elif as_json:
-        _json(compared, plan, spec)
+        _json(pairs, plan, spec)
     else:
         length = spec.block_seconds
-        for _, one in compared:
+        for _, one in pairs:
             print(f"{one}  on {spec.name}: window {one.policy.window}, {length:g}s a block")
         for line in told(planned(plan, spec)):
             print(line)
         if against is None:
             _table(views(strategy, blocks_of(plan, spec), spec), plan, whole)
         else:
-            _differences(compared, plan, spec, whole)
+            _differences(pairs, plan, spec, whole)
 
 
-def _json(compared: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec) -> None:
+def _json(pairs: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec) -> None:
     """One object a block: the step, or both steps under "a" and "b" and what differs."""
-    rollouts = (views(strategy, blocks_of(plan, spec), spec) for _, strategy in compared)
+    rollouts = (views(strategy, blocks_of(plan, spec), spec) for _, strategy in pairs)
     for n, both in enumerate(zip(*rollouts, strict=True)):
         row: dict[str, Any] = both[0].step.to_dict()
         if len(both) > 1:
-            found = compare(*both)
-            row = {"block": n, "a": row, "b": both[1].step.to_dict(), "only": [found.of(Mark.ONLY, i) for i in (0, 1)]}
-            row |= {mark.value: found.of(mark) for mark in (Mark.MOVED, Mark.MADE)}
+            difference = compare(*both)
+            row = {
+                "block": n,
+                "a": row,
+                "b": both[1].step.to_dict(),
+                "only": [difference.of(Mark.ONLY, i) for i in (0, 1)],
+            }
+            row |= {mark.value: difference.of(mark) for mark in (Mark.MOVED, Mark.MADE)}
         print(("[" if n == 0 else ",\n ") + json.dumps(row), end="")
     print("]")
 
 
-def _coherence(strategy: Strategy, plan: Script, spec: Spec, as_json: bool, whole: bool) -> None:
+def _coherence(strategy: Strategy, plan: Script, spec: Spec, as_json: bool, every: bool) -> None:
     """The distances of sinks and memory over time, and the frames at which they look near again."""
     from rollout.plan import simulate
     from rollout.show.explain.coherence import again, over_time, peaks, to_dict
@@ -123,7 +128,7 @@ def _coherence(strategy: Strategy, plan: Script, spec: Spec, as_json: bool, whol
     if not rows:
         print("It keeps no sinks and no memory: nothing that it caches grows old.")
         return
-    _print(heads, rows[:: 1 if whole else -(-len(rows) // SHOWN)])
+    _print(heads, rows[:: 1 if every else -(-len(rows) // SHOWN)])
     beyond = peaks(steps, spec)
     if not beyond:
         print(
@@ -133,55 +138,55 @@ def _coherence(strategy: Strategy, plan: Script, spec: Spec, as_json: bool, whol
     print(
         f"Beyond {spec.trained} frames a block may slip onto a cached frame that looks near (1: as if it were there):"
     )
-    _print(*again(beyond if whole else beyond[:PEAKS], spec))
+    _print(*again(beyond if every else beyond[:PEAKS], spec))
 
 
 def _draw(
-    compared: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec, script: str, png: Path | None, html: Path | None
+    pairs: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec, script: str, png: Path | None, html: Path | None
 ) -> None:
     from rollout.files import write_text, write_whole
     from rollout.show.explain.overlay import COLUMNS, paint, save
     from rollout.show.explain.page import LONGEST, page, sides
 
-    shown = sides(compared, plan, spec, LONGEST if png is None else COLUMNS)
+    drawing = sides(pairs, plan, spec, LONGEST if png is None else COLUMNS)
     if png is not None:
-        figure = paint(shown, plan, spec)
+        figure = paint(drawing, plan, spec)
         write_whole(png, lambda path: save(figure, path))
-        print(f"{png}: a picture of {len(shown[0].views)} blocks")
+        print(f"{png}: a picture of {len(drawing[0].views)} blocks")
     if html is not None:
         command = shlex.join(["rollout", *sys.argv[1:]])
-        write_text(html, page(shown, plan, spec, text=script, command=command))
-        print(f"{html}: a page of {len(shown[0].views)} blocks; open it in a browser")
+        write_text(html, page(drawing, plan, spec, text=script, command=command))
+        print(f"{html}: a page of {len(drawing[0].views)} blocks; open it in a browser")
 
 
-def _differences(compared: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec, whole: bool) -> None:
+def _differences(pairs: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec, every: bool) -> None:
     """A row a block: where two strategies differ."""
     rows: list[tuple[str, ...]] = []
-    same, before = 0, None
-    for both in zip(*(views(strategy, blocks_of(plan, spec), spec) for _, strategy in compared), strict=True):
+    repeats, before = 0, None
+    for both in zip(*(views(strategy, blocks_of(plan, spec), spec) for _, strategy in pairs), strict=True):
         step, pattern = both[0].step, [view.pattern() for view in both]
-        same = same + 1 if pattern == before and step.switch is None else 0
+        repeats = repeats + 1 if pattern == before and step.switch is None else 0
         before = pattern
-        if whole or same < STEADY:
+        if every or repeats < STEADY:
             says = " ".join(sentence for _, sentence in differ(compare(*both)))
             rows.append((str(step.block.index), says, _event(step, plan)))
-        elif same == STEADY:
+        elif repeats == STEADY:
             rows.append(("…", "the same, each block later", ""))
-    _print(("block", f"A = {compared[0][0]}, B = {compared[1][0]}", "event"), rows)
+    _print(("block", f"A = {pairs[0][0]}, B = {pairs[1][0]}", "event"), rows)
 
 
-def _table(found: Iterator[View], plan: Script, whole: bool) -> None:
+def _table(rollout_views: Iterator[View], plan: Script, every: bool) -> None:
     rows: list[tuple[str, ...]] = []
-    same, before, view = 0, None, next(found, None)
+    still, before, view = 0, None, next(rollout_views, None)
     while view is not None:
-        after = next(found, None)
+        after = next(rollout_views, None)
         event = _event(view.step, plan)
         repeats = before is not None and not event and view.pattern() == before.pattern()
-        same = same + 1 if repeats else 0
+        still = still + 1 if repeats else 0
         ahead = after is not None and not _event(after.step, plan) and after.pattern() == view.pattern()
-        if whole or same < STEADY or not ahead:
+        if every or still < STEADY or not ahead:
             rows.append((*_cells(view.step), event))
-        elif same == STEADY:
+        elif still == STEADY:
             rows.append(("…", "", "", "", "", "", "", "", "", "the same, each block later"))
         before, view = view, after
     _print(("block", "frames", "at", "sink", "at", "memory", "at", "recent", "at", "event"), rows)
@@ -214,13 +219,13 @@ def _event(step: Step, plan: Script) -> str:
     block = step.block
     if not (block.switch or block.cut) or step.switch is None:
         return ""
-    what = "cut" if block.cut else "prompt"
-    done = (
+    kind = "cut" if block.cut else "prompt"
+    effect = (
         f"kept {len(step.switch.slots)} of the cache"
         if step.replay is None
         else f"encoded {ranges(step.replay.frames)} again"
     )
-    return f"{what}: {plan.shots[block.prompt].prompt} ({done})"
+    return f"{kind}: {plan.shots[block.prompt].prompt} ({effect})"
 
 
 def ranges(numbers: Sequence[int]) -> str:

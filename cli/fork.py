@@ -43,7 +43,7 @@ def fork(
     spec = find("backends", history.recipe.backend).spec()
     block = history.block(at, spec)
     base = history.strategy(block)
-    every = (given or [None] for given in (pos, cache, preset, prompt, seed))
+    every = (values or [None] for values in (pos, cache, preset, prompt, seed))
     options: list[tuple[Any, ...]] = list(product(*every))
     branches = []
     for p, c, n, text, number in options:
@@ -53,7 +53,7 @@ def fork(
     begin = block * spec.block
     for number, recipe in enumerate(branches, 1):
         into = free_folder(Path("out")) if out is None else out if len(branches) == 1 else out / str(number)
-        shared = None if rebuild else history.nearest(block)
+        snapshot = None if rebuild else history.nearest(block)
         job = Job(
             backend,
             recipe,
@@ -61,7 +61,7 @@ def fork(
             latents=True,
             every=snapshot_every,
             history=history.latents[:begin],
-            shared=shared,
+            shared=snapshot,
         )
         new_folder(into, force=force)
         print(f"from {folder} after block {block} ({spec.seconds(begin):g}s), seed {recipe.seed}:")

@@ -72,10 +72,10 @@ def gen(
     from rollout.sampler import Schedule
 
     schedule = Schedule.of(steps, shift, context_noise)
-    loaded = choice.load()
+    model = choice.load()
     folder = free_folder(Path("out")) if out is None else out
-    recipe = Recipe(strategy, text, seed, schedule, prefix, loaded.spec.name, choice.device, choice.options)
-    job = Job(loaded, recipe, folder, latents=latents, every=snapshot_every)
+    recipe = Recipe(strategy, text, seed, schedule, prefix, model.spec.name, choice.device, choice.options)
+    job = Job(model, recipe, folder, latents=latents, every=snapshot_every)
     new_folder(folder, force=force)
     roll(job)
 

@@ -30,15 +30,15 @@ def leaderboard(
     from rollout.benchmarks.leaderboard.lines import lines_of
     from rollout.benchmarks.leaderboard.notes import unfinished
 
-    wanted = [word.strip() for word in formats.split(",") if word.strip()]
-    for word in wanted or [formats]:
+    words = [word.strip() for word in formats.split(",") if word.strip()]
+    for word in words or [formats]:
         if word not in FILES:
             raise SpecError(f"there is no format {word!r}. Use any of {', '.join(FILES)}.")
-    for section in write_leaderboard(runs, out, formats=wanted, baseline=baseline, force=force):
+    for section in write_leaderboard(runs, out, formats=words, baseline=baseline, force=force):
         print(f"{section.title}; marks are against {section.baseline.name}")
         for text in unfinished(section.runs):
             print(f"  not finished: {text}")
         for line in lines_of(section):
             print(f"  {line}")
-    for name in dict.fromkeys(wanted):
+    for name in dict.fromkeys(words):
         print(out / FILES[name])

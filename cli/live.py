@@ -61,10 +61,10 @@ def live(
     from rollout.show.live.session import Session
 
     with listen(port) as socket:
-        loaded = choice.load()
+        model = choice.load()
         schedule = Schedule.of(steps, shift, context_noise)
-        recipe = Recipe(strategies[0], prompt, seed, schedule, None, loaded.spec.name, choice.device, choice.options)
-        _serve(Session(loaded, recipe, strategies, out or Path("out")), socket, open_, save=out is not None)
+        recipe = Recipe(strategies[0], prompt, seed, schedule, None, model.spec.name, choice.device, choice.options)
+        _serve(Session(model, recipe, strategies, out or Path("out")), socket, open_, save=out is not None)
 
 
 def _serve(session: "Session", socket: Any, browser: bool, *, save: bool) -> None:
@@ -76,7 +76,7 @@ def _serve(session: "Session", socket: Any, browser: bool, *, save: bool) -> Non
 
     port = socket.getsockname()[1]
     address = f"http://{ADDRESS}:{port}/"
-    saved, before = None, signal.signal(signal.SIGTERM, signal.default_int_handler)
+    place, before = None, signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         session.start()
         print(f"{len(session.panes)} panes on {address} ; Ctrl-C ends", flush=True)
@@ -88,5 +88,5 @@ def _serve(session: "Session", socket: Any, browser: bool, *, save: bool) -> Non
     finally:
         signal.signal(signal.SIGTERM, before)
         print("stopping after this block", file=sys.stderr, flush=True)
-        saved = session.close(save=save)
-    print(f"saved in {saved}" if saved else "nothing was saved on the way out; --out DIR does that")
+        place = session.close(save=save)
+    print(f"saved in {place}" if place else "nothing was saved on the way out; --out DIR does that")

@@ -40,11 +40,11 @@ def ls(
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    shown = [key for key in rows[0] if key != "strategy"]
-    for key in shown:
+    columns = [key for key in rows[0] if key != "strategy"]
+    for key in columns:
         table.add_column(key, overflow="fold", no_wrap=key == "name")
     for row in rows:
-        table.add_row(*(_text(row[key]) for key in shown))
+        table.add_row(*(_text(row[key]) for key in columns))
     Console(soft_wrap=False).print(table)
 
 

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Choice", "chooses_model"]
 
+DEFAULT: str = "sprites"
 OPTIONS: dict[str, tuple[Any, Any]] = {
     "backend": (
         Annotated[str, typer.Option("--backend", metavar="NAME", help="The model: see 'rollout ls backends'.")],
-        "sprites",
+        DEFAULT,
     ),
     "model": (
         Annotated[
@@ -64,7 +65,7 @@ class Choice:
         from rollout.backends import load_backend
 
         self.set_threads()
-        return load_backend(self.backend or "sprites", device=self.device, **self.options)
+        return load_backend(self.backend or DEFAULT, device=self.device, **self.options)
 
 
 def chooses_model(*without: str, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -77,9 +78,11 @@ def chooses_model(*without: str, **defaults: Any) -> Callable[[Callable[..., Non
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def wrapper(**values: Any) -> None:
-            asked = {name: values.pop(name) for name in names}
-            place = [asked.pop(name, None) for name in ("backend", "device", "threads")]
-            options = {name: value for name, value in asked.items() if value is not None and value is not False}
+            values_of_model = {name: values.pop(name) for name in names}
+            place = [values_of_model.pop(name, None) for name in ("backend", "device", "threads")]
+            options = {
+                name: value for name, value in values_of_model.items() if value is not None and value is not False
+            }
             command(**values, choice=Choice(place[0], place[1] or "cpu", place[2], options))
 
         parameters: list[inspect.Parameter] = []

@@ -124,9 +124,9 @@ def told(plan: Sequence[Planned]) -> Iterator[str]:
     """The plan in lines: when each shot begins, how long it is, and what its length was rounded from."""
     for shot in plan:
         length = shot.end - shot.begin
-        asked = shot.asked_seconds
-        rounded = f" (asked {asked:g}s; whole blocks)" if asked is not None and abs(asked - length) > 0.005 else ""
-        yield f"  {shot.begin:7.2f}s  {length:.2f}s{rounded}  {'cut to ' if shot.cut else ''}{shot.prompt}"
+        seconds = shot.asked_seconds
+        note = f" (asked {seconds:g}s; whole blocks)" if seconds is not None and abs(seconds - length) > 0.005 else ""
+        yield f"  {shot.begin:7.2f}s  {length:.2f}s{note}  {'cut to ' if shot.cut else ''}{shot.prompt}"
 
 
 def reload_backend(
@@ -145,9 +145,9 @@ def reload_backend(
     from rollout.errors import BackendError
 
     before = versions.get("threads") if isinstance(versions, Mapping) else None
-    wanted = threads or (before if isinstance(before, int) and 0 < before <= 1024 else None)
-    if wanted:
-        torch.set_num_threads(wanted)
+    count = threads or (before if isinstance(before, int) and 0 < before <= 1024 else None)
+    if count:
+        torch.set_num_threads(count)
     options = dict(recipe.options) | ({"model": model} if model is not None else {})
     backend = load_backend(recipe.backend, device=device or recipe.device, **options)
     if weights is not None and backend.digest != weights:

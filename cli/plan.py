@@ -29,25 +29,25 @@ def plan(
     metric, difference = _asked(see)
     name = load_suite(suite, metrics=False).name
     folder = out or Path("runs") / name
-    planned = plan_run(folder, name, metric, difference)
-    seeds = "seed" if planned.seeds == 1 else "seeds"
+    answer = plan_run(folder, name, metric, difference)
+    seeds = "seed" if answer.seeds == 1 else "seeds"
     print(
-        f"{folder}: {planned.strategies} strategies x {planned.prompts} prompts x {planned.seeds} {seeds} could have seen "
-        f"{number(planned.visible)} {planned.unit} of {metric} ({planned.pair[0]} against {planned.pair[1]} varies most)"
+        f"{folder}: {answer.strategies} strategies x {answer.prompts} prompts x {answer.seeds} {seeds} could have seen "
+        f"{number(answer.visible)} {answer.unit} of {metric} ({answer.pair[0]} against {answer.pair[1]} varies most)"
     )
-    if planned.sizes:
-        print(f"to see {difference:g} {planned.unit} in four of five runs:")
+    if answer.sizes:
+        print(f"to see {difference:g} {answer.unit} in four of five runs:")
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("prompts", "seeds", "rollouts", "of them new", "minutes"):
             table.add_column(column, justify="right")
-        for size in planned.sizes:
+        for size in answer.sizes:
             minutes = f"{size.minutes:.0f}" if size.minutes >= 10 else f"{size.minutes:.1f}"
             table.add_row(*map(str, (size.prompts, size.seeds, size.rollouts, size.new)), minutes)
         Console(markup=False).print(table)
         print("prompts are the suite's draw, seeds its seeds, or --add-seeds of 'rollout bench run'")
     else:
-        print(f"no run of a sensible size would see {difference:g} {planned.unit}")
-    for note in planned.notes:
+        print(f"no run of a sensible size would see {difference:g} {answer.unit}")
+    for note in answer.notes:
         print(f"note: {note}")
 
 

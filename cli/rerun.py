@@ -33,12 +33,12 @@ def rerun(
     from rollout.files import new_folder
 
     if out is not None:
-        same = _repeat(folder, new_folder(out), prefix, device, model, threads)
+        equal = _repeat(folder, new_folder(out), prefix, device, model, threads)
         print(f"the repetition is in {out}")
     else:
         with TemporaryDirectory(prefix="rollout-") as empty:
-            same = _repeat(folder, Path(empty), prefix, device, model, threads)
-    raise typer.Exit(0 if same else 1)
+            equal = _repeat(folder, Path(empty), prefix, device, model, threads)
+    raise typer.Exit(0 if equal else 1)
 
 
 def _repeat(
@@ -62,30 +62,30 @@ def _repeat(
     backend = reload_backend(
         recipe, record.backend.weights, record.versions, device=device, model=model, threads=threads
     )
-    kept = folder / "latents.safetensors"
-    stored = read_latents(kept) if kept.is_file() else None
-    if blocks and stored is None:
-        raise OutputError(f"the fork {folder} starts from {kept}, which is missing. Fork again.")
-    history = stored[: blocks * backend.spec.block] if blocks and stored is not None else None
-    job = Job(backend, recipe, into, latents=stored is not None, history=history)
+    file = folder / "latents.safetensors"
+    latents = read_latents(file) if file.is_file() else None
+    if blocks and latents is None:
+        raise OutputError(f"the fork {folder} starts from {file}, which is missing. Fork again.")
+    history = latents[: blocks * backend.spec.block] if blocks and latents is not None else None
+    job = Job(backend, recipe, into, latents=latents is not None, history=history)
     if job.prefix_record != record.prefix:
         raise OutputError(f"{recipe.prefix} is not what the run started from ({record.prefix}). Give that file.")
     differ: list[str] = []
 
     def compare(result: "Result") -> None:
         block = result.block
-        if stored is not None and not differ and not stored[block.start : block.end].equal(result.latents[0].cpu()):
+        if latents is not None and not differ and not latents[block.start : block.end].equal(result.latents[0].cpu()):
             differ.append(f"the first block that differs is {block.index} ({backend.spec.seconds(block.start):g}s)")
 
     watch(job, compare)
     again = RunFolder.open(into).record
     now = again.digests
     for name in ("latents", "frames"):
-        print(f"{name}: {'the same, bit for bit' if now[name] == digests.get(name) else 'DIFFERENT'}")
-    same = all(now[name] == digests.get(name) for name in now)
-    if not same:
+        print(f"{name}: {'the equal, bit for bit' if now[name] == digests.get(name) else 'DIFFERENT'}")
+    equal = all(now[name] == digests.get(name) for name in now)
+    if not equal:
         if record.rules != again.rules:
             differ.append("the rules of a plugin are not what they were")
         for line in (*differ, *changed(record.versions, backend.device)):
             print(f"  {line}")
-    return same
+    return equal

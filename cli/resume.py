@@ -35,7 +35,7 @@ def resume(
         return
     if not left:
         raise OutputError(f"{folder} holds no snapshot. Start again, with --snapshot-every N to be able to go on.")
-    failed: OutputError | None = None
+    problem: OutputError | None = None
     for path in left:
         try:
             snapshot = read_snapshot(path)
@@ -50,6 +50,6 @@ def resume(
             return
         except OutputError as error:  # the last one may have been cut off by whatever stopped the run
             print(f"rollout: {error}", file=sys.stderr)
-            failed = error
-    assert failed is not None
-    raise failed
+            problem = error
+    assert problem is not None
+    raise problem

@@ -33,16 +33,16 @@ def score(
     from rollout.benchmarks.metrics.sample import FOREIGN, applies, sample_of_run, sample_of_video
 
     rows: list[dict[str, Any]] = []
-    wanted = [name.strip() for name in metrics.split(",")] if metrics else None
-    found = [metric(name) for name in wanted or METRICS]
+    metric_names = [name.strip() for name in metrics.split(",")] if metrics else None
+    measures = [metric(name) for name in metric_names or METRICS]
     for path in videos:
         sample = sample_of_run(path) if path.is_dir() else sample_of_video(path)
         if sample.foreign:
             print(f"{path} {FOREIGN}", file=sys.stderr)
-        scores = {m: m.measure(sample) for m in found if applies(m.needs, sample)}
+        scores = {m: m.measure(sample) for m in measures if applies(m.needs, sample)}
         row: dict[str, Any] = {"video": str(path), "scores": {}}
         for m, one in scores.items():
-            if one is not None and (wanted or one.value is not None):
+            if one is not None and (metric_names or one.value is not None):
                 row["scores"][m.name] = {"value": one.value, "unit": m.unit} | (
                     {"curve": one.curve.to_dict()} if one.curve else {}
                 )

@@ -67,11 +67,11 @@ def speed(
         rows = _cache(place, dtype or "float32,bfloat16", windows, repeats)
     else:
         options = choice.options | ({} if dtype is None else {"dtype": dtype})
-        loaded = _load(backend, random, size, layers, choice.device, options)
+        model_loaded = _load(backend, random, size, layers, choice.device, options)
         if frames is None:
-            rows = _rollouts(loaded, presets, blocks)
+            rows = _rollouts(model_loaded, presets, blocks)
         else:
-            rows = _flat(loaded, presets, frames, points, out, snapshot_every)
+            rows = _flat(model_loaded, presets, frames, points, out, snapshot_every)
     if to is not None:
         write_text(to, json.dumps(rows, indent=1) + "\n")
 
@@ -173,11 +173,11 @@ def _flat(
         strategy.check(backend.spec, frames)
     if out is not None:
         new_folder(out)
-    found: dict[str, list[Point]] = {}
+    points_of: dict[str, list[Point]] = {}
     for name, strategy in strategies.items():
-        found[name] = []
+        points_of[name] = []
         for point in flat(backend, strategy, prompt, frames, points=points, folder=out, every=every):
-            found[name].append(point)
+            points_of[name].append(point)
             print(f"  {name}: {point.frames} frames, {point.block_ms:.1f} ms a block", flush=True)
-    print(points_table(found))
-    return {"rows": [{"strategy": name, **p.to_dict()} for name, row in found.items() for p in row]}
+    print(points_table(points_of))
+    return {"rows": [{"strategy": name, **p.to_dict()} for name, row in points_of.items() for p in row]}

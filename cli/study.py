@@ -44,12 +44,14 @@ def build(
     from rollout.benchmarks.study.build import build_study
 
     kind = questions.value if questions else None
-    made = build_study(runs, out, pairs=pairs, repeats=repeats, seed=seed, questions=kind)  # type: ignore[arg-type]
-    for note in made.notes:
+    study = build_study(runs, out, pairs=pairs, repeats=repeats, seed=seed, questions=kind)  # type: ignore[arg-type]
+    for note in study.notes:
         print(f"note: {note}")
-    print(f"pairs: {made.pairs} of {made.possible}; shown twice: {made.again}; video: {made.seconds / 60:.1f} minutes")
-    print(f"{made.page.parent}: hand out this folder, whole; raters open index.html")
-    print(f"{made.key}: keep this, it says which video is which")
+    print(
+        f"pairs: {study.pairs} of {study.possible}; shown twice: {study.again}; video: {study.seconds / 60:.1f} minutes"
+    )
+    print(f"{study.page.parent}: hand out this folder, whole; raters open index.html")
+    print(f"{study.key}: keep this, it says which video is which")
 
 
 @app.command("score")
@@ -66,14 +68,14 @@ def score(
         raise OutputError(f"there is no key.json in {place.parent}. Add --key DIR, the folder of 'study build'.")
     from rollout.benchmarks.study.score import score_study
 
-    found = score_study(answers, place)
+    result = score_study(answers, place)
     if as_json:
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        print(json.dumps(result, indent=1, ensure_ascii=False))
         return
-    _tables(found)
+    _tables(result)
 
 
-def _tables(found: dict[str, Any]) -> None:
+def _tables(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -81,28 +83,28 @@ def _tables(found: dict[str, Any]) -> None:
 
     def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> None:
         """A table whose first `words` columns are words."""
-        made = Table(box=None, pad_edge=False, header_style="bold")
+        table = Table(box=None, pad_edge=False, header_style="bold")
         for n, column in enumerate(columns):
-            made.add_column(column, justify="left" if n < words else "right")
+            table.add_column(column, justify="left" if n < words else "right")
         for row in rows:
-            made.add_row(*row)
+            table.add_row(*row)
         console.print(title, style="bold")
-        console.print(made, "")
+        console.print(table, "")
 
-    questions, pairs = found["questions"], found["pairs"]
-    means = ([name, *(_interval(found["means"][q][name]) for q in questions)] for name in found["strategies"])
+    questions, pairs = result["questions"], result["pairs"]
+    means = ([name, *(_interval(result["means"][q][name]) for q in questions)] for name in result["strategies"])
     show("Ratings, 1 to 5: means and 95% intervals", ["strategy", *questions], means)
     shares = (
         [p["a"], p["b"], *(_interval(p[side]) for side in ("prefers_a", "same", "prefers_b")), str(p["same"]["n"])]
         for p in pairs
     )
     show("Preferences: shares of answers", ["A", "B", "prefer A", "no difference", "prefer B", "answers"], shares, 2)
-    gaps = ([p["a"], p["b"], *(_interval(p["differences"][q], signed=True) for q in questions)] for p in pairs)
+    gaps = ([p["a"], p["b"], *(_interval(p["differences"][q], sign=True) for q in questions)] for p in pairs)
     show("Ratings of A less those of B, where they met", ["A", "B", *questions], gaps, 2)
-    agreed = ([name, row["why"] or _number(row["alpha"])] for name, row in found["agreement"].items())
-    show("Agreement between raters: Krippendorff's alpha, ordinal", ["question", "alpha"], agreed)
+    agreement = ([name, row["why"] or _number(row["alpha"])] for name, row in result["agreement"].items())
+    show("Agreement between raters: Krippendorff's alpha, ordinal", ["question", "alpha"], agreement)
     heads = ["rater", "seconds a pair", "pairs again", "same preference", "ratings apart"]
-    people = found["raters"] + [{"name": "all", "seconds": None, **found["repeats"]}] * (len(found["raters"]) > 1)
+    people = result["raters"] + [{"name": "all", "seconds": None, **result["repeats"]}] * (len(result["raters"]) > 1)
     numbers = ("seconds", "n", "same_preference", "rating_difference")
     show(
         "Raters, and how they answered pairs that came again",
@@ -112,7 +114,7 @@ def _tables(found: dict[str, Any]) -> None:
     for name, text in questions.items():
         print(f"{name}: {text}")
     print("▲ higher, ▼ lower, = a tie: the interval holds 0; [few]: too few answers for an interval")
-    for note in found["notes"]:
+    for note in result["notes"]:
         print(f"note: {note}")
 
 
@@ -120,11 +122,11 @@ def _number(value: float | None) -> str:
     return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.2f}"
 
 
-def _interval(value: dict[str, Any] | None, *, signed: bool = False) -> str:
+def _interval(value: dict[str, Any] | None, *, sign: bool = False) -> str:
     if value is None:
         return "-"
     mark = {"better": " ▲", "worse": " ▼", "tie": " ="}.get(value.get("verdict", ""), "")
-    form = "+.2f" if signed else ".2f"
+    form = "+.2f" if sign else ".2f"
     if value["low"] is None:
         return f"{value['mean']:{form}} [few]"
     return f"{value['mean']:{form}} [{value['low']:{form}}, {value['high']:{form}}]{mark}"

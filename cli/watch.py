@@ -24,17 +24,19 @@ def watch(job: "Job", each: "Callable[[Result], None] | None" = None) -> tuple[f
     """Run a job under a progress bar, or with plain lines where no terminal looks on; seconds and pixel frames made."""
     spec, blocks, begun = job.backend.spec, job.rollout.blocks, time.monotonic()
     start = job.rollout.done
-    done = made = 0
+    end = frames = 0
     with _stoppable(job), bar(blocks, start) as advance:
         for result in job.run():
             if each is not None:
                 each(result)
-            done = spec.pixel_frames(result.block.end)
-            made = done - spec.pixel_frames(start * spec.block)
+            end = spec.pixel_frames(result.block.end)
+            frames = end - spec.pixel_frames(start * spec.block)
             advance(
-                result.block.index + 1, made / (time.monotonic() - begun), spec.pixel_frames(blocks * spec.block) - done
+                result.block.index + 1,
+                frames / (time.monotonic() - begun),
+                spec.pixel_frames(blocks * spec.block) - end,
             )
-    return time.monotonic() - begun, made
+    return time.monotonic() - begun, frames
 
 
 Advance = Callable[[int, float, int], None]
@@ -42,28 +44,28 @@ Advance = Callable[[int, float, int], None]
 
 
 @contextmanager
-def bar(total: int, start: int = 0, what: str = "block") -> Iterator[Advance]:
+def bar(total: int, start: int = 0, unit: str = "block") -> Iterator[Advance]:
     """A progress bar, or plain lines where no terminal looks on."""
     if not sys.stdout.isatty():
-        yield _lines(total, what)
+        yield _lines(total, unit)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     speed = TextColumn("{task.fields[fps]:.1f} fps")
-    columns = (TextColumn(f"{what}s"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
-    with Progress(*columns) as shown:
-        task = shown.add_task("", total=total, completed=start, fps=0.0)
-        yield lambda done, fps, left: shown.update(task, completed=done, fps=fps)
+    columns = (TextColumn(f"{unit}s"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("", total=total, completed=start, fps=0.0)
+        yield lambda done, fps, left: progress.update(task, completed=done, fps=fps)
 
 
-def _lines(total: int, what: str) -> Advance:
-    told = time.monotonic()
+def _lines(total: int, unit: str) -> Advance:
+    last_line = time.monotonic()
 
-    def advance(done: int, fps: float, left: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > EVERY:
-            told = time.monotonic()
-            print(f"{what} {done} of {total}, {fps:.1f} fps, {left / fps:.0f}s left", flush=True)
+    def advance(blocks: int, fps: float, left: int) -> None:
+        nonlocal last_line
+        if time.monotonic() - last_line > EVERY:
+            last_line = time.monotonic()
+            print(f"{unit} {blocks} of {total}, {fps:.1f} fps, {left / fps:.0f}s left", flush=True)
 
     return advance
 
@@ -71,13 +73,13 @@ def _lines(total: int, what: str) -> Advance:
 @contextmanager
 def _stoppable(job: "Job") -> Iterator[None]:
     """Ctrl-C or SIGTERM finishes the block and writes a snapshot; a second one ends at once."""
-    asked = 0
+    signal_number = 0
 
     def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal signal_number
+        if signal_number:
             raise KeyboardInterrupt
-        asked = number
+        signal_number = number
         job.stop()
         print("stopping after this block; once more stops at once", file=sys.stderr, flush=True)
 
@@ -87,10 +89,10 @@ def _stoppable(job: "Job") -> Iterator[None]:
     try:
         yield
     except Stopped as error:
-        error.code = 128 + (asked or signal.SIGINT)
+        error.code = 128 + (signal_number or signal.SIGINT)
         raise
     except KeyboardInterrupt:
-        raise _at_once(job, asked or signal.SIGINT) from None
+        raise _at_once(job, signal_number or signal.SIGINT) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
