@@ -81,7 +81,8 @@ def validate(suite: SuiteName, add: Extra = None, plugin: Plugin = None) -> None
         print(f"  {name}" + (f": {text}" if name != text else "") + role)
     if definition.skipped:
         print(
-            f"  left out, {len(definition.skipped)} combinations that do not go together: {next(iter(definition.skipped.values()))}"
+            f"  left out, {len(definition.skipped)} combinations that do not go together: "
+            f"{next(iter(definition.skipped.values()))}"
         )
     print(f"  metrics: {', '.join(definition.metrics)}")
     if definition.answers:

@@ -81,7 +81,7 @@ def _repeat(
     again = RunFolder.open(into).record
     now = again.digests
     for name in ("latents", "frames"):
-        print(f"{name}: {'the equal, bit for bit' if now[name] == digests.get(name) else 'DIFFERENT'}")
+        print(f"{name}: {'the same, bit for bit' if now[name] == digests.get(name) else 'DIFFERENT'}")
     equal = all(now[name] == digests.get(name) for name in now)
     if not equal:
         if record.rules != again.rules:

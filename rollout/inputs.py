@@ -1,4 +1,4 @@
-"""What a rollout is given, checked and brought to one row a batch row."""
+"""The arguments of a rollout, validated, one row a batch element."""
 
 from collections.abc import Sequence
 from typing import TypeVar
