@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from rollout.loop import generate as generate
     from rollout.registry import load_plugin as load_plugin
     from rollout.registry import register as register
+    from rollout.run.record import RunFolder as RunFolder
+    from rollout.run.record import RunRecord as RunRecord
     from rollout.sampler import Schedule as Schedule
     from rollout.script import Script as Script
     from rollout.slots import Block as Block
@@ -46,6 +48,13 @@ if TYPE_CHECKING:
     from rollout.strategy import SwitchDefaults as SwitchDefaults
     from rollout.testing import check_backend as check_backend
     from rollout.testing import check_rule as check_rule
+    from rollout.timeline import Cut as Cut
+    from rollout.timeline import Event as Event
+    from rollout.timeline import Moment as Moment
+    from rollout.timeline import Once as Once
+    from rollout.timeline import Prompt as Prompt
+    from rollout.timeline import Timeline as Timeline
+    from rollout.timeline import Use as Use
     from rollout.world import World as World
 
 _HOME = {
@@ -54,6 +63,7 @@ _HOME = {
     "errors": "BackendError CacheError CompositionError PromptError RolloutError ScriptError SpecError",
     "loop": "Result Rollout generate",
     "registry": "load_plugin register",
+    "run.record": "RunFolder RunRecord",
     "sampler": "Schedule",
     "script": "Script",
     "slots": "Block Edit Placement Replay Role Row Slot flush in_order keep of_role",
@@ -61,6 +71,7 @@ _HOME = {
     "strategies.presets": "preset",
     "strategy": "Policy PolicyDefaults Positions PositionsDefaults Strategy Switch SwitchDefaults",
     "testing": "check_backend check_rule",
+    "timeline": "Cut Event Moment Once Prompt Timeline Use",
     "world": "World",
 }
 _WHERE = {name: f"rollout.{module}" for module, names in _HOME.items() for name in names.split()}

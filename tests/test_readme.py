@@ -1,6 +1,7 @@
 """The README does what it says."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,14 @@ def test_ci_runs_the_readmes_commands() -> None:
     ci = (ROOT / ".ci" / "run").read_text().splitlines()
     assert setup in ci
     assert run in ci
+
+
+def test_the_api_page_is_what_the_docstrings_say() -> None:
+    import rollout
+
+    space = runpy.run_path(str(ROOT / "docs" / "api.py"))
+    assert (ROOT / "docs" / "api.md").read_text() == space["page"](), "run python docs/api.py > docs/api.md"
+    assert sorted(" ".join(space["GROUPS"].values()).split()) == rollout.__all__
 
 
 def test_what_it_links_to_is_there() -> None:

@@ -1,0 +1,52 @@
+"""Writes docs/api.md from the docstrings of what `from rollout import ...` offers: python docs/api.py > docs/api.md."""
+
+import inspect
+
+import rollout
+from rollout.text import first_paragraph
+
+GROUPS = {
+    "Compose and roll out": "Strategy preset load_backend Script Schedule generate Rollout Result Timeline Moment",
+    "Change a running rollout, or repeat what changed it": "Event Prompt Cut Once Use",
+    "Write a rule": "Positions PositionsDefaults Policy PolicyDefaults Switch SwitchDefaults register load_plugin check_rule",
+    "What a rule sees and returns": "Slot Role Block Edit Row Placement Replay keep flush of_role in_order admit",
+    "Write a backend": "Backend BackendDefaults Spec Attend Decoder World check_backend",
+    "Read a finished run": "RunFolder RunRecord",
+    "Errors": "RolloutError SpecError CompositionError ScriptError PromptError CacheError BackendError",
+}
+HEAD = """# What a plugin may import
+
+Everything here is imported flat, `from rollout import NAME`; `import rollout` alone needs no torch. Every module says in its
+`__all__` what else is public. A rule's own fields are in [strategies.md](strategies.md), a plugin of two rules in
+[own.py](own.py). This page is written by `python docs/api.py`.
+"""
+
+
+def page() -> str:
+    """The page as Markdown."""
+    parts = [HEAD]
+    for title, names in GROUPS.items():
+        parts += [f"## {title}\n", "| name | |", "|---|---|"]
+        parts += [f"| `{name}{_signature(name)}` | {_about(name)} |" for name in names.split()]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _signature(name: str) -> str:
+    """The parameters of a function."""
+    item = getattr(rollout, name)
+    return f"({', '.join(inspect.signature(item).parameters)})" if inspect.isfunction(item) else ""
+
+
+def _about(name: str) -> str:
+    item = getattr(rollout, name)
+    if isinstance(item, type) or inspect.isfunction(item):
+        return first_paragraph(item).replace("|", "\\|")
+    return {
+        "Attend": "What a backend calls instead of its own attention: (layer, q, k, v) to the output, all (B, F·h·w, heads, D).",
+        "Row": "Weights over old slots: pairs of an old slot's index and its weight.",
+    }[name]
+
+
+if __name__ == "__main__":
+    print(page(), end="")
