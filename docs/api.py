@@ -1,6 +1,7 @@
 """Writes docs/api.md from the docstrings of what `from rollout import ...` offers: python docs/api.py > docs/api.md."""
 
 import inspect
+import sys
 
 import rollout
 from rollout.text import first_paragraph
@@ -49,4 +50,4 @@ def _about(name: str) -> str:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    sys.stdout.write(page())
