@@ -70,10 +70,10 @@ class Entry:
     def load(self, **options: Any) -> Backend:
         """Load the model. Raises BackendError, also for an option that it does not have."""
         load = self.source.load
-        known = signature(load).parameters
+        parameters = signature(load).parameters
         for option in options:
-            if option not in known:
-                raise BackendError(f"the backend has no option {option!r}. Its options are {', '.join(known)}.")
+            if option not in parameters:
+                raise BackendError(f"the backend has no option {option!r}. Its options are {', '.join(parameters)}.")
         return load(**options)
 
     def check_prompt(self, prompt: str) -> None:
@@ -98,10 +98,10 @@ class Entry:
     def code(self, part: Literal["model", "world"] = "model") -> str:
         """The identity of the source files that a rollout, or what its world is and sees, depends on."""
         module = import_module(self.module)
-        own = Path(str(module.__file__))
-        named = self.source.SOURCES.get(part)
-        every = own.parent.glob("*.py") if hasattr(module, "__path__") else (own,)
-        return fingerprint(every if named is None else (own.with_name(f"{name}.py") for name in named))[:16]
+        file = Path(str(module.__file__))
+        files = self.source.SOURCES.get(part)
+        every = file.parent.glob("*.py") if hasattr(module, "__path__") else (file,)
+        return fingerprint(every if files is None else (file.with_name(f"{name}.py") for name in files))[:16]
 
 
 BACKENDS = {

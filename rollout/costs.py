@@ -48,8 +48,8 @@ class Costs:
         """From JSON. Raises ValueError, KeyError or TypeError."""
         encoded, bytes_held = data.get("encoded"), data.get("held_bytes")
         if encoded is not None:
-            blocks, forwards, rotated = (count(encoded[name]) for name in ("blocks", "forwards", "rotated_bytes"))
-            encoded = Encoded(blocks, forwards, rotated, float(encoded["seconds"]))
+            blocks, forwards, bytes_rotated = (count(encoded[name]) for name in ("blocks", "forwards", "rotated_bytes"))
+            encoded = Encoded(blocks, forwards, bytes_rotated, float(encoded["seconds"]))
         seconds = [float(value) for value in data["switch_seconds"]]
         return cls(count(data["forwards"]), seconds, encoded, None if bytes_held is None else count(bytes_held))
 

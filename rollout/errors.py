@@ -31,8 +31,8 @@ class ScriptError(RolloutError):
         if self.position is None:
             return ""
         start = max(0, self.position - 40)
-        shown = "".join(c if c.isprintable() else "?" for c in self.script[start : self.position + 30])
-        return f"{shown}\n{' ' * (self.position - start)}^"
+        excerpt = "".join(c if c.isprintable() else "?" for c in self.script[start : self.position + 30])
+        return f"{excerpt}\n{' ' * (self.position - start)}^"
 
 
 class PromptError(RolloutError):

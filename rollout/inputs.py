@@ -39,16 +39,16 @@ def given_latents(latents: Tensor | None, backend: Backend, batch: int, what: st
     if latents is None:
         return None
     spec = backend.spec
-    found = latents if latents.ndim == 5 else latents[None]
-    shape = found.shape
-    if found.ndim != 5 or tuple(shape[2:]) != spec.latent or shape[0] not in (1, batch) or shape[1] == 0:
+    batch_latents = latents if latents.ndim == 5 else latents[None]
+    shape = batch_latents.shape
+    if batch_latents.ndim != 5 or tuple(shape[2:]) != spec.latent or shape[0] not in (1, batch) or shape[1] == 0:
         raise RolloutError(
             f"the {what} has the shape {tuple(latents.shape)}; {spec.name} takes (frames, "
             f"{', '.join(map(str, spec.latent))})."
         )
     if shape[1] % spec.block:
         raise RolloutError(f"the {what} has {shape[1]} frames; give whole blocks of {spec.block}.")
-    return found.expand(batch, -1, -1, -1, -1)
+    return batch_latents.expand(batch, -1, -1, -1, -1)
 
 
 def check_members(backend: Backend) -> None:

@@ -14,9 +14,9 @@ def lacks(part: object, protocol: type, defaults: type) -> str:
     names = missing(part, protocol)
     if not names:
         return ""
-    inherited = [name for name in names if hasattr(defaults, name)]
-    own = [name for name in names if name not in inherited]
-    cures = [f"inherit rollout.{defaults.__name__}, which has {', '.join(inherited)}"] if inherited else []
-    cures += [f"add {', '.join(own)}, as rollout.{protocol.__name__} says"] if own else []
+    from_defaults = [name for name in names if hasattr(defaults, name)]
+    to_add = [name for name in names if name not in from_defaults]
+    cures = [f"inherit rollout.{defaults.__name__}, which has {', '.join(from_defaults)}"] if from_defaults else []
+    cures += [f"add {', '.join(to_add)}, as rollout.{protocol.__name__} says"] if to_add else []
     cure = " and ".join(cures)
     return f"lacks {', '.join(names)}. {cure[0].upper()}{cure[1:]}."

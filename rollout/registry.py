@@ -81,10 +81,10 @@ def names(group: str) -> list[str]:
 
 def find(group: str, name: str) -> Any:
     """The object called `name` in a group. Raises SpecError with the closest name."""
-    for known in (_added[group], _home(group), _plugins(group)):
-        if name in known:
-            item = known[name]
-            if known is _plugins(group):
+    for table in (_added[group], _home(group), _plugins(group)):
+        if name in table:
+            item = table[name]
+            if table is _plugins(group):
                 try:
                     item = item.load()
                 except Exception as error:

@@ -63,5 +63,5 @@ def rotate(x: Tensor, turns: Tensor, *, out: Tensor | None = None) -> Tensor:
     if out is not None and out.dtype == exact:
         torch.mul(pairs, turns[:, None], out=torch.view_as_complex(out.view(*out.shape[:-1], -1, 2)))
         return out
-    turned = torch.view_as_real(pairs * turns[:, None]).flatten(-2)
-    return turned.to(x.dtype) if out is None else out.copy_(turned)
+    rotation = torch.view_as_real(pairs * turns[:, None]).flatten(-2)
+    return rotation.to(x.dtype) if out is None else out.copy_(rotation)

@@ -131,8 +131,8 @@ def in_order(slots: Iterable[Slot]) -> tuple[Slot, ...]:
 
 def keep(slots: Sequence[Slot], indices: Iterable[int]) -> Edit:
     """The edit that keeps the slots at `indices`, in that order, and drops the others."""
-    kept = tuple(indices)
-    return Edit(tuple(slots[i] for i in kept), tuple(((i, 1.0),) for i in kept))
+    order = tuple(indices)
+    return Edit(tuple(slots[i] for i in order), tuple(((i, 1.0),) for i in order))
 
 
 def of_role(slots: Sequence[Slot], role: Role) -> tuple[int, ...]:

@@ -60,8 +60,8 @@ def _build(cls: Any, values: Mapping[Any, Any], where: str) -> Any:
     fields = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
     for name in values:
         if name not in fields:
-            known = f"Its fields are {', '.join(fields)}." if fields else "It has no fields."
-            raise SpecError(f"{where} has no field {str(name)[:60]!r}. {known}")
+            advice = f"Its fields are {', '.join(fields)}." if fields else "It has no fields."
+            raise SpecError(f"{where} has no field {str(name)[:60]!r}. {advice}")
     return cls(**{name: _coerce(value, fields[name], f"{where}: {name}") for name, value in values.items()})
 
 
@@ -105,7 +105,7 @@ def _shown(value: Any) -> str:
 
 def part_to_text(part: Any) -> str:
     """The command-line form with the fields that differ from their defaults: `relativistic:head=21,cut=47/0`."""
-    given = []
+    texts = []
     for f in dataclasses.fields(part):
         value = getattr(part, f.name)
         if value != _default(f):
@@ -113,11 +113,11 @@ def part_to_text(part: Any) -> str:
                 dataclasses.astuple(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
             )
             parts = flat if isinstance(flat, tuple) else (flat,)
-            given.append(
+            texts.append(
                 f"{f.name}="
                 + "/".join("null" if v is None else repr(v) if isinstance(v, float) else str(v) for v in parts)
             )
-    return kind_of(part) + (":" + ",".join(given) if given else "")
+    return kind_of(part) + (":" + ",".join(texts) if texts else "")
 
 
 def _default(f: "dataclasses.Field[Any]") -> Any:

@@ -16,7 +16,7 @@ from rollout.backend import Spec
 from rollout.rope import rotate, table
 from rollout.slots import Row
 
-__all__ = ["FARTHEST", "TABLES", "Average", "Held", "Pair", "RawKeys", "Store", "blend", "runs"]
+__all__ = ["FARTHEST", "TABLES", "Average", "Entry", "Pair", "RawKeys", "Store", "blend", "runs"]
 
 Pair = tuple[Tensor, Tensor]
 """Keys and values."""
@@ -42,7 +42,7 @@ class Average:
 
 
 @dataclass(eq=False)
-class Held:
+class Entry:
     """What the store holds of one slot: its row, the index at which the keys there are rotated, and its copy.
 
     Without a copy the keys can only be turned back. `turn` is None where the rotated keys are still owed, from the copy.
@@ -67,7 +67,7 @@ class Held:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Held":
+    def from_dict(cls, data: Mapping[str, Any]) -> "Entry":
         """From JSON, its copy still empty. Raises KeyError, TypeError, ValueError."""
         turn = None if data["turn"] is None else index(data["turn"])
         copy = Average([]) if data["exact"] else RawKeys([]) if data["raw"] else None
@@ -77,7 +77,7 @@ class Held:
 
 
 class Store:
-    """`keys` and `values` (B, window, h*w, heads, D) a layer, allocated once; which row holds which slot a Held says."""
+    """`keys` and `values` (B, window, h*w, heads, D) a layer, allocated once; which row holds which slot a Entry says."""
 
     def __init__(self, spec: Spec, window: int, batch: int, dtype: torch.dtype, device: torch.device | str) -> None:
         size = (batch, window, spec.tokens, spec.heads, spec.head_dim)
@@ -94,56 +94,61 @@ class Store:
         """Bytes of keys and values."""
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
 
-    def extra_bytes(self, held: Iterable[Held]) -> int:
+    def extra_bytes(self, entries: Iterable[Entry]) -> int:
         """Bytes of these slots' copies."""
-        copies = [layer for slot in held if slot.copy is not None for layer in slot.copy.layers]
+        copies = [layer for slot in entries if slot.copy is not None for layer in slot.copy.layers]
         tensors = [t for copy in copies for t in (copy if isinstance(copy, tuple) else (copy,))]
         return sum(t.numel() * t.element_size() for t in tensors)
 
     def put(
-        self, layer: int, k: Tensor, v: Tensor, own: Tensor, stretches: list[tuple[slice, slice]], rows: Tensor
+        self, layer: int, k: Tensor, v: Tensor, turns: Tensor, stretches: list[tuple[slice, slice]], rows: Tensor
     ) -> None:
         """Write a block's keys, rotated by `own`, and values (B, F*h*w, heads, D) to its rows; in stretches where eager."""
         keys, values = self.keys[layer], self.values[layer]
         if torch.compiler.is_compiling():  # rows change from block to block: as a tensor they recompile nothing
             shape = (len(k), -1, *keys.shape[2:])
-            keys.index_copy_(1, rows, rotate(k, own).to(keys.dtype).view(shape))
+            keys.index_copy_(1, rows, rotate(k, turns).to(keys.dtype).view(shape))
             values.index_copy_(1, rows, v.to(values.dtype).reshape(shape))
             return
         for place, part in stretches:
-            rotate(k[:, part], own[part], out=keys[:, place].flatten(1, 2))
+            rotate(k[:, part], turns[part], out=keys[:, place].flatten(1, 2))
             values[:, place].flatten(1, 2).copy_(v[:, part])
         self.rotated += 2 * k.numel() * k.element_size()
 
-    def read(self, layer: int, used: int) -> Pair:
+    def read(self, layer: int, count: int) -> Pair:
         """The rotated keys and the values of the first `used` rows, (B, used*h*w, heads, D)."""
-        return self.keys[layer][:, :used].flatten(1, 2), self.values[layer][:, :used].flatten(1, 2)
+        return self.keys[layer][:, :count].flatten(1, 2), self.values[layer][:, :count].flatten(1, 2)
 
-    def raw(self, layer: int, held: Held) -> Pair:
+    def raw(self, layer: int, entry: Entry) -> Pair:
         """A slot's raw keys and values in float32 or better; keys without a copy are turned back."""
-        if isinstance(held.copy, Average):
-            return held.copy.layers[layer]
-        values = self.values[layer][:, held.row].to(self.exact)
-        if held.copy is not None:
-            return held.copy.layers[layer].to(self.exact), values
-        assert held.turn is not None
-        back = self.table([held.turn]).conj()
-        return self.rotate(self.keys[layer][:, held.row].to(self.exact), back), values
+        if isinstance(entry.copy, Average):
+            return entry.copy.layers[layer]
+        values = self.values[layer][:, entry.row].to(self.exact)
+        if entry.copy is not None:
+            return entry.copy.layers[layer].to(self.exact), values
+        assert entry.turn is not None
+        back = self.table([entry.turn]).conj()
+        return self.rotate(self.keys[layer][:, entry.row].to(self.exact), back), values
 
     def mix(
-        self, mixtures: Mapping[int, Row], old: Sequence[Held], stay: Iterable[Held], memory: set[int], pooled: set[int]
-    ) -> dict[int, Held]:
+        self,
+        mixtures: Mapping[int, Row],
+        old: Sequence[Entry],
+        stay: Iterable[Entry],
+        memory: set[int],
+        pooled: set[int],
+    ) -> dict[int, Entry]:
         """New slots as weighted sums of old ones, in rows that those which `stay` leave; `memory` in full precision.
 
         Their rotated keys wait for their next index. A memory that comes of another is averaged in its place.
         """
-        free = iter(set(range(self.window)) - {held.row for held in stay})
-        fresh: dict[int, Held] = {}
+        free = iter(set(range(self.window)) - {entry.row for entry in stay})
+        fresh: dict[int, Entry] = {}
         for i, row in mixtures.items():
             before = old[row[0][0]].copy
-            inherited = isinstance(before, Average) and all(before is not held.copy for held in fresh.values())
-            average = before if inherited and before is not None else Average([])
-            fresh[i] = Held(next(free), None, average if i in memory else RawKeys([]))
+            in_place = isinstance(before, Average) and all(before is not entry.copy for entry in fresh.values())
+            average = before if in_place and before is not None else Average([])
+            fresh[i] = Entry(next(free), None, average if i in memory else RawKeys([]))
         for layer in range(self.spec.layers):
             read = {source: self.raw(layer, old[source]) for row in mixtures.values() for source, _ in row}
             sums = {i: blend(row, read, i in pooled) for i, row in mixtures.items()}
@@ -151,49 +156,49 @@ class Store:
                 self._set(layer, fresh[i], pair)
         return fresh
 
-    def _set(self, layer: int, held: Held, pair: Pair) -> None:
+    def _set(self, layer: int, entry: Entry, pair: Pair) -> None:
         """Write a blended slot's values and copy."""
-        self.values[layer][:, held.row] = pair[1]
-        if isinstance(held.copy, RawKeys):
-            held.copy.layers.append(pair[0].to(self.dtype).contiguous())
-        elif isinstance(held.copy, Average) and layer < len(held.copy.layers):
-            for average, new in zip(held.copy.layers[layer], pair, strict=True):
+        self.values[layer][:, entry.row] = pair[1]
+        if isinstance(entry.copy, RawKeys):
+            entry.copy.layers.append(pair[0].to(self.dtype).contiguous())
+        elif isinstance(entry.copy, Average) and layer < len(entry.copy.layers):
+            for average, new in zip(entry.copy.layers[layer], pair, strict=True):
                 average.copy_(new)
-        elif isinstance(held.copy, Average):
-            held.copy.layers.append((pair[0].contiguous(), pair[1].contiguous()))
+        elif isinstance(entry.copy, Average):
+            entry.copy.layers.append((pair[0].contiguous(), pair[1].contiguous()))
 
-    def keep(self, row: int, turn: int, staged: Sequence[Tensor], natural: int, *, pinned: bool) -> Held:
+    def keep(self, row: int, turn: int, raw_keys: Sequence[Tensor], natural: int, *, lasting: bool) -> Entry:
         """Hold a new frame whose keys were written at `turn`: with a copy where it is pinned, else at its `natural` index.
 
         `staged`: its raw keys (B, h*w, heads, D) a layer, where either is needed.
         """
-        if pinned:
-            return Held(row, turn, RawKeys([part.to(self.dtype, copy=True) for part in staged]))
+        if lasting:
+            return Entry(row, turn, RawKeys([part.to(self.dtype, copy=True) for part in raw_keys]))
         if turn != natural:
             turns = self.table([natural])
-            for keys, part in zip(self.keys, staged, strict=True):
+            for keys, part in zip(self.keys, raw_keys, strict=True):
                 self.rotate(part.to(self.dtype), turns, out=keys[:, row])
-        return Held(row, natural)
+        return Entry(row, natural)
 
-    def state(self, held: Sequence[Held]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    def state(self, entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
         """All that these slots need, as JSON and by name: keys, values (layers, B, slots, h*w, heads, D), copies."""
-        rows = [slot.row for slot in held]
-        packed = {
-            name: torch.stack([layer[:, rows].cpu() for layer in stored])
-            for name, stored in (("keys", self.keys), ("values", self.values))
+        rows = [slot.row for slot in entries]
+        tensors_by_name = {
+            name: torch.stack([layer[:, rows].cpu() for layer in buffer])
+            for name, buffer in (("keys", self.keys), ("values", self.values))
         }
-        for i, slot in enumerate(held):
+        for i, slot in enumerate(entries):
             if isinstance(slot.copy, RawKeys):
-                packed[f"raw.{i}"] = torch.stack([keys.cpu() for keys in slot.copy.layers])
+                tensors_by_name[f"raw.{i}"] = torch.stack([keys.cpu() for keys in slot.copy.layers])
             elif isinstance(slot.copy, Average):
-                packed[f"exact.{i}"] = torch.stack([torch.stack(pair).cpu() for pair in slot.copy.layers])
-        return [slot.to_dict() for slot in held], packed
+                tensors_by_name[f"exact.{i}"] = torch.stack([torch.stack(pair).cpu() for pair in slot.copy.layers])
+        return [slot.to_dict() for slot in entries], tensors_by_name
 
-    def restore(self, slots: Sequence[Mapping[str, Any]], packed: Mapping[str, Tensor]) -> list[Held]:
+    def restore(self, slots: Sequence[Mapping[str, Any]], packed: Mapping[str, Tensor]) -> list[Entry]:
         """The way back. Raises ValueError, KeyError or TypeError."""
-        held = [Held.from_dict(slot) for slot in slots]
+        entries = [Entry.from_dict(slot) for slot in slots]
         batch, window, *rest = self.keys[0].shape
-        rows = [slot.row for slot in held]
+        rows = [slot.row for slot in entries]
         if len(set(rows)) < len(rows) or any(not 0 <= row < window for row in rows):
             raise ValueError("its rows do not fit the window")
 
@@ -203,60 +208,60 @@ class Store:
                 raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {dtype} {tuple(size)}")
             return tensor.to(self.device)
 
-        for name, stored in (("keys", self.keys), ("values", self.values)):
-            tensors = read(name, [len(stored), batch, len(rows), *rest], self.dtype)
-            for layer, tensor in zip(stored, tensors, strict=True):
+        for name, buffer in (("keys", self.keys), ("values", self.values)):
+            tensors = read(name, [len(buffer), batch, len(rows), *rest], self.dtype)
+            for layer, tensor in zip(buffer, tensors, strict=True):
                 layer[:, rows] = tensor
-        for i, slot in enumerate(held):
+        for i, slot in enumerate(entries):
             if isinstance(slot.copy, RawKeys):
                 slot.copy.layers = list(read(f"raw.{i}", [len(self.keys), batch, *rest], self.dtype))
             elif isinstance(slot.copy, Average):
                 pairs = read(f"exact.{i}", [len(self.keys), 2, batch, *rest], self.exact)
                 slot.copy.layers = [(pair[0], pair[1]) for pair in pairs]
-        return held
+        return entries
 
-    def resized(self, window: int, held: Sequence[Held]) -> "Store":
+    def resized(self, window: int, entries: Sequence[Entry]) -> "Store":
         """A store for another window, with these slots, which move where they must."""
-        self.gather(held, len(held))
+        self.gather(entries, len(entries))
         new = Store(self.spec, window, self.batch, self.dtype, self.device)
         new.rotated = self.rotated
         for old, fresh in zip((*self.keys, *self.values), (*new.keys, *new.values), strict=True):
-            fresh[:, : len(held)] = old[:, : len(held)]
+            fresh[:, : len(entries)] = old[:, : len(entries)]
         return new
 
-    def exchange(self, held: Iterable[Held], order: Sequence[int]) -> None:
+    def exchange(self, entries: Iterable[Entry], order: Sequence[int]) -> None:
         """Put the batch rows of these slots into another order, copies included."""
-        for slot in held:
-            for stored in (*self.keys, *self.values):
-                stored[:, slot.row] = stored[order, slot.row]
+        for slot in entries:
+            for buffer in (*self.keys, *self.values):
+                buffer[:, slot.row] = buffer[order, slot.row]
             if isinstance(slot.copy, RawKeys):
                 slot.copy.layers = [keys[order] for keys in slot.copy.layers]
             elif isinstance(slot.copy, Average):
                 slot.copy.layers = [(keys[order], values[order]) for keys, values in slot.copy.layers]
 
-    def gather(self, held: Sequence[Held], used: int) -> list[int]:
-        """Move slots that lie beyond the first `used` rows into holes before them; the rows of these that stay free."""
-        taken = {slot.row for slot in held}
-        holes = iter([row for row in range(used) if row not in taken])
-        for slot in held:
-            if slot.row >= used:
+    def gather(self, entries: Sequence[Entry], count: int) -> list[int]:
+        """Move slots that lie beyond the first `count` rows into holes before them; the rows of these that stay free."""
+        occupied_rows = {slot.row for slot in entries}
+        holes = iter([row for row in range(count) if row not in occupied_rows])
+        for slot in entries:
+            if slot.row >= count:  # attention reads one slice of rows, without holes
                 hole = next(holes)
-                for stored in (*self.keys, *self.values):
-                    stored[:, hole] = stored[:, slot.row]
+                for buffer in (*self.keys, *self.values):
+                    buffer[:, hole] = buffer[:, slot.row]
                 slot.row = hole
         return list(holes)
 
-    def turn(self, held: Held, turn: int) -> None:
+    def turn(self, entry: Entry, turn: int) -> None:
         """Rotate a slot's keys to another index, from its copy; one that has none is turned back once to have it."""
-        if held.turn == turn:
+        if entry.turn == turn:
             return
-        if held.copy is None:
-            held.copy = RawKeys([self.raw(layer, held)[0].to(self.dtype) for layer in range(self.spec.layers)])
+        if entry.copy is None:  # once, since a thousand turns in place would add their errors up (13% in bfloat16)
+            entry.copy = RawKeys([self.raw(layer, entry)[0].to(self.dtype) for layer in range(self.spec.layers)])
         turns = self.table([turn])
         for layer, keys in enumerate(self.keys):
-            raw = held.copy.layers[layer]
-            self.rotate(raw[0] if isinstance(raw, tuple) else raw, turns, out=keys[:, held.row])
-        held.turn = turn
+            raw = entry.copy.layers[layer]
+            self.rotate(raw[0] if isinstance(raw, tuple) else raw, turns, out=keys[:, entry.row])
+        entry.turn = turn
 
     def table(self, frames: Sequence[int]) -> Tensor:
         """The turns of whole frames; the last few are held, since every layer asks for the same."""
@@ -289,11 +294,11 @@ def blend(row: Row, read: Mapping[int, Pair], pooled: bool) -> Pair:
 
 def runs(rows: Sequence[int], tokens: int) -> list[tuple[slice, slice]]:
     """Consecutive rows as slices, each with the slice of the block's tokens that belongs there."""
-    found: list[tuple[slice, slice]] = []
+    stretches: list[tuple[slice, slice]] = []
     for n, row in enumerate(rows):
         part = slice(n * tokens, (n + 1) * tokens)
-        if found and found[-1][0].stop == row:
-            found[-1] = slice(found[-1][0].start, row + 1), slice(found[-1][1].start, part.stop)
+        if stretches and stretches[-1][0].stop == row:
+            stretches[-1] = slice(stretches[-1][0].start, row + 1), slice(stretches[-1][1].start, part.stop)
         else:
-            found.append((slice(row, row + 1), part))
-    return found
+            stretches.append((slice(row, row + 1), part))
+    return stretches

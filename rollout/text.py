@@ -13,9 +13,9 @@ def cause(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def hint(name: str, known: Iterable[str]) -> str:
+def hint(name: str, names: Iterable[str]) -> str:
     """The words "Did you mean 'NAME'? " of the closest known name; nothing where none is close."""
-    near = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    near = get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f"Did you mean {near[0]!r}? " if near else ""
 
 

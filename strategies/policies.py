@@ -14,8 +14,8 @@ __all__ = ["POLICIES", "Anchor", "Ema", "Fifo", "Sink", "admit", "evict_oldest",
 def evict_oldest(slots: Sequence[Slot], room: int) -> Edit:
     """Drop the oldest recent frames until `room` slots are left."""
     recent = of_role(slots, Role.RECENT)
-    gone = set(recent[: max(0, len(slots) - room)])
-    return keep(slots, (i for i in range(len(slots)) if i not in gone))
+    oldest = set(recent[: max(0, len(slots) - room)])
+    return keep(slots, (i for i in range(len(slots)) if i not in oldest))
 
 
 def admit(block: Block, sink: int = 0) -> tuple[Slot, ...]:
@@ -119,19 +119,19 @@ class Ema(PolicyDefaults):
         if over <= 0:
             return keep(slots, range(len(slots)))
         sinks, recent = of_role(slots, Role.SINK), of_role(slots, Role.RECENT)
-        displaced = 0 if streams else self.memory
-        gone, kept = recent[: over + displaced], recent[over + displaced :]
-        folded = gone[displaced:] if self.displaced == "drop" else gone
-        newest = slots[gone[-1]]
+        extra = 0 if streams else self.memory
+        oldest, newest_frames = recent[: over + extra], recent[over + extra :]
+        average = oldest[extra:] if self.displaced == "drop" else oldest
+        newest = slots[oldest[-1]]
         rows: list[Row] = [((i, 1.0),) for i in sinks]
         for n, a in enumerate(self.rates):
-            share = tuple((i, (a if streams else 1.0) / len(folded)) for i in folded)
+            share = tuple((i, (a if streams else 1.0) / len(average)) for i in average)
             rows.append((((streams[n], 1 - a), *share)) if streams else share)
         memory = tuple(Slot(Role.MEMORY, newest.frame, newest.block, newest.scene) for _ in self.rates)
         first = len(sinks)
         return Edit(
-            tuple(slots[i] for i in sinks) + memory + tuple(slots[i] for i in kept),
-            (*rows, *(((i, 1.0),) for i in kept)),
+            tuple(slots[i] for i in sinks) + memory + tuple(slots[i] for i in newest_frames),
+            (*rows, *(((i, 1.0),) for i in newest_frames)),
             frozenset(range(first, first + self.memory)) if self.pool == "frame" else frozenset(),
         )
 

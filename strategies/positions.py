@@ -100,9 +100,9 @@ class Relativistic(PositionsDefaults):
         def index(frame: int) -> int:
             return max(floor, last - (block.end - 1 - frame))
 
-        held = tuple(i if slot.role is not Role.RECENT else index(slot.frame) for i, slot in enumerate(slots))
-        own = tuple(index(frame) for frame in range(block.start, block.end))
-        return Placement(held, self.cut.jump(own, head) if block.cut else own)
+        indices = tuple(i if slot.role is not Role.RECENT else index(slot.frame) for i, slot in enumerate(slots))
+        block_indices = tuple(index(frame) for frame in range(block.start, block.end))
+        return Placement(indices, self.cut.jump(block_indices, head) if block.cut else block_indices)
 
     def check(self, strategy: Strategy, spec: Spec | None, frames: int | None) -> None:
         """Head within the trained frames and large enough; a cut that jumps ahead."""
@@ -133,8 +133,8 @@ class Online(PositionsDefaults):
     def place(self, slots: Sequence[Slot], block: Block, window: int) -> Placement:
         """Contiguous indices, the block last."""
         n = len(slots)
-        own = tuple(range(n, n + block.frames))
-        return Placement(tuple(range(n)), self.cut.jump(own, window) if block.cut else own)
+        block_indices = tuple(range(n, n + block.frames))
+        return Placement(tuple(range(n)), self.cut.jump(block_indices, window) if block.cut else block_indices)
 
     def check(self, strategy: Strategy, spec: Spec | None, frames: int | None) -> None:
         """No index of the window beyond the trained frames; a cut that jumps ahead of a flushed cache."""
@@ -145,8 +145,8 @@ class Online(PositionsDefaults):
                 f"beyond the {spec.trained} frames that {spec.name} was trained on. Use a window of at most {spec.trained}, or "
                 "positions='relativistic', which collapse older frames."
             )
-        flushed = strategy.switch.last if strategy.switch.flushes else 1
-        natural = strategy.policy.sink + flushed + block - 1
+        survivors = strategy.switch.last if strategy.switch.flushes else 1
+        natural = strategy.policy.sink + survivors + block - 1
         self.cut.check(min(natural, strategy.policy.window - 1), self.kind)
 
 

@@ -129,7 +129,7 @@ def test_a_video_goes_on_as_if_the_other_had_made_its_memory(micro: Sprites, str
     parts = [result.latents for result in islice(own, at)]
     list(islice(other, at))
     for i in pinned(own.cache):
-        mine, theirs = own.cache._held[i], other.cache._held[i]
+        mine, theirs = own.cache._entries[i], other.cache._entries[i]
         assert mine.row == theirs.row
         for ours, others in zip(
             (own.cache._store.keys, own.cache._store.values),
@@ -139,7 +139,7 @@ def test_a_video_goes_on_as_if_the_other_had_made_its_memory(micro: Sprites, str
             for a, b in zip(ours, others, strict=True):
                 a[:, mine.row] = b[:, theirs.row]
         mine.copy = theirs.copy
-    own.cache._changed(own.cache.slots, own.cache._held)
+    own.cache._changed(own.cache.slots, own.cache._entries)
     parts += [result.latents for result in own]
     torch.testing.assert_close(both[:1], torch.cat(parts, 1), rtol=0, atol=1e-8)
     plain = latents(pair(micro, strategy))

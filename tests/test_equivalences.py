@@ -87,7 +87,7 @@ def test_rotated_storage_equals_raw_storage(micro: Sprites, text: str) -> None:
     strategy = Strategy.from_text(text)
     script = f"{A}[4s] | {B}[3s] | {A}[2s#]"
     run = generate(micro, strategy, script)
-    run.cache = OracleCache(micro.spec, strategy.policy.window, dtype=torch.float64)
+    run.engine.cache = OracleCache(micro.spec, strategy.policy.window, dtype=torch.float64)
     same(roll(micro, strategy, script), torch.cat([r.latents for r in run], 1))
 
 

@@ -163,15 +163,15 @@ def _with_moves(world: World, generator: torch.Generator) -> Moved:
     moves = draw[0] < 0.4
     column = torch.randint(len(MARKS), (batch, 1), generator=generator)
     place = torch.where(moves & (block >= begin), move_mark(world.place, column), world.place)
-    named = torch.where(moves & (block >= begin) & (block < end), column, -1)
-    return Moved(replace(world, place=place), named)
+    columns = torch.where(moves & (block >= begin) & (block < end), column, -1)
+    return Moved(replace(world, place=place), columns)
 
 
 def _change_scene(world: World, at: int, probability: float, generator: torch.Generator) -> World:
     batch = len(world.colour)
     other = sample_world(batch, world.frames, generator)
-    changed = torch.rand(batch, 1, generator=generator) < probability
-    after = changed & (torch.arange(world.frames) >= at)
+    redraw = torch.rand(batch, 1, generator=generator) < probability
+    after = redraw & (torch.arange(world.frames) >= at)
     scene = {name: torch.where(after, getattr(other, name), getattr(world, name)) for name in SCENE}
     return replace(world, **scene)
 
@@ -185,17 +185,17 @@ def _prompts(world: World, column: Tensor, generator: torch.Generator) -> Tensor
     last = torch.arange(frames) // BLOCK * BLOCK + BLOCK - 1
     subject = (world.colour, world.shape, world.action)
     scene = (world.background[:, last], world.light, column)
-    named = torch.stack([*(s[:, None].expand(batch, frames) for s in subject), *scene], -1) + 1
+    labels = torch.stack([*(s[:, None].expand(batch, frames) for s in subject), *scene], -1) + 1
     silent = torch.rand(batch, 1, len(SLOTS), generator=generator) < torch.tensor([0, 0, 0.03, 0.5, 0.5, 0])
     leave = torch.rand(2, batch, 1, generator=generator)
-    unnamed = leave[0] < UNNAMED
-    silent[..., 0] = unnamed & (leave[1] < 2 / 3)  # colour, both or shape: a third each
-    silent[..., 1] = unnamed & (leave[1] > 1 / 3)
+    silence = leave[0] < UNNAMED
+    silent[..., 0] = silence & (leave[1] < 2 / 3)  # colour, both or shape: a third each
+    silent[..., 1] = silence & (leave[1] > 1 / 3)
     silent = silent.expand(batch, frames, -1).clone()
     silent[..., :4] |= torch.rand(batch, 1, 1, generator=generator) < 0.02
     silent[..., 4] &= world.light == DAY
     sizes = torch.tensor([0, *(1 + len(words) for words in SLOTS[:-1])]).cumsum(0)
-    return named.masked_fill(silent, 0) + sizes
+    return labels.masked_fill(silent, 0) + sizes
 
 
 def frame_mask(frames: int, sink: int, recent: int) -> Tensor:
@@ -207,7 +207,7 @@ def frame_mask(frames: int, sink: int, recent: int) -> Tensor:
     frame = torch.arange(frames)
     start = frame // BLOCK * BLOCK
     past = frame[None] < start[:, None]
-    kept = past & ((frame[None] < sink) | (frame[None] >= start[:, None] - recent))
-    own = start[None] == start[:, None]
-    nothing = torch.zeros_like(own)
-    return torch.cat([torch.cat([kept | own, nothing], 1), torch.cat([kept, own], 1)])
+    visible = past & ((frame[None] < sink) | (frame[None] >= start[:, None] - recent))
+    same_block = start[None] == start[:, None]
+    nothing = torch.zeros_like(same_block)
+    return torch.cat([torch.cat([visible | same_block, nothing], 1), torch.cat([visible, same_block], 1)])

@@ -80,8 +80,8 @@ class Seen:
 def track(video: Tensor) -> Seen:
     """Track a video (B, F, 3, 64, 64) in 0..1."""
     parts = [_look(F.avg_pool2d(part.flatten(0, 1), part.shape[-1] // SIZE)) for part in _chunks(video)]
-    joined = {name: torch.cat([part[name] for part in parts]).unflatten(0, video.shape[:2]) for name in parts[0]}
-    return Seen(action=action(joined["x"], joined["y"], joined["radius"], joined["eye"]), **joined)
+    readings = {name: torch.cat([part[name] for part in parts]).unflatten(0, video.shape[:2]) for name in parts[0]}
+    return Seen(action=action(readings["x"], readings["y"], readings["radius"], readings["eye"]), **readings)
 
 
 def _chunks(video: Tensor) -> list[Tensor]:
@@ -107,7 +107,7 @@ def _look(frames: Tensor) -> dict[str, Tensor]:
     background = torch.where(day, count[..., _SKY:_GROUND].argmax(-1), -1)
     place, ink = _landmark(video, background.clamp_min(0))
     tint, hue = _identity(video, colour, near < 0.6 * radius[..., None, None], white)
-    seen = {
+    readings = {
         "colour": colour,
         "shape": _shape(body, x, y, radius),
         "background": background,
@@ -123,7 +123,7 @@ def _look(frames: Tensor) -> dict[str, Tensor]:
         "eye": _eye(video, x, y, near),
         "covered": _covered(body),
     }
-    return {name: values[0] for name, values in seen.items()}
+    return {name: values[0] for name, values in readings.items()}
 
 
 def _identity(video: Tensor, colour: Tensor, inside: Tensor, white: Tensor) -> tuple[Tensor, Tensor]:
@@ -269,11 +269,11 @@ def action(x: Tensor, y: Tensor, radius: Tensor, eye: Tensor) -> Tensor:
     path = torch.cat([x[:, :1], x[:, :1] + torus(x[:, 1:] - x[:, :-1]).cumsum(1)], 1)
     usual = radius.median(1, keepdim=True).values
     size = 2 * (radius / usual.clamp_min(1.0) - 1) * RADIUS
-    seen = torch.cat([torch.stack([path, y, size], -1), eye], -1).unfold(1, WINDOW, 1).transpose(2, 3).clone()
-    seen[..., :2] -= seen[..., :2].mean(2, keepdim=True)
+    tracks = torch.cat([torch.stack([path, y, size], -1), eye], -1).unfold(1, WINDOW, 1).transpose(2, 3).clone()
+    tracks[..., :2] -= tracks[..., :2].mean(2, keepdim=True)
     paths, actions = _motions()
-    error = (seen[:, :, None] - paths).square().sum(-1).mean(-1).sqrt()
+    error = (tracks[:, :, None] - paths).square().sum(-1).mean(-1).sqrt()
     best = error.min(-1)
-    shown = torch.where(best.values < FIT, actions[best.indices], -1)
+    labels = torch.where(best.values < FIT, actions[best.indices], -1)
     half = WINDOW // 2
-    return torch.cat([shown[:, :1].expand(-1, half), shown, shown[:, -1:].expand(-1, half)], 1)
+    return torch.cat([labels[:, :1].expand(-1, half), labels, labels[:, -1:].expand(-1, half)], 1)

@@ -53,9 +53,9 @@ def draw_sigma(batch: int, blocks: int, generator: torch.Generator) -> Tensor:
     """Noise levels (B, blocks): 30% on the sampler's own, 8% pure noise, the rest uniform under shift 3."""
     u = torch.rand(batch, blocks, generator=generator)
     sigma = (3 * u / (1 + 2 * u)).clamp_min(1e-3)
-    chosen = torch.tensor(SIGMAS)[torch.randint(len(SIGMAS), u.shape, generator=generator)]
+    levels = torch.tensor(SIGMAS)[torch.randint(len(SIGMAS), u.shape, generator=generator)]
     pick = torch.rand(u.shape, generator=generator)
-    return torch.where(pick < 0.3, chosen, torch.where(pick < 0.38, torch.ones(()), sigma))
+    return torch.where(pick < 0.3, levels, torch.where(pick < 0.38, torch.ones(()), sigma))
 
 
 def loss_of(
@@ -114,8 +114,8 @@ def optimizers(model: nn.Module, factor: float) -> list[torch.optim.Optimizer]:
     hidden = [
         p for n, p in model.named_parameters() if n.startswith("layers.") and n.endswith("weight") and p.ndim == 2
     ]
-    known = {id(p) for p in hidden}
-    rest = [p for p in model.parameters() if id(p) not in known]
+    muon_ids = {id(p) for p in hidden}
+    rest = [p for p in model.parameters() if id(p) not in muon_ids]
     return [
         torch.optim.Muon(hidden, lr=0.02 * factor, weight_decay=0.01, momentum=0.95),
         torch.optim.AdamW(rest, lr=2e-3 * factor, betas=(0.9, 0.98), weight_decay=0.01),
@@ -156,7 +156,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
         for o, s in zip(opts, state["optimizers"], strict=True):
             o.load_state_dict(s)
         step, seconds = state["step"], state["seconds"]
-    begun, shown = time.monotonic() - seconds, time.monotonic()
+    begun, last_line = time.monotonic() - seconds, time.monotonic()
     losses: list[float] = []
     while step < args.steps:
         generator = torch.Generator().manual_seed((args.seed * args.procs + rank) * 10_000_019 + step)
@@ -183,11 +183,11 @@ def train(rank: int, args: argparse.Namespace) -> None:
                 row: dict[str, Any] = {
                     "step": step,
                     "loss": round(sum(losses) / len(losses), 5),
-                    "ms": round((now - shown) * 1000 / len(losses)),
+                    "ms": round((now - last_line) * 1000 / len(losses)),
                     "minutes": round((now - begun) / 60, 2),
                 }
                 write_log(args.out, row)
-                losses, shown = [], time.monotonic()
+                losses, last_line = [], time.monotonic()
             if step % args.save == 0 or step == args.steps:
                 state = {
                     "model": model.state_dict(),

@@ -97,8 +97,8 @@ class SpriteWorld:
     def parse(self, prompt: str) -> Mapping[str, int]:
         """The labels that a prompt names, by property. Raises PromptError."""
         caption = parse(prompt)
-        named = {field.name: getattr(caption, field.name) for field in fields(Caption)}
-        return {name: value for name, value in named.items() if value is not None}
+        labels = {field.name: getattr(caption, field.name) for field in fields(Caption)}
+        return {name: value for name, value in labels.items() if value is not None}
 
     def truth(self, acts: Sequence[Act], seed: int, start: Mapping[str, int] | None = None) -> SpriteTruth:
         """The subject goes on through all acts; a walk begins where the last one ended; silence is daylight.
@@ -123,22 +123,22 @@ class SpriteWorld:
 
     def _known(self, acts: Sequence[Act], scenes: Sequence[Scene], unsettled: set[str]) -> dict[str, Tensor]:
         """A cut leaves open what its prompt does not name, and where the sprite is; so does a change of action."""
-        known: dict[str, list[Tensor]] = {name: [] for name in self.properties}
+        known_frames: dict[str, list[Tensor]] = {name: [] for name in self.properties}
         for n, (act, scene) in enumerate(zip(acts, scenes, strict=True)):
             if n and (act.cut or not torch.equal(scene.world.action, scenes[n - 1].world.action)):
                 unsettled |= {"position"}
             if n and act.cut:
                 unsettled |= {name for name, property_ in self.properties.items() if property_.scene}
             unsettled -= {"light", *self.parse(act.prompt)}
-            for name, parts in known.items():
+            for name, parts in known_frames.items():
                 parts.append(torch.full((len(scene.time),), name not in unsettled))
-        return {name: torch.cat(parts) for name, parts in known.items()}
+        return {name: torch.cat(parts) for name, parts in known_frames.items()}
 
     def track(self, video: Video | Tensor) -> SpriteSeen:
         """Read frames (F, 64, 64, 3), uint8."""
         frames = torch.from_numpy(np.asarray(video)) if not isinstance(video, Tensor) else video
-        seen = track(frames.permute(0, 3, 1, 2).float().div(255)[None])
-        return SpriteSeen(_readings(seen), seen.covered[0])
+        readings = track(frames.permute(0, 3, 1, 2).float().div(255)[None])
+        return SpriteSeen(_readings(readings), readings.covered[0])
 
     def difference(self, name: str, values: Tensor, others: Tensor) -> Tensor:
         """(F, 2) pixels, x on the torus, for places; (F, 1) brightness or degrees."""
@@ -209,11 +209,11 @@ def _values(scenes: Sequence[Scene]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _readings(seen: Tracked) -> dict[str, Tensor]:
+def _readings(tracks: Tracked) -> dict[str, Tensor]:
     """One clip's readings by property."""
     plain = ("colour", "shape", "action", "light", "background", "ground", "place", "ink", "tint", "hue")
-    values = {name: getattr(seen, name)[0] for name in plain}
+    values = {name: getattr(tracks, name)[0] for name in plain}
     place = values["place"]
     values["mark"] = torch.where(place < 0, -1, place % len(MARKS))
-    values["position"] = torch.stack([seen.x[0], seen.y[0]], -1)
+    values["position"] = torch.stack([tracks.x[0], tracks.y[0]], -1)
     return values

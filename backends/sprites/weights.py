@@ -100,10 +100,10 @@ class Sprites(BackendDefaults):
 
     def encode_video(self, frames: NDArray[np.uint8]) -> Tensor:
         """Latents of whole blocks of a video's frames (N, height, width, 3), averaged down to 64x64."""
-        whole = len(frames) // self.spec.block * self.spec.block
-        if not whole:
+        count = len(frames) // self.spec.block * self.spec.block
+        if not count:
             raise BackendError(f"the video has {len(frames)} frames; a prefix takes whole blocks of {self.spec.block}.")
-        video = torch.from_numpy(frames[:whole]).permute(0, 3, 1, 2).float().div(255)
+        video = torch.from_numpy(frames[:count]).permute(0, 3, 1, 2).float().div(255)
         video = torch.nn.functional.interpolate(video, (PIXELS, PIXELS), mode="area")
         return self.codec.encode(video.to(self.device))
 

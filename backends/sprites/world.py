@@ -81,8 +81,8 @@ def _rotation(degrees: Tensor) -> Tensor:
 def _palette(rgb: list[list[int]]) -> Tensor:
     """Colours whose brightest and most turned variants still lie within 0..1, so that no tint is ever clipped."""
     colours = torch.tensor(rgb) / 255
-    turned = torch.stack([colours @ _rotation(torch.tensor(h)).T for h in (-HUE, 0.0, HUE)])
-    return colours / turned.amax((0, 2))[:, None] / (1 + TINT)
+    hues = torch.stack([colours @ _rotation(torch.tensor(h)).T for h in (-HUE, 0.0, HUE)])
+    return colours / hues.amax((0, 2))[:, None] / (1 + TINT)
 
 
 PALETTE = _palette([[225, 40, 40], [40, 190, 60], [50, 90, 240], [245, 215, 40], [225, 50, 215], [50, 220, 225]])
@@ -124,8 +124,8 @@ class World:
     def subject_colour(self) -> Tensor:
         """The subject's colour (B, 3), RGB in 0..1, with its tint and hue."""
         plain = PALETTE.to(self.colour.device)[self.colour]
-        turned = (_rotation(HUE * self.hue) @ plain[..., None])[..., 0]
-        return turned * (1 + TINT * self.tint[:, None])
+        tinted_colour = (_rotation(HUE * self.hue) @ plain[..., None])[..., 0]
+        return tinted_colour * (1 + TINT * self.tint[:, None])
 
     def to(self, device: torch.device | str) -> "World":
         return World(*(getattr(self, f.name).to(device) for f in fields(self)))
@@ -156,19 +156,19 @@ def seeded_world(caption: Caption, frames: int, seed: int) -> World:
 
 def apply_caption(world: World, caption: Caption, start: int) -> World:
     """The world from frame `start` on as a caption has it; what it does not name stays as it is, but silence is daylight."""
-    named = {name: value for name, value in asdict(caption).items() if value is not None}
-    named.setdefault("light", DAY)
+    labels = {name: value for name, value in asdict(caption).items() if value is not None}
+    labels.setdefault("light", DAY)
     changes = {}
     for name in ("colour", "shape", "action"):
-        if name in named:
-            changes[name] = torch.full_like(getattr(world, name), named[name])
+        if name in labels:
+            changes[name] = torch.full_like(getattr(world, name), labels[name])
     for name in ("background", "light"):
-        if name in named:
+        if name in labels:
             changes[name] = getattr(world, name).clone()
-            changes[name][:, start:] = named[name]
-    if "mark" in named:
+            changes[name][:, start:] = labels[name]
+    if "mark" in labels:
         changes["place"] = world.place.clone()
-        changes["place"][:, start:] = move_mark(world.place[:, start:], torch.tensor(named["mark"]))
+        changes["place"][:, start:] = move_mark(world.place[:, start:], torch.tensor(labels["mark"]))
     return replace(world, **changes)
 
 

@@ -134,7 +134,7 @@ def hooked(model: Any) -> Iterator[Calls]:
     calls = Calls()
     embedder = model.condition_embedder
     before = model.attn_processors
-    rope, steps, embedded = model.rope, embedder.timesteps_proj, None
+    rope, steps, features = model.rope, embedder.timesteps_proj, None
     try:
         model.rope, embedder.timesteps_proj = NoRope(), ExactTimesteps(model.config.freq_dim)
         for layer, block in enumerate(model.blocks):
@@ -147,10 +147,10 @@ def hooked(model: Any) -> Iterator[Calls]:
             if not calls.text and all(b.attn2.norm_k.weight.device == text.device for b in model.blocks):
                 calls.text.update({n: project_text(b.attn2, text) for n, b in enumerate(model.blocks)})
 
-        embedded = embedder.register_forward_hook(project)
+        features = embedder.register_forward_hook(project)
         yield calls
     finally:
-        if embedded is not None:
-            embedded.remove()
+        if features is not None:
+            features.remove()
         model.rope, embedder.timesteps_proj = rope, steps
         model.set_attn_processor(before)

@@ -45,8 +45,8 @@ class TextEncoder:
         path = self.store / f"{self._key(text)}.safetensors"
         if path.is_file():
             try:
-                kept: Tensor = load_file(path)["embedding"]
-                return kept.to(self.device, self.dtype)
+                features: Tensor = load_file(path)["embedding"]
+                return features.to(self.device, self.dtype)
             except (SafetensorError, OSError, KeyError):
                 path.unlink(missing_ok=True)
         embedding = self._compute(text)
@@ -75,7 +75,7 @@ class TextEncoder:
         if self._loaded is None:
             self._loaded = self._load()
         tokenizer, model = self._loaded
-        found = tokenizer(
+        tokens = tokenizer(
             [text],
             padding="max_length",
             max_length=TOKENS,
@@ -83,7 +83,7 @@ class TextEncoder:
             add_special_tokens=True,
             return_tensors="pt",
         )
-        ids, mask = found.input_ids.to(self.device), found.attention_mask.to(self.device)
+        ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
         embedding: Tensor = model(ids, mask).last_hidden_state * mask[..., None]
         return embedding  # with zeros as padding, which the transformer attends to as it was trained to
 

@@ -32,8 +32,8 @@ class WanDecoder:
 
     def state(self) -> dict[str, Any]:
         """The feature cache; entries are tensors, None, or the VAE's mark for a first frame."""
-        kept = [f.clone() if isinstance(f, Tensor) else f for f in self._features]
-        return {"features": kept, "first": self._first}
+        copies = [f.clone() if isinstance(f, Tensor) else f for f in self._features]
+        return {"features": copies, "first": self._first}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a state."""
@@ -61,5 +61,5 @@ def encode_frames(vae: Any, frames: Tensor) -> Tensor:
     video = (frames.permute(3, 0, 1, 2)[None].float() / 127.5 - 1).to(vae.device, vae.dtype)
     latents = vae.encode(video).latent_dist.mode()[0].transpose(0, 1).float()
     mean, std = _statistics(vae, latents)
-    scaled: Tensor = (latents - mean) / std
-    return scaled
+    normal: Tensor = (latents - mean) / std
+    return normal

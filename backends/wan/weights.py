@@ -41,11 +41,11 @@ def read_checkpoint(path: Path, *, raw: bool = False) -> dict[str, Tensor]:
     Self-Forcing `.pt`: `generator_ema`, or `generator` with `raw`; or safetensors. Raises BackendError.
     """
     state = _read(path, "checkpoint")
-    wanted = "generator" if raw else "generator_ema"
-    if wanted not in state and ("generator" in state or "generator_ema" in state):
+    key = "generator" if raw else "generator_ema"
+    if key not in state and ("generator" in state or "generator_ema" in state):
         other = "--raw" if "generator" in state else "no --raw"
-        raise BackendError(f"{path} holds no {wanted!r}, only {', '.join(map(str, state))}. Use {other}.")
-    return {strip(name, PREFIXES): tensor for name, tensor in _tensors(path, state.get(wanted, state)).items()}
+        raise BackendError(f"{path} holds no {key!r}, only {', '.join(map(str, state))}. Use {other}.")
+    return {strip(name, PREFIXES): tensor for name, tensor in _tensors(path, state.get(key, state)).items()}
 
 
 def _read(path: Path, what: str) -> Mapping[str, Any]:
@@ -82,12 +82,12 @@ def strip(name: str, prefixes: Iterable[str]) -> str:
     name = (
         name.replace("_fsdp_wrapped_module.", "").replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")
     )
-    changed = True
-    while changed:
-        changed = False
+    again = True
+    while again:
+        again = False
         for prefix in prefixes:
             if name.startswith(prefix):
-                name, changed = name[len(prefix) :], True
+                name, again = name[len(prefix) :], True
     return name
 
 
@@ -100,30 +100,30 @@ def convert(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[st
     from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 
     with torch.device("meta"):
-        expected = {n: tuple(p.shape) for n, p in WanTransformer3DModel.from_config(dict(config)).state_dict().items()}
-    known = [n for n in tensors if n not in ("freqs",)]  # a table that the original code derives
-    renamed = (
-        {n: n for n in known}
-        if expected.keys() <= set(known)
-        else convert_wan_transformer_to_diffusers({n: n for n in known})
+        shapes = {n: tuple(p.shape) for n, p in WanTransformer3DModel.from_config(dict(config)).state_dict().items()}
+    names_there = [n for n in tensors if n not in ("freqs",)]  # a table that the original code derives
+    new_names = (
+        {n: n for n in names_there}
+        if shapes.keys() <= set(names_there)
+        else convert_wan_transformer_to_diffusers({n: n for n in names_there})
     )
-    missing, unexpected = sorted(expected.keys() - renamed.keys()), sorted(renamed.keys() - expected.keys())
-    if missing or unexpected:
+    missing, extra = sorted(shapes.keys() - new_names.keys()), sorted(new_names.keys() - shapes.keys())
+    if missing or extra:
         parts = [
             f"{what} {len(names)} tensors ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for what, names in (("lacks", missing), ("has unexpected", unexpected))
+            for what, names in (("lacks", missing), ("has unexpected", extra))
             if names
         ]
         raise BackendError(
             f"the checkpoint {' and '.join(parts)}: it is not of the base's architecture. Give its own --base."
         )
-    for new, old in renamed.items():
-        if tuple(tensors[old].shape) != expected[new]:
+    for new, old in new_names.items():
+        if tuple(tensors[old].shape) != shapes[new]:
             raise BackendError(
-                f"the checkpoint's {old} has the shape {tuple(tensors[old].shape)} where the base has {expected[new]}. "
+                f"the checkpoint's {old} has the shape {tuple(tensors[old].shape)} where the base has {shapes[new]}. "
                 "Give the base of the same size."
             )
-    return {new: tensors[old] for new, old in renamed.items()}
+    return {new: tensors[old] for new, old in new_names.items()}
 
 
 def merge_lora(tensors: dict[str, Tensor], path: Path, *, alpha: float | None = None) -> None:
@@ -131,12 +131,12 @@ def merge_lora(tensors: dict[str, Tensor], path: Path, *, alpha: float | None = 
 
     `alpha` is not in a peft state dict; None means alpha = rank, as LongLive trains it.
     """
-    whole = _read(path, "LoRA")
-    state = _tensors(path, whole.get("generator_lora", whole))
+    lora = _read(path, "LoRA")
+    state = _tensors(path, lora.get("generator_lora", lora))
     pairs: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
-        base, found, rest = strip(name, LORA_PREFIXES).partition(".lora_")
-        if not found or rest[0] not in "AB":
+        base, separator, rest = strip(name, LORA_PREFIXES).partition(".lora_")
+        if not separator or rest[0] not in "AB":
             raise BackendError(f"{path} holds {name!r}, which is no LoRA tensor. Give a file that peft wrote.")
         pairs.setdefault(base + ".weight", {})[rest[0]] = tensor
     for name, pair in pairs.items():
@@ -165,12 +165,12 @@ def import_checkpoint(
     tensors = read_checkpoint(checkpoint, raw=raw)
     if lora is not None:
         merge_lora(tensors, lora, alpha=alpha)
-    converted = convert(tensors, config)
+    weights = convert(tensors, config)
     with _whole_folder(to) as partial:
         _link_tree(base, partial, skip=base / "transformer")
         (partial / "transformer").mkdir()
         (partial / "transformer" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        _save_shards(converted, partial / "transformer")
+        _save_shards(weights, partial / "transformer")
         source = {
             "checkpoint": checkpoint.name,
             "weights": "generator" if raw else "generator_ema",
@@ -195,8 +195,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     if config.get("added_kv_proj_dim") or config.get("image_dim"):
         raise BackendError(f"{path} is an image-to-video model. rollout runs text-to-video Wan 2.1.")
-    found: dict[str, Any] = config
-    return found
+    settings: dict[str, Any] = config
+    return settings
 
 
 def _why(error: Exception) -> str:

@@ -124,24 +124,24 @@ def _check_decoder(backend: Backend) -> None:
     spec = backend.spec
     latents = torch.randn(2 * spec.block, *spec.latent, generator=torch.Generator().manual_seed(3)).to(backend.device)
     before = latents.clone()
-    whole = backend.decoder().push(latents)
+    video = backend.decoder().push(latents)
     frames = spec.pixel_frames(len(latents))
-    if whole.dtype != torch.uint8 or whole.ndim != 4 or len(whole) != frames or whole.shape[3] != 3:
+    if video.dtype != torch.uint8 or video.ndim != 4 or len(video) != frames or video.shape[3] != 3:
         raise CheckError(
-            f"the decoder gives {whole.dtype} {tuple(whole.shape)}, not uint8 ({frames}, height, width, 3)."
+            f"the decoder gives {video.dtype} {tuple(video.shape)}, not uint8 ({frames}, height, width, 3)."
         )
     decoder, first, second = backend.decoder(), latents[: spec.block], latents[spec.block :]
     start = decoder.push(first)
     state = decoder.state()
     end = decoder.push(second)
-    if _off(torch.cat([start, end]), whole) > ROUNDING:
+    if _off(torch.cat([start, end]), video) > ROUNDING:
         raise CheckError("the decoder gives other frames block by block than at once.")
     for again in (decoder, backend.decoder()):
         again.restore(state)
         _check_again(again, second, end)
     if not torch.equal(latents, before):
         raise CheckError("the decoder changes its input.")
-    _check_video(backend, whole)
+    _check_video(backend, video)
 
 
 def _check_again(decoder: Decoder, latents: Tensor, frames: Tensor) -> None:

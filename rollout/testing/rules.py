@@ -199,9 +199,9 @@ def _check_pure(strategy: Strategy, slots: Sequence[Slot], block: Block, spec: S
     for axis, ask in questions.items():
         if axis == "switch" and block.index == 0:  # nobody asks it before the first block
             continue
-        rule, given = f"{axis} '{getattr(strategy, axis).kind}'", list(slots)
-        answer = ask(given)
-        if given != list(slots):
+        rule, slot_list = f"{axis} '{getattr(strategy, axis).kind}'", list(slots)
+        answer = ask(slot_list)
+        if slot_list != list(slots):
             raise CheckError(f"{rule} changes the slots that it is asked about: rules are pure.")
         if ask(tuple(slots)) != answer:
             raise CheckError(f"{rule} gives two answers to one question: rules are pure.")
@@ -221,10 +221,10 @@ def _check_dates(strategy: Strategy, slots: Sequence[Slot], block: Block, window
         return
     far = 1000 * block.frames
     later = tuple(dataclasses.replace(s, frame=s.frame + far, block=s.block + 1000) for s in slots)
-    moved = positions.place(
+    dates_later = positions.place(
         later, dataclasses.replace(block, index=block.index + 1000, start=block.start + far), window
     )
-    if _relative(moved) != _relative(place):
+    if _relative(dates_later) != _relative(place):
         raise CheckError(f"positions '{positions.kind}' say by_slot=True and change when all frames are {far} later.")
 
 
@@ -235,10 +235,10 @@ def _relative(place: Placement) -> list[int]:
 def _check_filled(strategy: Strategy, steps: Sequence[Step]) -> None:
     """What is declared is there in the end."""
     policy, slots = strategy.policy, steps[-1].slots
-    evicted = any(len(step.room.slots) < len(before.after) for before, step in pairwise(steps))
-    for role, declared in ((Role.SINK, policy.sink), (Role.MEMORY, policy.memory if evicted else 0)):
+    eviction = any(len(step.room.slots) < len(before.after) for before, step in pairwise(steps))
+    for role, count in ((Role.SINK, policy.sink), (Role.MEMORY, policy.memory if eviction else 0)):
         number = len(of_role(slots, role))
-        if number < declared:
+        if number < count:
             raise CheckError(
-                f"{strategy}: policy '{policy.kind}' declares {role}={declared} and holds {number} after {len(steps)} blocks."
+                f"{strategy}: policy '{policy.kind}' declares {role}={count} and holds {number} after {len(steps)} blocks."
             )

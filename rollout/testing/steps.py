@@ -70,14 +70,14 @@ def _check_flush(switch: Switch, before: Sequence[Slot], edit: Edit, replay: Rep
 
 
 def _check_replay(
-    replay: Replay, cached: Sequence[Slot], left: tuple[Slot, ...], block: Block, window: int, what: str
+    replay: Replay, cache: Sequence[Slot], left: tuple[Slot, ...], block: Block, window: int, what: str
 ) -> None:
     """Frames to encode again exist, are held, and fit beside what is left."""
     frames = list(replay.frames)
     if not frames or frames != sorted(set(frames)):
         raise CheckError(f"{what} replays the frames {frames}: give each once, in order.")
-    held = {*range(max(0, block.start - window), block.start), *(slot.frame for slot in cached)}
-    lost = [frame for frame in frames if frame not in held]
+    at_hand = {*range(max(0, block.start - window), block.start), *(slot.frame for slot in cache)}
+    lost = [frame for frame in frames if frame not in at_hand]
     if lost:
         raise CheckError(f"{what} replays frame {lost[0]} before block {block.index}, which is not at hand.")
     if not 0 <= replay.sinks <= len(frames):
@@ -100,10 +100,10 @@ def _check_pinned(policy: Policy, before: Sequence[Slot], step: Step) -> None:
     rebuilt = step.replay is not None and step.replay.sinks > 0
     if lost and not rebuilt and not (new and min(slot.scene for slot in new) > max(slot.scene for slot in lost)):
         raise CheckError(f"{what} evicts its sink, frame {lost[0].frame}: no block may.")
-    for role, declared in ((Role.SINK, policy.sink), (Role.MEMORY, policy.memory)):
+    for role, promise in ((Role.SINK, policy.sink), (Role.MEMORY, policy.memory)):
         count = len(of_role(step.after, role))
-        if count > declared:
-            raise CheckError(f"{what} declares {role}={declared} and holds {count} {role} slots.")
+        if count > promise:
+            raise CheckError(f"{what} declares {role}={promise} and holds {count} {role} slots.")
 
 
 def _check_admitted(policy: Policy, step: Step) -> None:
@@ -134,8 +134,8 @@ def _check_placement(positions: Positions, step: Step, spec: Spec) -> None:
     if (steps - {1} and not cut) or any(stride < 1 for stride in steps):
         raise CheckError(f"{what} put the block's frames at {place.block}: each comes one after the one before.")
     most = spec.trained if positions.by_slot else spec.table
-    seen = place.slots if cut else (*place.slots, *place.block)  # a cut jumps beyond on purpose
-    outside = [index for index in seen if not 0 <= index < most]
+    indices = place.slots if cut else (*place.slots, *place.block)  # a cut jumps beyond on purpose
+    outside = [index for index in indices if not 0 <= index < most]
     if outside:
         raise CheckError(f"{what} use index {outside[0]}, beyond the {most} that the model knows.")
     if not positions.collapses and not cut:
@@ -147,8 +147,8 @@ def _check_unique(place: Placement, step: Step, what: str) -> None:
     groups: dict[int, list[Slot]] = defaultdict(list)
     for slot, index in zip(step.slots, place.slots, strict=True):
         groups[index].append(slot)
-    pinned, end = sum(slot.role is not Role.RECENT for slot in step.slots), step.block.end
-    oldest = end - (place.block[-1] + 1) + pinned  # of the frames that have a place of their own
+    constants, end = sum(slot.role is not Role.RECENT for slot in step.slots), step.block.end
+    oldest = end - (place.block[-1] + 1) + constants  # of the frames that have a place of their own
     for index, slots in groups.items():
         within = [slot for slot in slots if slot.role is not Role.RECENT or slot.frame >= oldest]
         if len(within) > 1 or (within and index in place.block):
