@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rollout.benchmarks.metrics.video import LONG
-from rollout.benchmarks.run import read_plan, script_of
+from rollout.benchmarks.plan import read_plan
 from rollout.benchmarks.store import Store
 from rollout.errors import OutputError
 from rollout.files import new_folder, write_text
@@ -66,10 +66,10 @@ def _videos(folder: Path) -> Iterator[tuple[str, str, Path]]:
     """Strategy, first prompt and file of every video of a benchmark run or of one rollout."""
     if (folder / "plan.json").is_file():
         plan, store = read_plan(folder), Store(folder)
-        for cell in plan["cells"]:
-            if store.done(cell["address"]):
-                prompt = Script.parse(script_of(plan, cell)).prompts[0]
-                yield cell["strategy"], prompt, store.folder(cell["address"]) / "video.mp4"
+        for cell in plan.cells:
+            if store.done(cell.address):
+                prompt = Script.parse(plan.script_of(cell)).prompts[0]
+                yield cell.strategy, prompt, store.folder(cell.address) / "video.mp4"
         return
     record = RunFolder.open(folder).record
     yield str(record.strategy), record.script.shots[0].prompt, folder / "video.mp4"

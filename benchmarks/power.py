@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rollout.benchmarks.metrics.score import Better
-from rollout.benchmarks.run import read_plan
+from rollout.benchmarks.plan import MetricPlan, Plan, read_plan
 from rollout.benchmarks.statistics import LEAST, SEEN, SENSIBLE, compare, paired, student
 from rollout.benchmarks.store import Store
-from rollout.benchmarks.summary import is_fixed, score_grid, scores_of
+from rollout.benchmarks.summary import score_grid, scores_of
 from rollout.errors import OutputError, SuiteError
 
-__all__ = ["Plan", "Size", "Spread", "needed_prompts", "needed_seeds", "plan_run", "spread"]
+__all__ = ["Design", "Size", "Spread", "needed_prompts", "needed_seeds", "plan_run", "spread"]
 
 SEEDS = (1, 2, 4, 8)
 """Seeds a prompt that are weighed against prompts."""
@@ -47,7 +47,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Design:
     """Runs that would see `difference` of `metric` between any pair that is shown, by that of them which varies most.
 
     `visible`: what the pilot itself could have seen. `notes`: what to keep in mind.
@@ -101,17 +101,17 @@ def _first(counts: Any, freedom: Any, error: Any, difference: float) -> int | No
     return int(counts[seen.argmax()]) if seen.any() else None
 
 
-def plan_run(out: Path, suite: str, metric: str, difference: float) -> Plan:
+def plan_run(out: Path, suite: str, metric: str, difference: float) -> Design:
     """Runs of the suite that would see a difference of a metric, from its pilot in `out`.
 
     Raises OutputError where there is no pilot or nothing in it to compare, SuiteError for another suite or metric.
     """
     pilot, said = _pilot(out, suite, metric)
     scores = scores_of(pilot, Store(out))
-    grids = {name: score_grid(pilot, scores, name, metric) for name in pilot["strategies"]}
-    better, fixed = said["better"], is_fixed(pilot)
+    grids = {name: score_grid(pilot, scores, name, metric) for name in pilot.strategies}
+    better, fixed = said.better, pilot.fixed
     verdicts = {
-        (a, b): compare(grids[b], grids[a], matters=said["matters"], better=better, fixed=fixed)
+        (a, b): compare(grids[b], grids[a], matters=said.matters, better=better, fixed=fixed)
         for a, b in _pairs(pilot, metric)
     }
     verdicts = {pair: verdict for pair, verdict in verdicts.items() if verdict.prompts > 1}
@@ -121,51 +121,52 @@ def plan_run(out: Path, suite: str, metric: str, difference: float) -> Plan:
         )
     pair = max(verdicts, key=lambda key: verdicts[key].visible)
     over = spread(grids[pair[1]], grids[pair[0]], better)
-    have = len(pilot["scripts"]), len(pilot["seeds"])
-    each = _seconds(out, set(scores)) / pilot["workers"] / 60
+    have = len(pilot.scripts), len(pilot.seeds)
+    each = _seconds(out, set(scores)) / pilot.workers / 60
     # rollouts of a prompt under a seed: along an axis several a strategy, and some that strategies share
-    arms = len({cell["address"] for cell in pilot["cells"]}) / (have[0] * have[1])
+    arms = pilot.rollouts / (have[0] * have[1])
     designs = _designs(over, difference, have, fixed and over.within is not None)
-    return Plan(
+    return Design(
         metric,
-        said["unit"],
+        said.unit,
         difference,
         pair,
         verdicts[pair].visible,
         *have,
-        len(pilot["strategies"]),
+        len(pilot.strategies),
         tuple(_size(design, have, arms, each) for design in designs),
         tuple(_notes(verdicts[pair].prompts, over, len(scores), pilot)),
     )
 
 
-def _pilot(out: Path, suite: str, metric: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _pilot(out: Path, suite: str, metric: str) -> tuple[Plan, MetricPlan]:
     """The pilot's plan, and what it says of the metric."""
     if not (out / "plan.json").is_file():
         raise OutputError(f"there is no pilot in {out}. Run one first: rollout bench run {suite} --out {out}")
     pilot = read_plan(out)
-    if pilot["suite"] != suite:
-        raise SuiteError(f"{out} is a run of {pilot['suite']}, not of {suite}. Give the suite's own run by --out.")
-    metrics = {m["name"]: m for m in pilot["metrics"]}
-    if metric not in metrics:
-        raise SuiteError(f"the pilot {out} has no metric {metric!r}. Use one of {', '.join(metrics)}.")
-    return pilot, metrics[metric]
+    if pilot.suite != suite:
+        raise SuiteError(f"{out} is a run of {pilot.suite}, not of {suite}. Give the suite's own run by --out.")
+    planned = pilot.metric(metric)
+    if planned is None:
+        names = ", ".join(m.name for m in pilot.metrics)
+        raise SuiteError(f"the pilot {out} has no metric {metric!r}. Use one of {names}.")
+    return pilot, planned
 
 
-def _pairs(pilot: dict[str, Any], metric: str) -> list[tuple[str, str]]:
+def _pairs(pilot: Plan, metric: str) -> list[tuple[str, str]]:
     """The claims' pairs, and every strategy against the baseline; controls are there for other reasons."""
-    base, strategies = pilot["baseline"], pilot["strategies"]
-    pairs = [(claim["better"], claim["than"]) for claim in pilot["claims"] if claim["metric"] == metric]
+    base, strategies = pilot.baseline, pilot.strategies
+    pairs = [(claim.better, claim.than) for claim in pilot.claims if claim.metric == metric]
     pairs += [(name, base) for name in strategies if name != base]
-    return [pair for pair in pairs if not any(strategies[name].get("control") for name in pair)]
+    return [pair for pair in pairs if not any(strategies[name].role for name in pair)]
 
 
 def _seconds(out: Path, cells: set[str]) -> float:
     """What a rollout took, in the mean; a cell that was scored again later counts by its longest attempt."""
     longest: dict[str, float] = {}
     for event in Store(out).attempts():
-        if event["event"] == "done" and event["cell"] in cells:
-            longest[event["cell"]] = max(longest.get(event["cell"], 0.0), float(event["seconds"]))
+        if event.event == "done" and event.cell in cells:
+            longest[event.cell] = max(longest.get(event.cell, 0.0), event.seconds or 0.0)
     return sum(longest.values()) / max(1, len(longest))
 
 
@@ -189,15 +190,15 @@ def _size(design: tuple[int, int], have: tuple[int, int], arms: float, minutes: 
     return Size(prompts, seeds, round(arms * prompts * seeds), new, new * minutes)
 
 
-def _notes(prompts: int, over: Spread, done: int, pilot: dict[str, Any]) -> Iterator[str]:
-    total = len({cell["address"] for cell in pilot["cells"]})
+def _notes(prompts: int, over: Spread, done: int, pilot: Plan) -> Iterator[str]:
+    total = pilot.rollouts
     if done < total:
         yield f"the pilot has {done} of {total} rollouts"
     if prompts < LEAST:
         yield f"a pilot of {prompts} prompts is a rough guide: run {LEAST} or more"
     if over.within is None:
         yield "the pilot has one seed, so it cannot say what more seeds would bring: --add-seeds 1 lets it"
-    if is_fixed(pilot):
-        yield f"the prompts are all {len(pilot['scripts'])} there are, so that only seeds can be added"
+    if pilot.fixed:
+        yield f"the prompts are all {len(pilot.scripts)} there are, so that only seeds can be added"
     if over.between == 0 and not over.within:
         yield "the pilot's differences do not vary at all"

@@ -5,7 +5,9 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from rollout.benchmarks.findings import ClaimFinding, MetricFinding, Summary
 from rollout.benchmarks.metrics import MATTERS
+from rollout.benchmarks.plan import Plan
 from rollout.benchmarks.statistics import LEAST
 from rollout.benchmarks.summary import summarise
 from rollout.benchmarks.verdicts import CERTAIN
@@ -65,27 +67,27 @@ def _what_matters() -> str:
     return ", ".join(f"{value:g} {units.get(unit, unit)}" for unit, value in MATTERS.items())
 
 
-def _finished(run: Path) -> dict[str, Any]:
+def _finished(run: Path) -> Summary:
     """A run's summary. Raises OutputError where cells are missing."""
     result = summarise(run)
-    if result["done"] < result["total"]:
-        raise OutputError(f"{run} has {result['done']} of {result['total']} cells. Run the suite again to finish it.")
+    if result.done < result.total:
+        raise OutputError(f"{run} has {result.done} of {result.total} cells. Run the suite again to finish it.")
     return result
 
 
-def weights_name(plan: Mapping[str, Any]) -> str:
+def weights_name(plan: Plan) -> str:
     """What a run's weights are called: the option that chose them, or default."""
-    return Path(str(plan["backend"]["options"].get("model") or "default")).name
+    return Path(str(plan.backend.options.get("model") or "default")).name
 
 
-def overview(results: Sequence[Mapping[str, Any]]) -> list[str]:
+def overview(results: Sequence[Summary]) -> list[str]:
     """Every claim in one table, one column for each of the weights that it was tried on; nothing where there is none."""
-    weights = list(dict.fromkeys(weights_name(result["plan"]) for result in results))
+    weights = list(dict.fromkeys(weights_name(result.plan) for result in results))
     claims: dict[tuple[str, str, str], dict[str, str]] = {}
     for result in results:
-        for claim in result["claims"]:
-            key = result["plan"]["suite"], claim["says"], claim["source"]
-            claims.setdefault(key, {})[weights_name(result["plan"])] = _outcome(claim)
+        for finding in result.claims:
+            key = result.plan.suite, finding.claim.says, finding.claim.source
+            claims.setdefault(key, {})[weights_name(result.plan)] = _outcome(finding)
     if not claims:
         return []
     rows = [
@@ -104,12 +106,11 @@ def overview(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*rows, ""]
 
 
-def _outcome(claim: Mapping[str, Any]) -> str:
+def _outcome(finding: ClaimFinding) -> str:
     """A claim's verdict and the two means behind it."""
-    if "mean" not in claim:
-        return str(claim["shows"])
-    better, than = (number(claim["means"][side]) for side in ("better", "than"))
-    return f"**{claim['shows']}**: `{claim['metric']}` {better} : {than}"
+    if finding.verdict is None:
+        return finding.shows
+    return f"**{finding.shows}**: `{finding.claim.metric}` {number(finding.better)} : {number(finding.than)}"
 
 
 def plain_text(text: str) -> str:
@@ -123,35 +124,37 @@ def section(run: Path) -> str:
     return _section(_finished(run))
 
 
-def _section(found: dict[str, Any]) -> str:
-    plan = found["plan"]
+def _section(summary: Summary) -> str:
+    plan = summary.plan
     name = weights_name(plan)
-    title = plain_text(plan["suite"] + ("" if name == "default" else f", {name} weights"))
-    lines = [f"## {title}", "", f"{plain_text(plan['about'])}.", "", *_facts(plan), ""]
-    if found["claims"]:
-        lines += [*_claims(found["claims"]), ""]
-    shown = [found["metrics"][m["name"]] for m in plan["metrics"][:COLUMNS]]
-    return "\n".join([*lines, *_table(found), "", by_chance(shown, plan), *_sweep(found)]) + "\n"
+    title = plain_text(plan.suite + ("" if name == "default" else f", {name} weights"))
+    lines = [f"## {title}", "", f"{plain_text(plan.about)}.", "", *_facts(plan), ""]
+    if summary.claims:
+        lines += [*_claims(summary.claims), ""]
+    table, chance = _table(summary), by_chance(_columns(summary), plan)
+    return "\n".join([*lines, *table, "", chance, *_sweep(summary)]) + "\n"
 
 
-def _sweep(found: dict[str, Any]) -> list[str]:
+def _columns(summary: Summary) -> list[MetricFinding]:
+    return [summary.metrics[metric.name] for metric in summary.plan.metrics[:COLUMNS]]
+
+
+def _sweep(summary: Summary) -> list[str]:
     """The primary metric along the suite's axis, and what each curve comes to; nothing without an axis."""
-    metric = found["metrics"][found["plan"]["primary"]]
-    if not metric["sweep"]:
+    metric = summary.metrics[summary.plan.primary]
+    if metric.sweep is None:
         return []
-    sweep = metric["sweep"]
-    kind = next((curve["fit"]["kind"] for curve in sweep["curves"].values() if curve["fit"]["kind"]), "fit")
-    heads = [f"{sweep['axis']} {value}" for value in sweep["values"]]
-    lines = ["", f"`{metric['name']}`, {metric['unit']}, along the axis:", ""]
+    sweep = metric.sweep
+    kind = next((curve.fit.kind for curve in sweep.curves.values() if curve.fit.kind), "fit")
+    heads = [f"{sweep.axis} {value}" for value in sweep.values]
+    lines = ["", f"`{metric.plan.name}`, {metric.plan.unit}, along the axis:", ""]
     lines += [f"| strategy | {' | '.join(heads)} | {kind} |", "|---|" + "---|" * (len(heads) + 1)]
-    for name, curve in sweep["curves"].items():
+    for name, data in ((name, curve.to_dict()) for name, curve in sweep.curves.items()):
         cells = [
             number(mean) if mean is None or low is None else f"{number(mean)} ± {number((high - low) / 2)}"
-            for mean, low, high in zip(curve["mean"], curve["low"], curve["high"], strict=True)
+            for mean, low, high in zip(data["mean"], data["low"], data["high"], strict=True)
         ]
-        lines.append(
-            f"| {plain_text(name)} | {' | '.join(cells)} | {fit_text(curve['fit']) or curve['fit']['reason']} |"
-        )
+        lines.append(f"| {plain_text(name)} | {' | '.join(cells)} | {fit_text(data['fit']) or data['fit']['reason']} |")
     return lines
 
 
@@ -162,35 +165,34 @@ def fit_text(fit: Mapping[str, Any]) -> str:
     return f"{number(fit['value'])} [{number(fit['low'])}, {number(fit['high'])}]"
 
 
-def _facts(plan: dict[str, Any]) -> list[str]:
-    machine, backend = plan["machine"], plan["backend"]
-    weights = f"weights `{backend['weights']}`" if backend["weights"] else "weights unknown"
-    rollouts, axis = len({cell["address"] for cell in plan["cells"]}), plan.get("axis")
-    model = f" --model {backend['options']['model']}" if backend["options"].get("model") else ""
-    levels = f" x {len(axis['values'])} values of {axis['name']}" if axis else ""
+def _facts(plan: Plan) -> list[str]:
+    machine, backend, axis = plan.machine, plan.backend, plan.axis
+    weights = f"weights `{backend.weights}`" if backend.weights else "weights unknown"
+    model = f" --model {backend.options['model']}" if backend.options.get("model") else ""
+    levels = f" x {len(axis.values)} values of {axis.name}" if axis else ""
     return [
-        f"    rollout bench run {plan['suite']}{model} --out DIR && rollout bench report DIR",
+        f"    rollout bench run {plan.suite}{model} --out DIR && rollout bench report DIR",
         "",
-        f"{plan['planned']}; backend {backend['name']}, {weights}; rollout {plan['rollout']}, torch {machine['torch']}; "
-        f"{machine['cores']} cores of {machine['processor']}, {plan['workers']} workers, {plan['threads']} thread each; "
-        f"{len(plan['strategies'])} strategies x {len(plan['scripts'])} prompts x {len(plan['seeds'])} seeds{levels} = "
-        f"{rollouts} rollouts.",
+        f"{plan.planned}; backend {backend.name}, {weights}; rollout {plan.rollout}, torch {machine['torch']}; "
+        f"{machine['cores']} cores of {machine['processor']}, {plan.workers} workers, {plan.threads} thread each; "
+        f"{len(plan.strategies)} strategies x {len(plan.scripts)} prompts x {len(plan.seeds)} seeds{levels} = "
+        f"{plan.rollouts} rollouts.",
     ]
 
 
-def _claims(claims: Sequence[dict[str, Any]]) -> list[str]:
+def _claims(claims: Sequence[ClaimFinding]) -> list[str]:
     rows = ["| claim | source | here | difference | verdict |", "|---|---|---|---|---|"]
-    for c in claims:
-        if "mean" not in c:
-            rows.append(f"| {plain_text(c['says'])} | {plain_text(c['source'])} | `{c['metric']}` | - | {c['shows']} |")
+    for finding in claims:
+        claim, verdict = finding.claim, finding.verdict
+        says, source = plain_text(claim.says), plain_text(claim.source)
+        if verdict is None:
+            rows.append(f"| {says} | {source} | `{claim.metric}` | - | {finding.shows} |")
             continue
-        means = c["means"]
-        names = plain_text(c["better"]), plain_text(c["than"])
-        sides = f"{names[0]} {number(means['better'])}, {names[1]} {number(means['than'])}"
-        gap = f"{number(c['mean'])} [{number(c['low'])}, {number(c['high'])}], n = {c['n']}"
-        why = f" ({because(c)})" if because(c) else ""
-        says, source = plain_text(c["says"]), plain_text(c["source"])
-        rows.append(f"| {says} | {source} | `{c['metric']}`: {sides} | {gap} | **{c['shows']}**{why} |")
+        sides = f"{plain_text(claim.better)} {number(finding.better)}, {plain_text(claim.than)} {number(finding.than)}"
+        data = verdict.to_dict()
+        gap = f"{number(data['mean'])} [{number(data['low'])}, {number(data['high'])}], n = {verdict.n}"
+        why = f" ({because(data)})" if because(data) else ""
+        rows.append(f"| {says} | {source} | `{claim.metric}`: {sides} | {gap} | **{finding.shows}**{why} |")
     return rows
 
 
@@ -209,46 +211,44 @@ def because(found: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def by_chance(metrics: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> str:
+def by_chance(metrics: Sequence[MetricFinding], plan: Plan) -> str:
     """How many marks of a table are to be expected though nothing differs."""
-    if not plan.get("marks", True):
+    if not plan.marks:
         return "Nothing is marked: the suite is for a look, and too small for the differences that matter."
-    tested = sum(
-        pair["b"] == plan["baseline"] and pair["p"] is not None for metric in metrics for pair in metric["pairs"]
+    comparisons = sum(
+        pair.b == plan.baseline and pair.verdict.p is not None for metric in metrics for pair in metric.pairs
     )
-    if not tested:
+    if not comparisons:
         return f"Nothing is marked: no comparison has {LEAST} prompts."
-    wrong = tested * CERTAIN
+    wrong = comparisons * CERTAIN
     return (
-        f"Of {tested} comparisons with the baseline, {wrong:.{0 if wrong >= 10 else 1}f} marks ▲ or ▼ would be due to chance "
-        "if nothing differed."
+        f"Of {comparisons} comparisons with the baseline, {wrong:.{0 if wrong >= 10 else 1}f} marks ▲ or ▼ would be due to "
+        "chance if nothing differed."
     )
 
 
-def _table(found: dict[str, Any]) -> list[str]:
-    plan = found["plan"]
-    metrics = [found["metrics"][m["name"]] for m in plan["metrics"][:COLUMNS]]
-    heads = [f"{m['name']}, {m['unit']}" for m in metrics]
+def _table(summary: Summary) -> list[str]:
+    plan, metrics = summary.plan, _columns(summary)
+    heads = [f"{metric.plan.name}, {metric.plan.unit}" for metric in metrics]
     rows = ["| strategy | window | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(metrics)]
-    primary = found["metrics"][plan["primary"]]
-    names = list(plan["strategies"])
+    primary = summary.metrics[plan.primary]
+    names = list(plan.strategies)
     if len(names) > 12:  # a grid: the best first
-        sign = -1 if primary["better"] == "higher" else 1
-        names.sort(key=lambda name: sign * primary["means"].get(name, {"mean": float("inf")})["mean"])
+        sign = -1 if primary.plan.better == "higher" else 1
+        names.sort(key=lambda name: sign * (primary.means[name].mean if name in primary.means else float("inf")))
     for name in names:
-        cells = [_cell(m, name, plan["baseline"]) for m in metrics]
-        label = f"{name} (baseline)" if name == plan["baseline"] else name
-        window = plan["strategies"][name]["window"]
+        cells = [_cell(metric, name, plan.baseline) for metric in metrics]
+        label = f"{name} (baseline)" if name == plan.baseline else name
+        window = plan.strategies[name].window
         rows.append(f"| {plain_text(label)} | {'-' if window is None else window} | " + " | ".join(cells) + " |")
     return rows
 
 
-def _cell(metric: dict[str, Any], name: str, baseline: str) -> str:
-    mean = metric["means"].get(name)
-    if mean is None:
+def _cell(metric: MetricFinding, name: str, baseline: str) -> str:
+    if name not in metric.means:
         return "-"
-    against = next((p for p in metric["pairs"] if (p["a"], p["b"]) == (name, baseline)), None)
-    mark = MARKS[against["verdict"]] if against else ""
+    verdict, mean = metric.against(name, baseline), metric.means[name].to_dict()
+    mark = MARKS[verdict.word] if verdict else ""
     return f"{number(mean['mean'])} [{number(mean['low'])}, {number(mean['high'])}]{mark}"
 
 

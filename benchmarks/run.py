@@ -1,24 +1,24 @@
 """Run a suite into a folder: plan the cells, do what is missing, log every attempt."""
 
-import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+
+from msgspec import UNSET
 
 from rollout import __version__
 from rollout.backend import Spec
-from rollout.benchmarks.cell import Place, places
+from rollout.benchmarks.cell import places
 from rollout.benchmarks.controls import Arm
 from rollout.benchmarks.executors.base import Attempt, Executor
 from rollout.benchmarks.executors.rows import in_batches
 from rollout.benchmarks.executors.work import Setup, Task
 from rollout.benchmarks.metrics import metric
+from rollout.benchmarks.plan import ArmPlan, AxisPlan, BackendPlan, CellPlan, ClaimPlan, MetricPlan, Plan, write_plan
 from rollout.benchmarks.store import Store
 from rollout.benchmarks.suites.suite import Suite
-from rollout.errors import OutputError
 from rollout.files import write_text
 from rollout.plan import simulate
 from rollout.registry import find
@@ -27,7 +27,7 @@ from rollout.script import Script
 from rollout.show.explain.picture import told
 from rollout.timeline import blocks_of
 
-__all__ = ["Run", "read_plan", "script_of"]
+__all__ = ["Run"]
 
 DRAWN = 120
 """Blocks of a strategy's picture at most."""
@@ -103,67 +103,50 @@ class Run:
         )
 
     def _plan(self) -> None:
-        """Write plan.json and suite.toml: all that a report needs besides the cells."""
-        suite, entry = self.suite, find("backends", self.suite.backend)
-        spec: Spec = entry.spec()
-        plan = {
-            "rollout": __version__,
-            "suite": suite.name,
-            "about": suite.about,
-            "backend": dict(self.places[0].cell.backend) | {"fps": spec.fps, "trained": spec.trained},
-            "metrics": [
-                {
-                    "name": m.name,
-                    "unit": m.unit,
-                    "better": m.better,
-                    "about": m.about,
-                    "source": m.source,
-                    "matters": m.matters,
-                }
-                for m in map(metric, suite.metrics)
-            ],
-            "baseline": suite.baseline,
-            "primary": metric(suite.primary).name,
-            "answers": {use: metric(name).name for use, name in suite.answers.items()},
-            "claims": [asdict(replace(claim, metric=metric(claim.metric).name)) for claim in suite.claims],
-            "scripts": list(suite.scripts),
-            "seeds": list(suite.seeds),
-            "added_seeds": list(self.added),
-            "fixed": suite.fixed,
-            "marks": suite.marks,
-            "prefix": suite.prefix,
-            "axis": _axis(suite),
-            "strategies": {name: _arm(name, suite, spec) for name in suite.along[0].arms},
-            "cells": [_place(place) for place in self.places],
-            "skipped": dict(suite.skipped),
-            "machine": machine(),
-            "workers": getattr(self.executor, "workers", 1),
-            "threads": self.setup.threads,
-            "planned": time.strftime("%Y-%m-%d"),
-        }
-        write_text(self.out / "plan.json", json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
+        """Write plan.json and suite.toml."""
+        suite = self.suite
+        cell = self.places[0].cell
+        plan = Plan(
+            rollout=__version__,
+            suite=suite.name,
+            about=suite.about,
+            backend=BackendPlan(**cell.backend, fps=self.spec.fps, trained=self.spec.trained),
+            metrics=tuple(
+                MetricPlan(m.name, m.unit, m.better, m.about, m.source, m.matters) for m in map(metric, suite.metrics)
+            ),
+            baseline=suite.baseline,
+            primary=metric(suite.primary).name,
+            answers={use: metric(name).name for use, name in suite.answers.items()},
+            claims=tuple(ClaimPlan(**asdict(replace(c, metric=metric(c.metric).name))) for c in suite.claims),
+            scripts=tuple(suite.scripts),
+            seeds=tuple(suite.seeds),
+            added_seeds=self.added,
+            fixed=suite.fixed,
+            marks=suite.marks,
+            prefix=suite.prefix,
+            axis=_axis(suite),
+            strategies={name: _arm(name, suite, self.spec) for name in suite.along[0].arms},
+            cells=tuple(
+                CellPlan(place.cell.address, place.strategy, place.prompt, place.seed, place.axis)
+                for place in self.places
+            ),
+            skipped=dict(suite.skipped),
+            machine=machine(),
+            workers=self.executor.workers,
+            threads=self.setup.threads,
+            planned=time.strftime("%Y-%m-%d"),
+        )
+        write_plan(self.out, plan)
         write_text(self.out / "suite.toml", suite.text)
 
 
-def _place(place: Place) -> dict[str, Any]:
-    return {
-        "address": place.cell.address,
-        "strategy": place.strategy,
-        "prompt": place.prompt,
-        "seed": place.seed,
-        "axis": place.axis,
-    }
-
-
-def _axis(suite: Suite) -> dict[str, Any] | None:
-    """The axis for the report: its values, and the scripts at each."""
+def _axis(suite: Suite) -> AxisPlan | None:
     if suite.axis is None:
         return None
-    scripts = [list(level.scripts) for level in suite.along]
-    return {"name": suite.axis.name, "values": list(suite.axis.values), "scripts": scripts}
+    return AxisPlan(suite.axis.name, tuple(suite.axis.values), tuple(tuple(level.scripts) for level in suite.along))
 
 
-def _arm(name: str, suite: Suite, spec: Spec) -> dict[str, Any]:
+def _arm(name: str, suite: Suite, spec: Spec) -> ArmPlan:
     """A strategy or control for the report: its spec, its budget, and what it does to the cache over the first script.
 
     The budget is None where it changes along the axis, and of the world's own video; spec and steps are those at the axis'
@@ -172,38 +155,18 @@ def _arm(name: str, suite: Suite, spec: Spec) -> dict[str, Any]:
     arm, windows = suite.along[0].arms[name], {_window(level.arms[name]) for level in suite.along}
     strategy = arm.strategy
     blocks = blocks_of(Script.parse(suite.scripts[0]), spec, first=suite.prefix)
-    steps = [] if strategy is None else list(islice(told(simulate(strategy, blocks, spec)), DRAWN))
-    shown = {
-        "text": str(arm),
-        "spec": None if strategy is None else strategy.to_dict(),
-        "window": windows.pop() if len(windows) == 1 else None,
-        "steps": steps,
-    }
-    if arm.text:
-        shown["specs"] = [s.to_dict() for level in suite.along if (s := level.arms[name].strategy) is not None]
-    if arm.control is not None:
-        shown["control"] = arm.control
-    return shown | ({"of": arm.of} if arm.of else {})
+    steps = [] if strategy is None else islice(told(simulate(strategy, blocks, spec)), DRAWN)
+    specs = tuple(s.to_dict() for level in suite.along if (s := level.arms[name].strategy) is not None)
+    return ArmPlan(
+        text=str(arm),
+        spec=None if strategy is None else strategy.to_dict(),
+        window=windows.pop() if len(windows) == 1 else None,
+        steps=tuple(steps),
+        specs=specs if arm.text else UNSET,
+        control=UNSET if arm.control is None else arm.control,
+        of=arm.of or UNSET,
+    )
 
 
 def _window(arm: Arm) -> int | None:
     return None if arm.strategy is None else arm.strategy.policy.window
-
-
-def script_of(plan: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
-    """The script of one of a plan's cells."""
-    scripts = plan["scripts"] if cell.get("axis") is None else plan["axis"]["scripts"][cell["axis"]]
-    return str(scripts[cell["prompt"]])
-
-
-def read_plan(out: Path) -> dict[str, Any]:
-    """The plan of a run's folder. Raises OutputError."""
-    try:
-        plan: dict[str, Any] = json.loads((out / "plan.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise OutputError(
-            f"{out} is not the folder of a benchmark run: it has no plan.json. Give a run's --out."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{out / 'plan.json'} cannot be read: {error}. Run the suite again.") from error
-    return plan

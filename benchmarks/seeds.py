@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rollout.benchmarks.run import read_plan
+from rollout.benchmarks.plan import read_plan
 from rollout.benchmarks.store import Store
 from rollout.benchmarks.suites.suite import SPACING, Suite
 from rollout.errors import OutputError, SuiteError
@@ -15,9 +15,9 @@ def added_before(suite: Suite, out: Path) -> tuple[int, ...]:
     if not (out / "plan.json").is_file():
         return ()
     plan = read_plan(out)
-    if plan["suite"] != suite.name:
+    if plan.suite != suite.name:
         return ()
-    return tuple(seed for seed in plan.get("added_seeds", []) if seed not in suite.seeds)
+    return tuple(seed for seed in plan.added_seeds if seed not in suite.seeds)
 
 
 def more_seeds(seeds: tuple[int, ...], count: int) -> tuple[int, ...]:
@@ -33,7 +33,7 @@ def check_whole(missing: set[str], out: Path) -> None:
 
     Raises OutputError where cells are missing that did not fail.
     """
-    failed = {event["cell"] for event in Store(out).attempts() if event.get("last") and event["event"] != "done"}
+    failed = {attempt.cell for attempt in Store(out).attempts() if attempt.failure}
     left = missing - failed
     if left:
         raise OutputError(

@@ -9,15 +9,60 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
 from rollout.benchmarks.metrics.score import Score
 from rollout.errors import OutputError
 from rollout.files import alone, new_folder, write_text
 from rollout.run.record import RunFolder, RunRecord
 
-__all__ = ["Found", "Store"]
+__all__ = ["AttemptRecord", "CellScore", "CurveRecord", "Scores", "Store"]
 
-Found = dict[str, dict[str, Any]]
-"""A cell's scores by metric: {"value": ..., "code": ..., "curve": {"unit", "x", "y"} or absent}."""
+
+class CurveRecord(Struct, frozen=True):
+    """A value over time; `unit` is that of x: "frame" (latent) or "s"."""
+
+    unit: str
+    x: tuple[float, ...]
+    y: tuple[float | None, ...]
+
+
+class CellScore(Struct, frozen=True):
+    """A cell under one metric: its value, the identity of the code that gave it, its curve where it has one."""
+
+    metric: str
+    value: float | None
+    code: str = ""
+    curve: CurveRecord | UnsetType = UNSET
+
+
+Scores = dict[str, CellScore]
+"""A cell's scores by metric."""
+
+
+class AttemptRecord(Struct, frozen=True, kw_only=True):
+    """A line of the attempt log: the start of a run, or an attempt at a cell and how it ended."""
+
+    time: str = ""
+    event: str
+    cell: str | UnsetType = UNSET
+    worker: str | UnsetType = UNSET
+    attempt: int | UnsetType = UNSET
+    seconds: float | UnsetType = UNSET
+    rows: int | UnsetType = UNSET
+    why: str | UnsetType = UNSET
+    last: bool | UnsetType = UNSET
+
+    @property
+    def failure(self) -> bool:
+        """The last attempt at a cell, and it is not there."""
+        return bool(self.last) and self.event != "done"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        data: dict[str, Any] = msgspec.to_builtins(self)
+        return data
 
 
 class Store:
@@ -42,17 +87,17 @@ class Store:
         if not self.done(address):
             return list(metrics)
         known = self.scores(address)
-        return [name for name, code in metrics.items() if name not in known or known[name].get("code") != code]
+        return [name for name, code in metrics.items() if name not in known or known[name].code != code]
 
-    def scores(self, address: str) -> Found:
+    def scores(self, address: str) -> Scores:
         """A cell's scores."""
         path = self.folder(address) / "metrics.jsonl"
         try:
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            return {row.pop("metric"): row for row in rows}
+            rows = [msgspec.json.decode(line, type=CellScore) for line in path.read_bytes().splitlines()]
+            return {row.metric: row for row in rows}
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError) as error:
             raise OutputError(f"{path} cannot be read: {error}. Remove its folder and run the suite again.") from error
 
     def record(self, address: str) -> RunRecord:
@@ -74,15 +119,14 @@ class Store:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def add(self, folder: Path, scores: Mapping[str, tuple[Score | None, str]], known: Found | None = None) -> None:
+    def add(self, folder: Path, scores: Mapping[str, tuple[Score | None, str]], known: Scores | None = None) -> None:
         """Write a cell's metrics.jsonl: what is known, and each new score with the identity of the code that gave it."""
-        rows = [{"metric": name, **row} for name, row in (known or {}).items() if name not in scores]
+        rows = [row for name, row in (known or {}).items() if name not in scores]
         for name, (score, code) in scores.items():
-            row: dict[str, Any] = {"metric": name, "value": None if score is None else score.value, "code": code}
-            if score is not None and score.curve is not None:
-                row["curve"] = score.curve.to_dict()
-            rows.append(row)
-        write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+            curve = None if score is None else score.curve
+            value = None if score is None else score.value
+            rows.append(CellScore(name, value, code, UNSET if curve is None else CurveRecord(**curve.to_dict())))
+        write_text(folder / "metrics.jsonl", "".join(json.dumps(msgspec.to_builtins(row)) + "\n" for row in rows))
 
     def forget(self, address: str) -> None:
         """Remove a cell."""
@@ -99,10 +143,15 @@ class Store:
         with (self.root / "attempts.jsonl").open("a", encoding="utf-8") as file:
             file.write(line)
 
-    def attempts(self) -> list[dict[str, Any]]:
-        """The attempt log."""
+    def attempts(self) -> list[AttemptRecord]:
+        """The attempt log. Raises OutputError."""
         path = self.root / "attempts.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+        if not path.is_file():
+            return []
+        try:
+            return [msgspec.json.decode(line, type=AttemptRecord) for line in path.read_bytes().splitlines()]
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{path} cannot be read: {error}. Remove it.") from error
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import cast
 
+from rollout.benchmarks.controls import Role
+from rollout.benchmarks.plan import ArmPlan
 from rollout.benchmarks.statistics import Verdict, holm
 
 __all__ = ["CERTAIN", "SHOWS", "Control", "Controls", "controls_of", "corrected"]
@@ -29,7 +31,7 @@ class Control:
     """What a strategy is there for: `truth` is the world's own video; `oracle` keeps what the answer needs, `amnesia`
     the block before alone; `swap` is the strategy `of` with the sinks and the memory of another video."""
 
-    role: Literal["truth", "oracle", "amnesia", "swap"]
+    role: Role
     of: str = ""
 
 
@@ -93,9 +95,9 @@ def _same(verdict: Verdict) -> str:
     return "are equivalent" if verdict.word == "equivalent" else "are not told apart"
 
 
-def controls_of(strategies: Mapping[str, Mapping[str, Any]]) -> dict[str, Control]:
+def controls_of(strategies: Mapping[str, ArmPlan]) -> dict[str, Control]:
     """The controls among a plan's strategies."""
-    return {n: Control(s["control"], s.get("of", "")) for n, s in strategies.items() if s.get("control")}
+    return {n: Control(cast(Role, arm.control), arm.of or "") for n, arm in strategies.items() if arm.control}
 
 
 def corrected(verdicts: Sequence[Verdict], of: str = "claims") -> list[Verdict]:

@@ -258,20 +258,21 @@ def _told(folder: Path) -> None:
     from rollout.benchmarks.summary import summarise
 
     summary = summarise(folder)
-    primary = summary["metrics"][summary["plan"]["primary"]]
+    plan = summary.plan
+    primary = summary.metrics[plan.primary]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    baseline = summary["plan"]["baseline"]
-    for name in ("strategy", f"{primary['name']}, {primary['unit']}", f"against {baseline}", "", "why"):
+    baseline = plan.baseline
+    for name in ("strategy", f"{primary.plan.name}, {primary.plan.unit}", f"against {baseline}", "", "why"):
         table.add_column(name, no_wrap=name != "why")
-    for name, mean in primary["means"].items():
-        pair = next((p for p in primary["pairs"] if (p["a"], p["b"]) == (name, baseline)), None)
-        gap = _with_interval(pair) if pair else ""
-        role = "baseline" if name == baseline else summary["plan"]["strategies"][name].get("control", "")
-        word, why = (pair["verdict"], because(pair)) if pair else (role, "")
-        table.add_row(name, _with_interval(mean), gap, word, why)
+    for name, mean in primary.means.items():
+        verdict = primary.against(name, baseline)
+        gap = _with_interval(verdict.to_dict()) if verdict else ""
+        role = "baseline" if name == baseline else plan.strategies[name].role
+        word, why = (verdict.word, because(verdict.to_dict())) if verdict else (role, "")
+        table.add_row(name, _with_interval(mean.to_dict()), gap, word, why)
     Console(soft_wrap=False, markup=False).print(table)
-    if summary["claims"]:
-        counts = Counter(claim["shows"] for claim in summary["claims"])
+    if summary.claims:
+        counts = Counter(claim.shows for claim in summary.claims)
         print("claims: " + ", ".join(f"{count} {shows}" for shows, count in counts.most_common()))
     print(f"now: rollout bench report {folder}")
 

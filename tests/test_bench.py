@@ -149,7 +149,7 @@ def test_a_strategy_of_ones_own_joins_a_suite(copy: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "9 cells, 6 there, 3 to do" in result.output
     assert "mine" in result.output
-    found = summarise(copy / "run")
+    found = summarise(copy / "run").to_dict()
     assert found["metrics"]["action"]["means"]["mine"]["n"] == 3
     assert found["plan"]["strategies"]["mine"]["spec"]["policy"]["kind"] == "dilated"
     assert rollout("bench", "report", copy / "run").exit_code == 0
@@ -175,7 +175,7 @@ def test_a_run_is_extended_by_seeds_and_keeps_them(copy: Path) -> None:
     plain = bench(copy)
     assert "with the seeds that were added before: 1" in plain.output
     assert "12 cells, 12 there, 0 to do" in plain.output
-    assert summarise(copy / "run")["metrics"]["action"]["means"]["keep"]["n"] == 6
+    assert summarise(copy / "run").to_dict()["metrics"]["action"]["means"]["keep"]["n"] == 6
     shutil.rmtree(next((copy / "run" / "cells").iterdir()))
     unfinished = bench(copy, "--add-seeds", "1")
     assert isinstance(unfinished.exception, OutputError)
@@ -183,7 +183,7 @@ def test_a_run_is_extended_by_seeds_and_keeps_them(copy: Path) -> None:
 
 
 def test_the_summary_compares_in_pairs(made: Path) -> None:
-    found = summarise(made / "run")
+    found = summarise(made / "run").to_dict()
     assert found["done"] == found["total"] == 6
     assert found["groups"] == {9: ["keep", "recache"]}
     pair = found["metrics"]["action"]["pairs"][0]
@@ -234,7 +234,7 @@ def test_cells_that_fail_are_told_and_tried_again(copy: Path) -> None:
         assert result.exit_code == 1
         assert "3 cells failed" in result.output
         assert "2 slots were admitted for a clean pass of [3] frames" in result.output
-    assert len(summarise(copy / "run")["failed"]) == 3
+    assert len(summarise(copy / "run").to_dict()["failed"]) == 3
 
 
 def test_one_run_at_a_time_writes(copy: Path) -> None:

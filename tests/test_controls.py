@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -22,9 +23,10 @@ from rollout.benchmarks.executors.work import Setup
 from rollout.benchmarks.export import export_vbench
 from rollout.benchmarks.metrics import metric
 from rollout.benchmarks.metrics.sample import sample_of_run
+from rollout.benchmarks.plan import CellPlan, read_plan
 from rollout.benchmarks.report import write_report
 from rollout.benchmarks.results import section
-from rollout.benchmarks.run import Run, script_of
+from rollout.benchmarks.run import Run
 from rollout.benchmarks.store import Store
 from rollout.benchmarks.study.clips import find_clips
 from rollout.benchmarks.suites.reader import load_suite
@@ -257,13 +259,13 @@ def test_a_run_with_an_axis_and_controls_leaves_a_cell_for_each(finished: Path) 
     assert {cell["axis"] for cell in plan["cells"]} == {0, 1}
     for cell in plan["cells"]:
         scores, record = store.scores(cell["address"]), store.record(cell["address"])
-        assert record.script.text == script_of(plan, cell)
+        assert record.script.text == read_plan(finished).script_of(msgspec.convert(cell, CellPlan))
         control = plan["strategies"][cell["strategy"]].get("control")
-        assert (scores["kv_mib"]["value"] is None) == (control in ("truth", "swap")), "no model, or two videos"
+        assert (scores["kv_mib"].value is None) == (control in ("truth", "swap")), "no model, or two videos"
         assert ("donor" in record.to_dict()) == (control == "swap")
         if control == "truth":
-            assert scores["recall@ground"]["value"] == 1
-            assert scores["position"]["value"] < 0.5
+            assert scores["recall@ground"].value == 1
+            assert scores["position"].value < 0.5
 
 
 def test_a_swapped_cell_is_what_the_exchange_gives(finished: Path) -> None:
@@ -282,12 +284,12 @@ def test_a_swapped_cell_is_what_the_exchange_gives(finished: Path) -> None:
 
 
 def test_the_summary_of_an_axis_has_curves_means_over_it_and_claims_at_a_value(finished: Path) -> None:
-    summary, plan = summarise(finished), json.loads((finished / "plan.json").read_text())
+    summary, plan = summarise(finished).to_dict(), json.loads((finished / "plan.json").read_text())
     recall, store = summary["metrics"]["recall@ground"], Store(finished)
 
     def values(name: str, axis: int) -> list[float]:
         cells = [c for c in plan["cells"] if (c["strategy"], c["axis"]) == (name, axis)]
-        return [store.scores(c["address"])["recall@ground"]["value"] for c in cells]
+        return [store.scores(c["address"])["recall@ground"].value for c in cells]
 
     for name, curve in recall["sweep"]["curves"].items():
         each = [np.mean(values(name, axis)) for axis in (0, 1)]

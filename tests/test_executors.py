@@ -178,10 +178,8 @@ def test_a_dead_worker_costs_an_attempt(
     }
     assert all(t.last == (t.outcome == "done" or t.number == TRIES) for t in tried)
     assert f"given up, it killed {TRIES} workers" in next(t.why for t in tried if t.number == TRIES)
-    log = [event for event in run.store.attempts() if event["event"] != "run"]
-    assert [(e["cell"], e["event"], e["attempt"]) for e in log] == [
-        (t.task.address, t.outcome, t.number) for t in tried
-    ]
+    log = [record for record in run.store.attempts() if record.event != "run"]
+    assert [(e.cell, e.event, e.attempt) for e in log] == [(t.task.address, t.outcome, t.number) for t in tried]
     assert capfd.readouterr() == ("", "")
     assert dict(os.environ) == before
     assert signal.getsignal(signal.SIGTERM) is handler
@@ -240,7 +238,7 @@ def test_workers_end_with_their_driver(
     addresses = {place.cell.address for place in run.places}
     assert {cell.name for cell in (out / "cells").iterdir()} == set(finished(out)) == addresses
     assert whole.items() <= finished(out).items()
-    assert [e["event"] for e in run.store.attempts()].count("done") == 4
+    assert [record.event for record in run.store.attempts()].count("done") == 4
 
 
 def stuck(folder: Path) -> list[Path]:

@@ -120,7 +120,7 @@ def test_a_suite_without_marks_compares_nothing(tmp_path: Path) -> None:
     with pytest.raises(SuiteError, match="Leave claims out"):
         load_suite(write(tmp_path, text))
     scores = {name: {"x": np.full((12, 1), float(n))} for n, name in enumerate(("base", "more"))}
-    found = summarise(write_run(tmp_path / "run", scores, marks=False))
+    found = summarise(write_run(tmp_path / "run", scores, marks=False)).to_dict()
     assert found["metrics"]["x"]["pairs"] == []
     assert "Nothing is marked: the suite is for a look" in section(tmp_path / "run")
 

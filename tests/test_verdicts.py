@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rollout.benchmarks.findings import ClaimFinding, Summary
+from rollout.benchmarks.plan import ArmPlan, BackendPlan, ClaimPlan, Plan
 from rollout.benchmarks.report.tables import claims as shown_claims
 from rollout.benchmarks.results import because, by_chance, overview, section
 from rollout.benchmarks.statistics import Verdict, Word, compare
@@ -114,7 +116,7 @@ def test_claims_that_are_all_false_seldom_show() -> None:
 
 
 def test_the_plan_says_which_strategies_are_controls() -> None:
-    strategies = {"a": {"text": ""}, "b": {"control": "swap", "of": "a"}, "c": {"control": "truth"}}
+    strategies = {"a": ArmPlan(""), "b": ArmPlan("", control="swap", of="a"), "c": ArmPlan("", control="truth")}
     assert controls_of(strategies) == {"b": Control("swap", "a"), "c": Control("truth")}
 
 
@@ -161,7 +163,7 @@ def test_a_run_says_what_shows_and_what_cannot(tmp_path: Path) -> None:
         claim("same", "base", "kv_mib"),
     ]
     run = write_run(tmp_path / "run", values, controls=roles, claims=claims)
-    found = summarise(run)
+    found = summarise(run).to_dict()
     assert [c["shows"] for c in found["claims"]] == [
         "shows",
         "the opposite shows",
@@ -181,18 +183,17 @@ def test_a_run_says_what_shows_and_what_cannot(tmp_path: Path) -> None:
 
 def test_few_prompts_are_inconclusive_everywhere(tmp_path: Path) -> None:
     values = scores(np.random.default_rng(3), 4, base=0.0, more=9.0)
-    found = summarise(write_run(tmp_path / "run", values, claims=[claim("more", "base", "moves")]))
-    assert {p["verdict"] for m in found["metrics"].values() for p in m["pairs"]} == {"inconclusive"}
-    assert found["claims"][0]["shows"] == "inconclusive"
-    assert (
-        by_chance(list(found["metrics"].values()), found["plan"]) == "Nothing is marked: no comparison has 10 prompts."
-    )
+    summary = summarise(write_run(tmp_path / "run", values, claims=[claim("more", "base", "moves")]))
+    assert {pair.verdict.word for metric in summary.metrics.values() for pair in metric.pairs} == {"inconclusive"}
+    assert summary.claims[0].shows == "inconclusive"
+    chance = by_chance(list(summary.metrics.values()), summary.plan)
+    assert chance == "Nothing is marked: no comparison has 10 prompts."
 
 
 def test_one_prompt_has_a_mean_and_no_interval(tmp_path: Path) -> None:
     values = scores(np.random.default_rng(3), 1, base=0.0, more=9.0)
     run = write_run(tmp_path / "run", values, claims=[claim("more", "base", "moves")])
-    found = summarise(run)
+    found = summarise(run).to_dict()
     mean = found["metrics"]["moves"]["means"]["more"]
     assert (mean["low"], mean["high"], mean["n"]) == (None, None, 1)
     assert "[-, -]" in section(run)
@@ -201,7 +202,7 @@ def test_one_prompt_has_a_mean_and_no_interval(tmp_path: Path) -> None:
 
 def test_a_share_ends_where_shares_do(tmp_path: Path) -> None:
     values = {name: {"right": np.array([[1.0]] * 11 + [[0.5]])} for name in ("base", "other")}
-    mean = summarise(write_run(tmp_path / "run", values, unit="share"))["metrics"]["right"]["means"]["base"]
+    mean = summarise(write_run(tmp_path / "run", values, unit="share")).to_dict()["metrics"]["right"]["means"]["base"]
     assert mean["low"] < mean["mean"] < mean["high"] == 1
 
 
@@ -211,18 +212,33 @@ def test_a_population_of_prompts_is_compared_over_seeds(tmp_path: Path) -> None:
     values = {"base": {"moves": 0 * effect}, "other": {"moves": effect}}
     for population, word in ((False, "cannot tell"), (True, "better")):
         run = write_run(tmp_path / str(population), values, fixed=population)
-        pair = summarise(run)["metrics"]["moves"]["pairs"][0]
+        pair = summarise(run).to_dict()["metrics"]["moves"]["pairs"][0]
         assert (pair["verdict"], pair["fixed"]) == (word, population)
 
 
 def test_all_claims_stand_in_one_table_with_a_column_for_each_of_the_weights(tmp_path: Path) -> None:
     """Names and sentences of a suite are text: none of them opens a cell, a line or a tag."""
-    claim = {"says": "a <b> is\nbetter | `x`", "source": "arXiv 1", "metric": "action", "shows": "shows", "mean": 0.1}
-    plans = [{"suite": "s", "backend": {"options": {"model": model} if model else {}}} for model in (None, "plain")]
-    results = [{"plan": plan, "claims": [claim | {"means": {"better": 0.5, "than": 0.4}}]} for plan in plans]
-    table = overview(results)
+    claim = ClaimPlan("a <b> is\nbetter | `x`", "arXiv 1", "a", "b", "action")
+    finding = ClaimFinding(claim, "shows", Verdict("better", 0.1, 0.0, 0.2, 0.1), 0.5, 0.4)
+
+    def summary(model: str | None, *claims: ClaimFinding) -> Summary:
+        backend = BackendPlan("sprites", {"model": model} if model else {}, None, "cpu")
+        plan = Plan(
+            suite="s",
+            backend=backend,
+            metrics=(),
+            baseline="a",
+            primary="action",
+            scripts=(),
+            seeds=(),
+            strategies={},
+            cells=(),
+        )
+        return Summary(plan, {}, {}, claims, (), 0, 0, ())
+
+    table = overview([summary(model, finding) for model in (None, "plain")])
     assert [line for line in table if line.startswith("| claim")] == ["| claim | source | suite | default | plain |"]
     rows = [line for line in table if line.startswith("| a ")]
     cell = "**shows**: `action` 0.50 : 0.40"
     assert rows == [f"| a &lt;b&gt; is better \\| 'x' | arXiv 1 | s | {cell} | {cell} |"]
-    assert overview([{"plan": plans[0], "claims": []}]) == []
+    assert overview([summary(None)]) == []

@@ -35,6 +35,11 @@ class Attempt:
 class Executor(Protocol):
     """Runs tasks somewhere; every task gets exactly one last attempt."""
 
+    @property
+    def workers(self) -> int:
+        """How many run side by side at most."""
+        ...
+
     def run(self, setup: Setup, tasks: Sequence[Task]) -> Iterator[Attempt]:
         """Attempts as they end. Raises RolloutError where no worker can be started."""
         ...

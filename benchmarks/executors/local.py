@@ -22,6 +22,8 @@ __all__ = ["Local", "Serial"]
 class Serial:
     """One after another, in this process."""
 
+    workers = 1
+
     def run(self, setup: Setup, tasks: Sequence[Task]) -> Iterator[Attempt]:
         """In the order of the tasks."""
         worker = Worker(setup)

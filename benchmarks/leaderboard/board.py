@@ -11,6 +11,7 @@ from rollout.benchmarks.leaderboard.front import dominators
 from rollout.benchmarks.leaderboard.named import Named, named
 from rollout.benchmarks.leaderboard.notes import notes_of
 from rollout.benchmarks.leaderboard.runs import Finished, apart, read_runs
+from rollout.benchmarks.plan import BackendPlan
 from rollout.benchmarks.statistics import Interval, Verdict
 from rollout.benchmarks.suites.answers import USES
 from rollout.errors import OutputError
@@ -56,7 +57,7 @@ class Section:
     """The runs of one model on one device; `baseline` is the row that marks are against."""
 
     title: str
-    backend: Mapping[str, Any]
+    backend: BackendPlan
     runs: Sequence[Finished]
     columns: Mapping[str, Column]
     rows: Sequence[Row]
@@ -89,7 +90,7 @@ def _section(runs: Sequence[Finished], wanted: str | None) -> Section | None:
     rows = sorted(_rows(runs, columns, strategies, base), key=_place)
     anchor = next(row for row in rows if row.identity == base)
     passed = {use: others for use, (_, others) in answered.items() if others}
-    backend = runs[0].plan["backend"]
+    backend = runs[0].plan.backend
     notes = notes_of(runs, columns, passed, anchor.name, base)
     return Section(_title(backend), backend, runs, columns, rows, _references(columns, strategies), anchor, notes)
 
@@ -139,17 +140,17 @@ def _baseline(columns: Mapping[str, Column], strategies: Mapping[str, Named], wa
     def rank(key: str) -> tuple[int, int, int]:
         having = [column for column in columns.values() if key in column.means]
         own = [column for column in having if column.rolled_out(key)]
-        return len(having), len(own), sum(column.names[key] == column.run.plan["baseline"] for column in own)
+        return len(having), len(own), sum(column.names[key] == column.run.plan.baseline for column in own)
 
     return max(strategies, key=rank)
 
 
-def _title(backend: Mapping[str, Any]) -> str:
+def _title(backend: BackendPlan) -> str:
     """A model and where it ran: sprites, plain weights, on cpu."""
-    options = dict(backend["options"])
+    options = dict(backend.options)
     model = Path(str(options.pop("model", "default"))).name
     more = "".join(f", {key} {value}" for key, value in options.items())
-    return f"{backend['name']}, {model} weights{more}, on {backend['device']}"
+    return f"{backend.name}, {model} weights{more}, on {backend.device}"
 
 
 def _references(columns: Mapping[str, Column], strategies: Mapping[str, Named]) -> list[Row]:
@@ -163,7 +164,7 @@ def _references(columns: Mapping[str, Column], strategies: Mapping[str, Named]) 
             name = f"{own.get(control.of, control.of)} (swapped)" if control.role == "swap" else control.role
             at = ROLES.index(control.role), name
             cells.setdefault(at, {})[use] = _control(column, n, mean, own)
-            texts.setdefault(at, []).append(column.run.plan["strategies"][n]["text"])
+            texts.setdefault(at, []).append(column.run.plan.strategies[n].text)
     return [
         Row(name, name, "; ".join(dict.fromkeys(texts[role, name])), found, control=ROLES[role])
         for (role, name), found in sorted(cells.items(), key=lambda item: item[0])

@@ -6,6 +6,7 @@ from itertools import combinations, permutations
 from typing import Any
 
 from rollout.benchmarks.leaderboard.runs import Finished
+from rollout.benchmarks.plan import MetricPlan
 from rollout.benchmarks.statistics import Interval, Verdict, Word
 from rollout.benchmarks.summary import judge_of, mean_of, over_axis
 from rollout.benchmarks.verdicts import Controls, corrected
@@ -25,7 +26,7 @@ class Column:
     """
 
     run: Finished
-    metric: Mapping[str, Any]
+    metric: MetricPlan
     names: Mapping[str, str]
     means: Mapping[str, Interval]
     controls: Mapping[str, Interval]
@@ -59,7 +60,7 @@ def column_of(run: Finished, name: str, specs: Mapping[str, Mapping[str, Any]]) 
 
     `specs`: JSON forms of strategies by composition, for those which the run has under another.
     """
-    metric = run.metric(name)
+    metric = run.plan.metric(name)
     if metric is None:
         return None
     cubes = run.cubes(name)

@@ -51,7 +51,7 @@ def _measured(run: Finished) -> dict[str, dict[str, Interval]]:
     """The costs that a run has measured, by composition."""
     measured: dict[str, dict[str, Interval]] = {}
     for kind, (name, _, _) in COSTS.items():
-        metric, scale = run.metric(name), _scale(run) if kind == "ms" else 1.0
+        metric, scale = run.plan.metric(name), _scale(run) if kind == "ms" else 1.0
         if metric is None or scale is None:
             continue
         cubes = run.cubes(name)

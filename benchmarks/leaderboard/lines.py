@@ -97,10 +97,10 @@ def _numbers(row: Row, column: Column, beside: Column | None, others: int) -> st
 def _measure(column: Column, identity: str) -> str:
     if identity not in column.means:
         return ""
-    unit = "" if column.metric["unit"] == "share" else f" {column.metric['unit']}"
+    unit = "" if column.metric.unit == "share" else f" {column.metric.unit}"
     mean = column.means[identity]
     text, interval = with_interval(mean, column_decimals(column))
-    return f"{column.metric['name']} {text}{unit} {interval}"
+    return f"{column.metric.name} {text}{unit} {interval}"
 
 
 def _says(column: Column, strategies: int, best: int) -> str:

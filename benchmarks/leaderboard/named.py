@@ -29,8 +29,8 @@ def named(runs: Sequence[Finished]) -> dict[str, Named]:
     strategies: dict[str, Named] = {}
     for run in runs:
         for key, name in run.strategies.items():
-            arm = run.plan["strategies"][name]
-            known = strategies.get(key) or Named(preset_of(key, run.spec) or name, arm["text"], arm["spec"])
+            arm = run.plan.strategies[name]
+            known = strategies.get(key) or Named(preset_of(key, run.spec) or name, arm.text, arm.spec or {})
             shorter = len(name) < len(known.name) and not preset_of(key, run.spec)
             strategies[key] = replace(known, name=name) if shorter else known
     counts = Counter(strategy.name for strategy in strategies.values())

@@ -58,22 +58,22 @@ def _silent(runs: Sequence[Finished], columns: Mapping[str, Column]) -> Iterator
 def _changing(runs: Sequence[Finished]) -> Iterator[str]:
     for run in runs:
         if run.changing:
-            axis = run.plan["axis"]["name"]
+            axis = run.plan.axis.name if run.plan.axis else ""
             yield f"{_list(run.changing)} of {run.suite} left out: another composition at each value of {axis}."
 
 
 def loads(runs: Sequence[Finished]) -> Iterator[str]:
     """Under what load times were measured."""
-    for workers in sorted({run.plan["workers"] for run in runs} - {1}):
-        suites = _list([run.suite for run in runs if run.plan["workers"] == workers])
+    for workers in sorted({run.plan.workers for run in runs} - {1}):
+        suites = _list([run.suite for run in runs if run.plan.workers == workers])
         yield f"Times were measured under load, {workers} rollouts side by side: {suites}. They compare within one run alone."
 
 
 def _versions(runs: Sequence[Finished]) -> Iterator[str]:
-    versions = list(dict.fromkeys(str(run.plan["rollout"]) for run in runs))
+    versions = list(dict.fromkeys(run.plan.rollout for run in runs))
     if len(versions) > 1:
         yield f"The runs are of rollout {_list(versions)}."
-    codes = {run.plan["backend"].get("code") for run in runs}
+    codes = {run.plan.backend.code for run in runs}
     if len(codes) > 1:
         yield "The runs were made by different source files of the model."
 

@@ -75,17 +75,15 @@ def _looks(sections: Sequence[Section]) -> dict[str, Look]:
 
 def _facts(sections: Sequence[Section]) -> dict[str, str]:
     runs = [run for section in sections for run in section.runs]
-    machines = dict.fromkeys(
-        f"{run.plan['machine']['processor']}, {run.plan['machine']['cores']} cores" for run in runs
-    )
+    machines = dict.fromkeys(f"{run.plan.machine['processor']}, {run.plan.machine['cores']} cores" for run in runs)
     return {
         "Runs": ", ".join(dict.fromkeys(run.suite for run in runs)),
         "Rollouts": f"{sum(len(run.scores) for run in runs):,}",
         "Strategies": str(len({row.identity for section in sections for row in section.rows})),
         "Marks are against": ", ".join(dict.fromkeys(section.baseline.name for section in sections)),
-        "Weights": ", ".join(dict.fromkeys(str(section.backend["weights"] or "unknown") for section in sections)),
+        "Weights": ", ".join(dict.fromkeys(str(section.backend.weights or "unknown") for section in sections)),
         "Machines": "; ".join(machines),
-        "Planned": ", ".join(sorted({str(run.plan["planned"]) for run in runs})),
+        "Planned": ", ".join(sorted({run.plan.planned for run in runs})),
     }
 
 
@@ -95,7 +93,7 @@ def _section(number: int, section: Section, seen: Mapping[str, Look]) -> dict[st
         "number": number,
         "title": section.title,
         "sources": [run.suite for run in sources],
-        "weights": section.backend["weights"] or "unknown",
+        "weights": section.backend.weights or "unknown",
         "baseline": section.baseline.name,
         "notes": section.notes,
         "lines": lines_of(section),
@@ -113,21 +111,21 @@ def _column(use: str, section: Section) -> dict[str, Any]:
     metric = column.metric
     return {
         "use": use,
-        "name": metric["name"],
-        "unit": metric["unit"],
-        "about": metric["about"],
-        "source": metric["source"],
+        "name": metric.name,
+        "unit": metric.unit,
+        "about": metric.about,
+        "source": metric.source,
         "suite": column.run.suite,
         "blind": column.blind,
-        "arrow": ARROWS[metric["better"]],
-        "read": READ[metric["better"]],
+        "arrow": ARROWS[metric.better],
+        "read": READ[metric.better],
     }
 
 
 def _cost_head(kind: str, section: Section) -> dict[str, Any]:
     """A cost's head: its unit, and for times whether other rollouts ran beside."""
     _, unit, about = COSTS[kind]
-    busy = kind == "ms" and any(run.plan["workers"] > 1 for run in section.runs)
+    busy = kind == "ms" and any(run.plan.workers > 1 for run in section.runs)
     return {"name": HEADS[kind], "unit": unit, "about": about, "busy": busy}
 
 
@@ -199,15 +197,13 @@ def _figures(number: int, section: Section, seen: Mapping[str, Look]) -> Iterato
             continue
         points = [(seen[row.identity], row.costs["kv"].value.to_dict(), row.cells[use].mean.to_dict()) for row in rows]
         metric = column.metric
-        name = f"{metric['name']}, {metric['unit']} {ARROWS[metric['better']]}"
+        name = f"{metric.name}, {metric.unit} {ARROWS[metric.better]}"
         chart = charts.scatter(
             points,
             xlabel="KV, MiB ↓",
             ylabel=name,
             hollow=[seen[row.identity] for row in rows if not row.front],
         )
-        about = (
-            f"{metric['name']} against the bytes that the cache holds, a point for each strategy, with 95% intervals."
-        )
+        about = f"{metric.name} against the bytes that the cache holds, a point for each strategy, with 95% intervals."
         svg = inline(chart, key=f"use-{number}-{use}", title=use, about=about)
         yield {"svg": svg, "title": use, "about": f"{USES[use].capitalize()}.", "note": _unseen(column.blind)}

@@ -27,9 +27,9 @@ def _record(section: Section, row: Row) -> dict[str, Any]:
     backend = section.backend
     return {
         "model": section.title,
-        "backend": backend["name"],
-        "weights": backend["weights"],
-        "device": backend["device"],
+        "backend": backend.name,
+        "weights": backend.weights,
+        "device": backend.device,
         "strategy": row.name,
         "composition": row.text,
         "control": row.control or None,
@@ -55,9 +55,9 @@ def _answer(column: Column, cell: Cell) -> dict[str, Any]:
         "difference": verdict.to_dict() if verdict else None,
         "best": cell.best,
         "cannot_tell": column.blind or None,
-        "metric": column.metric["name"],
-        "unit": column.metric["unit"],
-        "better": column.metric["better"],
+        "metric": column.metric.name,
+        "unit": column.metric.unit,
+        "better": column.metric.better,
         "suite": column.run.suite,
         "name": cell.name,
     }

@@ -9,9 +9,9 @@ from typing import Any
 
 from rollout.backend import Spec
 from rollout.benchmarks.leaderboard.join import Timing, alike, composition
-from rollout.benchmarks.run import read_plan
+from rollout.benchmarks.plan import Plan, read_plan
 from rollout.benchmarks.statistics import Grid
-from rollout.benchmarks.store import Found, Store
+from rollout.benchmarks.store import Scores, Store
 from rollout.benchmarks.summary import score_cube, scores_of
 from rollout.errors import OutputError, RolloutError
 from rollout.registry import find
@@ -26,35 +26,34 @@ class Finished:
     """A run with its plan, and the scores of its cells by address."""
 
     folder: Path
-    plan: dict[str, Any]
-    scores: Mapping[str, Found]
+    plan: Plan
+    scores: Mapping[str, Scores]
 
     @property
     def suite(self) -> str:
         """The suite's name."""
-        return str(self.plan["suite"])
+        return self.plan.suite
 
     @property
     def answers(self) -> Mapping[str, str]:
         """The metric that answers each use."""
-        answers: Mapping[str, str] = self.plan.get("answers", {})
-        return answers
+        return self.plan.answers
 
     @cached_property
     def total(self) -> int:
         """Cells of the whole run."""
-        return len({cell["address"] for cell in self.plan["cells"]})
+        return self.plan.rollouts
 
     @property
     def rollouts(self) -> int:
         """Rollouts of a strategy at most."""
-        return len(self.plan["scripts"]) * len(self.plan["seeds"])
+        return len(self.plan.scripts) * len(self.plan.seeds)
 
     @cached_property
     def spec(self) -> Spec | None:
         """The backend's geometry; None where the backend is not at hand."""
         try:
-            spec: Spec = find("backends", self.plan["backend"]["name"]).spec()
+            spec: Spec = find("backends", self.plan.backend.name).spec()
         except RolloutError:
             return None
         return spec
@@ -63,15 +62,15 @@ class Finished:
     def strategies(self) -> dict[str, str]:
         """Name here by composition, controls and compositions that change along the axis left out."""
         named: dict[str, str] = {}
-        for name, arm in self.plan["strategies"].items():
-            if not arm.get("control") and not arm.get("specs"):
-                named.setdefault(composition(arm["spec"], self.spec), name)
+        for name, arm in self.plan.strategies.items():
+            if not arm.role and not arm.changes and arm.spec is not None:
+                named.setdefault(composition(arm.spec, self.spec), name)
         return named
 
     @cached_property
     def specs(self) -> dict[str, dict[str, Any]]:
         """JSON form by composition."""
-        return {key: self.plan["strategies"][name]["spec"] for key, name in self.strategies.items()}
+        return {key: self.plan.strategies[name].spec or {} for key, name in self.strategies.items()}
 
     def named(self, specs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         """Name here of each of these compositions, or that of the strategy whose rollouts it would have here."""
@@ -88,35 +87,31 @@ class Finished:
         """The blocks of its scripts, each pattern once."""
         if self.spec is None:
             return frozenset()
-        axis = self.plan.get("axis")
-        texts = {text for level in (axis["scripts"] if axis else [self.plan["scripts"]]) for text in level}
-        return frozenset(tuple(blocks_of(Script.parse(t), self.spec, first=self.plan["prefix"])) for t in texts)
+        axis = self.plan.axis
+        texts = {text for level in (axis.scripts if axis else [self.plan.scripts]) for text in level}
+        return frozenset(tuple(blocks_of(Script.parse(t), self.spec, first=self.plan.prefix)) for t in texts)
 
     @cached_property
     def changing(self) -> list[str]:
         """Strategies that are another composition at each value of the axis."""
-        return [n for n, arm in self.plan["strategies"].items() if arm.get("specs") and not arm.get("control")]
+        return [n for n, arm in self.plan.strategies.items() if arm.changes and not arm.role]
 
     @cached_property
     def switches(self) -> bool:
         """A prompt changes, so that what a switch costs is in the costs."""
-        return any(len(Script.parse(text).shots) > 1 for text in self.plan["scripts"][:1])
-
-    def metric(self, name: str) -> dict[str, Any] | None:
-        """What the plan says of a metric; None where it has none of the name."""
-        return next((metric for metric in self.plan["metrics"] if metric["name"] == name), None)
+        return any(len(Script.parse(text).shots) > 1 for text in self.plan.scripts[:1])
 
     def cubes(self, metric: str) -> dict[str, Grid]:
         """Values (values of the axis or 1, prompts, seeds) under a metric, by the names here."""
-        return {name: score_cube(self.plan, self.scores, name, metric) for name in self.plan["strategies"]}
+        return {name: score_cube(self.plan, self.scores, name, metric) for name in self.plan.strategies}
 
     @property
     def home(self) -> str:
         """Identity of the weights and the device, which are not mixed."""
-        backend = self.plan["backend"]
-        hardware = None if backend["device"] == "cpu" else self.plan["machine"].get("gpu")
-        keys = ("name", "options", "weights", "device")
-        return json.dumps([*(backend[key] for key in keys), hardware], sort_keys=True)
+        backend = self.plan.backend
+        hardware = None if backend.device == "cpu" else self.plan.machine.get("gpu")
+        parts = [backend.name, backend.options, backend.weights, backend.device, hardware]
+        return json.dumps(parts, sort_keys=True)
 
 
 def read_runs(folders: Sequence[Path]) -> list[Finished]:
@@ -131,7 +126,7 @@ def read_runs(folders: Sequence[Path]) -> list[Finished]:
         plan = read_plan(folder)
         scores = scores_of(plan, Store(folder))
         if not scores:
-            raise OutputError(f"{folder} has no finished cell. Run the suite first: rollout bench run {plan['suite']}")
+            raise OutputError(f"{folder} has no finished cell. Run the suite first: rollout bench run {plan.suite}")
         runs.append(Finished(folder, plan, scores))
     if not any(run.answers for run in runs):
         suites = ", ".join(dict.fromkeys(run.suite for run in runs))

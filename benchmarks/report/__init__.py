@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rollout.benchmarks.findings import Summary
 from rollout.benchmarks.report import figures, tables, videos
 from rollout.benchmarks.report.look import FOCUS, looks
 from rollout.benchmarks.report.numbers import breakable, figure, first_sentence, ticked
@@ -25,11 +26,12 @@ SCRIPTS = ("page.js", "step.js", "player.js")
 
 def write_report(out: Path) -> Path:
     """Write OUT/report/index.html, its videos and summary.json; what the run has so far. Raises OutputError."""
-    found = summarise(out)
+    summary = summarise(out)
+    found = summary.to_dict()
     folder = new_folder(out / "report", force=True)
     scenes = _scenes(out, found, folder)
     write_text(folder / "summary.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    page = environment().get_template("page.html").render(**_view(out, found, scenes, folder))
+    page = environment().get_template("page.html").render(**_view(out, summary, found, scenes, folder))
     write_text(folder / "index.html", page)
     return folder / "index.html"
 
@@ -39,7 +41,9 @@ def _scenes(out: Path, found: dict[str, Any], folder: Path) -> list[dict[str, An
     return videos.scenes(out, found, looks(found["plan"], primary), folder / "videos")
 
 
-def _view(out: Path, found: dict[str, Any], scenes: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+def _view(
+    out: Path, summary: Summary, found: dict[str, Any], scenes: list[dict[str, Any]], folder: Path
+) -> dict[str, Any]:
     """Everything that the template shows."""
     plan = found["plan"]
     primary = found["metrics"][plan["primary"]]
@@ -51,8 +55,8 @@ def _view(out: Path, found: dict[str, Any], scenes: list[dict[str, Any]], folder
         "plan": plan,
         "found": found,
         "facts": tables.facts(found),
-        "command": tables.command(out, plan),
-        "failures": tables.failures(found),
+        "command": tables.command(out, summary.plan),
+        "failures": tables.failures(summary),
         "claims": tables.claims(found),
         "columns": tables.columns(found),
         "groups": tables.groups(found, seen),
@@ -68,7 +72,7 @@ def _view(out: Path, found: dict[str, Any], scenes: list[dict[str, Any]], folder
         "size": {"width": width, "height": height},
         "intervals": tables.intervals(plan),
         "matters": tables.matters(plan),
-        "chance": by_chance(list(found["metrics"].values()), plan),
+        "chance": by_chance(list(summary.metrics.values()), summary.plan),
         "least": LEAST,
         "focus": FOCUS,
         "theme": figures.markup(HOME / "theme.js"),

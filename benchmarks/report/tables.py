@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rollout.benchmarks.findings import Summary
 from rollout.benchmarks.metrics import SPAN
+from rollout.benchmarks.plan import Plan
 from rollout.benchmarks.report.look import Look
 from rollout.benchmarks.report.numbers import interval, places, show
 from rollout.benchmarks.results import because
-from rollout.benchmarks.run import script_of
 from rollout.benchmarks.suites.suite import shipped
 
 __all__ = ["ARROWS", "READ", "against", "claims", "columns", "command", "groups"]
@@ -56,25 +57,21 @@ def _some(count: int, what: str) -> str:
     return f"{count} {what}" + "s" * (count != 1)
 
 
-def command(out: Path, plan: Mapping[str, Any]) -> str:
+def command(out: Path, plan: Plan) -> str:
     """What runs it again."""
-    suite = plan["suite"] if plan["suite"] in shipped() else f"{out.name}/suite.toml"
-    device = "" if plan["backend"]["device"] == "cpu" else f" --device {shlex.quote(plan['backend']['device'])}"
+    suite = plan.suite if plan.suite in shipped() else f"{out.name}/suite.toml"
+    device = "" if plan.backend.device == "cpu" else f" --device {shlex.quote(plan.backend.device)}"
     return f"rollout bench run {shlex.quote(suite)} --out {shlex.quote(out.name)}{device}"
 
 
-def failures(found: Mapping[str, Any]) -> list[dict[str, str]]:
+def failures(summary: Summary) -> list[dict[str, str]]:
     """Cells that were given up, with why."""
-    plan = found["plan"]
-    where = {c["address"]: c for c in plan["cells"]}
+    plan = summary.plan
+    cells = {cell.address: cell for cell in plan.cells}
+    attempts = [(cells[attempt.cell], attempt) for attempt in summary.failures if attempt.cell in cells]
     return [
-        {
-            "strategy": where[e["cell"]]["strategy"],
-            "script": script_of(plan, where[e["cell"]]),
-            "why": e["why"] or e["event"],
-        }
-        for e in found["failed"]
-        if e["cell"] in where
+        {"strategy": cell.strategy, "script": plan.script_of(cell), "why": attempt.why or attempt.event}
+        for cell, attempt in attempts
     ]
 
 

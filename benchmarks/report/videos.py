@@ -10,7 +10,6 @@ from typing import Any
 import av
 
 from rollout.benchmarks.report.look import Look
-from rollout.benchmarks.run import script_of
 from rollout.benchmarks.store import Store
 from rollout.errors import OutputError
 from rollout.files import new_folder, write_whole
@@ -51,12 +50,18 @@ def scenes(out: Path, found: Mapping[str, Any], looks: Mapping[str, Look], to: P
                 tile["why"] = why.get(address, "its video is gone" if store.done(address) else "not rolled out yet")
             tiles.append(tile)
         if script is not None:
-            scene = {"prompt": prompt, "seed": plan["seeds"][seed], "text": script_of(plan, cell), "tiles": tiles}
+            scene = {"prompt": prompt, "seed": plan["seeds"][seed], "text": _text(plan, cell), "tiles": tiles}
             out_scenes.append(scene | script)
     for old in to.iterdir():
         if old.name not in kept:
             old.unlink()
     return out_scenes
+
+
+def _text(plan: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
+    """The script of a cell."""
+    scripts = plan["scripts"] if cell.get("axis") is None else plan["axis"]["scripts"][cell["axis"]]
+    return str(scripts[cell["prompt"]])
 
 
 def _script(record: RunRecord) -> dict[str, Any]:

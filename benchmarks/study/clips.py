@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
+from rollout.benchmarks.plan import CellPlan, Plan, read_plan
 from rollout.benchmarks.report.videos import size
-from rollout.benchmarks.run import read_plan
 from rollout.benchmarks.store import Store
 from rollout.benchmarks.study.questions import Kind
 from rollout.errors import OutputError
@@ -79,22 +79,21 @@ def _clips(run: Path) -> Iterator[tuple[Path, str | None, RunRecord]]:
     """Folder, the strategy's name where the run gives it one, and record."""
     if (run / "plan.json").is_file():
         plan, store = read_plan(run), Store(run)
-        for cell in plan["cells"]:
-            folder, strategy = store.folder(cell["address"]), plan["strategies"][cell["strategy"]]
-            if strategy.get("control") in ("truth", "swap"):  # no strategy's video
+        for cell in plan.cells:
+            folder, strategy = store.folder(cell.address), plan.strategies[cell.strategy]
+            if strategy.role in ("truth", "swap"):  # no strategy's video
                 continue
-            if store.done(cell["address"]) and (folder / "video.mp4").is_file():
+            if store.done(cell.address) and (folder / "video.mp4").is_file():
                 yield folder, _named(plan, cell), RunFolder.open(folder).record
         return
     yield run, None, RunFolder.open(run).record
 
 
-def _named(plan: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
+def _named(plan: Plan, cell: CellPlan) -> str:
     """A cell's strategy, with the value of the axis where that is in it."""
-    name = str(cell["strategy"])
-    if "specs" not in plan["strategies"][name]:
-        return name
-    return f"{name}, {plan['axis']['name']} {plan['axis']['values'][cell['axis']]}"
+    if not plan.strategies[cell.strategy].changes or plan.axis is None or cell.axis is None:
+        return cell.strategy
+    return f"{cell.strategy}, {plan.axis.name} {plan.axis.values[cell.axis]}"
 
 
 def _clip(folder: Path, name: str | None, record: RunRecord) -> Clip:
