@@ -34,21 +34,21 @@ def export_vbench(folders: Sequence[Path], out: Path, *, long: bool = False) -> 
     new_folder(out)
     prompts: dict[str, dict[str, str]] = {}
     for strategy, prompt, path in videos:
-        listed = prompts.setdefault(_plain(strategy), {})
+        videos_by_prompt = prompts.setdefault(_plain(strategy), {})
         folder = out / _plain(strategy)
         folder.mkdir(exist_ok=True)
         stem, number = _plain(prompt, most=150), 0
-        while f"{stem}-{number}.mp4" in listed:
+        while f"{stem}-{number}.mp4" in videos_by_prompt:
             number += 1
-        listed[f"{stem}-{number}.mp4"] = prompt
+        videos_by_prompt[f"{stem}-{number}.mp4"] = prompt
         target = folder / f"{stem}-{number}.mp4"
         try:
             os.link(path, target)
         except OSError:
             shutil.copyfile(path, target)
-    for name, listed in prompts.items() if not long else ():
-        write_text(out / name / "prompts.json", json.dumps(listed, indent=1, ensure_ascii=False) + "\n")
-    return {name: len(listed) for name, listed in prompts.items()}
+    for name, videos_by_prompt in prompts.items() if not long else ():
+        write_text(out / name / "prompts.json", json.dumps(videos_by_prompt, indent=1, ensure_ascii=False) + "\n")
+    return {name: len(videos_by_prompt) for name, videos_by_prompt in prompts.items()}
 
 
 def _refuse_long(videos: Sequence[tuple[str, str, Path]]) -> None:

@@ -69,24 +69,24 @@ def estimate(values: NDArray[np.float64], fixed: bool = False) -> Estimate:
     """
     there = np.isfinite(values)
     seeds = there.sum(1)
-    known = seeds > 0
-    prompts = known.sum(0)
+    counted_prompts = seeds > 0
+    prompts = counted_prompts.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        each = np.where(there, values, 0).sum(1) / seeds
-        mean = np.where(known, each, 0).sum(0) / prompts
-        spread = np.where(known, (each - mean) ** 2, 0).sum(0) / (prompts - 1)
+        prompt_means = np.where(there, values, 0).sum(1) / seeds
+        mean = np.where(counted_prompts, prompt_means, 0).sum(0) / prompts
+        spread = np.where(counted_prompts, (prompt_means - mean) ** 2, 0).sum(0) / (prompts - 1)
         error = np.where(prompts < 2, np.inf, np.sqrt(spread / prompts))
         freedom = np.maximum(prompts - 1.0, 1)
         if not fixed:
             return Estimate(mean, error, freedom, np.zeros(mean.shape, bool))
-        squares = np.where(there, (values - each[:, None]) ** 2, 0).sum(1)
-        own = np.where(known, squares / (seeds - 1) / seeds, 0)  # the variance of each prompt's mean
-        most = np.where(known, seeds - 1.0, 0).sum(0)
-        welch = own.sum(0) ** 2 / (own**2 / (seeds + 1)).sum(0) - 2
+        squares = np.where(there, (values - prompt_means[:, None]) ** 2, 0).sum(1)
+        variances = np.where(counted_prompts, squares / (seeds - 1) / seeds, 0)  # the variance of each prompt's mean
+        most = np.where(counted_prompts, seeds - 1.0, 0).sum(0)
+        welch = variances.sum(0) ** 2 / (variances**2 / (seeds + 1)).sum(0) - 2
         welch = np.clip(np.where(np.isfinite(welch), welch, most), 1, np.maximum(most, 1))
-        whole = (prompts > 0) & (~known | (seeds >= 2)).all(0)
-        error = np.where(whole, np.sqrt(own.sum(0)) / prompts, error)
-    return Estimate(mean, error, np.where(whole, welch, freedom), np.asarray(whole))
+        as_population = (prompts > 0) & (~counted_prompts | (seeds >= 2)).all(0)
+        error = np.where(as_population, np.sqrt(variances.sum(0)) / prompts, error)
+    return Estimate(mean, error, np.where(as_population, welch, freedom), np.asarray(as_population))
 
 
 def interval(values: ArrayLike, *, fixed: bool = False) -> Interval | None:

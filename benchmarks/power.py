@@ -74,14 +74,14 @@ def spread(baseline: ArrayLike, other: ArrayLike, better: Better = "higher") -> 
     values = min(sides, key=lambda side: abs(float(np.nanmean(side))))  # where the best is 0 or 1: what decides there
     there = np.isfinite(values)
     seeds = there.sum(1)
-    each = np.where(there, values, 0).sum(1)[seeds > 0] / seeds[seeds > 0]
-    whole = float(each.var(ddof=1))
+    prompt_means = np.where(there, values, 0).sum(1)[seeds > 0] / seeds[seeds > 0]
+    variance = float(prompt_means.var(ddof=1))
     freedom = int((seeds[seeds > 0] - 1).sum())
     if not freedom:
-        return Spread(whole, None)
-    squares = np.where(there[seeds > 0], (values[seeds > 0] - each[:, None]) ** 2, 0).sum()
+        return Spread(variance, None)
+    squares = np.where(there[seeds > 0], (values[seeds > 0] - prompt_means[:, None]) ** 2, 0).sum()
     within = float(squares) / freedom
-    return Spread(max(0.0, whole - within * float((1 / seeds[seeds > 0]).mean())), within)
+    return Spread(max(0.0, variance - within * float((1 / seeds[seeds > 0]).mean())), within)
 
 
 def needed_prompts(over: Spread, difference: float, seeds: int) -> int | None:
@@ -97,8 +97,8 @@ def needed_seeds(within: float, difference: float, prompts: int) -> int | None:
 
 
 def _first(counts: Any, freedom: Any, error: Any, difference: float) -> int | None:
-    seen = (student(freedom, 0.975) + student(freedom, SEEN)) * error <= difference
-    return int(counts[seen.argmax()]) if seen.any() else None
+    enough = (student(freedom, 0.975) + student(freedom, SEEN)) * error <= difference
+    return int(counts[enough.argmax()]) if enough.any() else None
 
 
 def plan_run(out: Path, suite: str, metric: str, difference: float) -> Design:
@@ -106,12 +106,12 @@ def plan_run(out: Path, suite: str, metric: str, difference: float) -> Design:
 
     Raises OutputError where there is no pilot or nothing in it to compare, SuiteError for another suite or metric.
     """
-    pilot, said = _pilot(out, suite, metric)
+    pilot, metric_plan = _pilot(out, suite, metric)
     scores = scores_of(pilot, Store(out))
     grids = {name: score_grid(pilot, scores, name, metric) for name in pilot.strategies}
-    better, fixed = said.better, pilot.fixed
+    better, fixed = metric_plan.better, pilot.fixed
     verdicts = {
-        (a, b): compare(grids[b], grids[a], matters=said.matters, better=better, fixed=fixed)
+        (a, b): compare(grids[b], grids[a], matters=metric_plan.matters, better=better, fixed=fixed)
         for a, b in _pairs(pilot, metric)
     }
     verdicts = {pair: verdict for pair, verdict in verdicts.items() if verdict.prompts > 1}
@@ -122,19 +122,19 @@ def plan_run(out: Path, suite: str, metric: str, difference: float) -> Design:
     pair = max(verdicts, key=lambda key: verdicts[key].visible)
     over = spread(grids[pair[1]], grids[pair[0]], better)
     have = len(pilot.scripts), len(pilot.seeds)
-    each = _seconds(out, set(scores)) / pilot.workers / 60
+    minutes = _seconds(out, set(scores)) / pilot.workers / 60
     # rollouts of a prompt under a seed: along an axis several a strategy, and some that strategies share
     arms = pilot.rollouts / (have[0] * have[1])
     designs = _designs(over, difference, have, fixed and over.within is not None)
     return Design(
         metric,
-        said.unit,
+        metric_plan.unit,
         difference,
         pair,
         verdicts[pair].visible,
         *have,
         len(pilot.strategies),
-        tuple(_size(design, have, arms, each) for design in designs),
+        tuple(_size(design, have, arms, minutes) for design in designs),
         tuple(_notes(verdicts[pair].prompts, over, len(scores), pilot)),
     )
 
@@ -146,11 +146,11 @@ def _pilot(out: Path, suite: str, metric: str) -> tuple[Plan, MetricPlan]:
     pilot = read_plan(out)
     if pilot.suite != suite:
         raise SuiteError(f"{out} is a run of {pilot.suite}, not of {suite}. Give the suite's own run by --out.")
-    planned = pilot.metric(metric)
-    if planned is None:
+    metric_plan = pilot.metric(metric)
+    if metric_plan is None:
         names = ", ".join(m.name for m in pilot.metrics)
         raise SuiteError(f"the pilot {out} has no metric {metric!r}. Use one of {names}.")
-    return pilot, planned
+    return pilot, metric_plan
 
 
 def _pairs(pilot: Plan, metric: str) -> list[tuple[str, str]]:
@@ -190,10 +190,10 @@ def _size(design: tuple[int, int], have: tuple[int, int], arms: float, minutes: 
     return Size(prompts, seeds, round(arms * prompts * seeds), new, new * minutes)
 
 
-def _notes(prompts: int, over: Spread, done: int, pilot: Plan) -> Iterator[str]:
+def _notes(prompts: int, over: Spread, rollouts: int, pilot: Plan) -> Iterator[str]:
     total = pilot.rollouts
-    if done < total:
-        yield f"the pilot has {done} of {total} rollouts"
+    if rollouts < total:
+        yield f"the pilot has {rollouts} of {total} rollouts"
     if prompts < LEAST:
         yield f"a pilot of {prompts} prompts is a rough guide: run {LEAST} or more"
     if over.within is None:

@@ -115,8 +115,8 @@ def _outcome(finding: ClaimFinding) -> str:
 
 def plain_text(text: str) -> str:
     """A name or sentence of a suite as Markdown shows it: no cell, line or tag of its own."""
-    escaped = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return escaped.replace("|", "\\|").replace("`", "'")
+    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return line.replace("|", "\\|").replace("`", "'")
 
 
 def section(run: Path) -> str:
@@ -196,18 +196,18 @@ def _claims(claims: Sequence[ClaimFinding]) -> list[str]:
     return rows
 
 
-def because(found: Mapping[str, Any]) -> str:
+def because(finding: Mapping[str, Any]) -> str:
     """Why a verdict is no clearer: its reason, what the run could have seen, and what would decide."""
-    parts = [found["reason"]] if found["reason"] else []
-    if found["verdict"] not in ("inconclusive", "cannot tell"):
+    parts = [finding["reason"]] if finding["reason"] else []
+    if finding["verdict"] not in ("inconclusive", "cannot tell"):
         return "".join(parts)
-    undecided = found["verdict"] == "inconclusive" or found["settles"] is not None
-    if undecided and found["p"] is not None and found["low"] <= 0 <= found["high"]:
-        parts.append(f"could have seen {number(found['visible'])}")
-    if found["settles"] is not None:
-        have = found["n"] / found["prompts"] if found["fixed"] else found["prompts"]
-        more, what = max(1, ceil(found["settles"] - have)), "seed" if found["fixed"] else "prompt"
-        parts.append(f"about {more} more {what}{'s' * (more > 1)} would decide")
+    open_question = finding["verdict"] == "inconclusive" or finding["settles"] is not None
+    if open_question and finding["p"] is not None and finding["low"] <= 0 <= finding["high"]:
+        parts.append(f"could have seen {number(finding['visible'])}")
+    if finding["settles"] is not None:
+        have = finding["n"] / finding["prompts"] if finding["fixed"] else finding["prompts"]
+        more, unit = max(1, ceil(finding["settles"] - have)), "seed" if finding["fixed"] else "prompt"
+        parts.append(f"about {more} more {unit}{'s' * (more > 1)} would decide")
     return "; ".join(parts)
 
 

@@ -51,9 +51,9 @@ class Run:
         self.store = Store(self.out)
         self.spec: Spec = find("backends", self.suite.backend).spec()
         self.places = list(places(self.suite, device=self.setup.device))
-        measured = {name: metric(name) for name in self.suite.metrics}
-        self.names = {m.name: name for name, m in measured.items()}
-        self.codes = {m.name: m.code for m in measured.values()}
+        metrics = {name: metric(name) for name in self.suite.metrics}
+        self.names = {m.name: name for name, m in metrics.items()}
+        self.codes = {m.name: m.code for m in metrics.values()}
         self.total = len({place.cell.address for place in self.places})
 
     def missing(self) -> list[Task]:
@@ -82,24 +82,24 @@ class Run:
             self.store.log(event="run", cells=len(tasks), **command)
             try:
                 batches = in_batches(tasks, self.spec) if self.together else tasks
-                for tried in self.executor.run(self.setup, batches) if tasks else ():
-                    for cell in tried.task.cells:
-                        share = replace(tried, task=cell, seconds=tried.seconds / len(tried.task.cells))
-                        self._log(share, len(tried.task.cells))
+                for attempt in self.executor.run(self.setup, batches) if tasks else ():
+                    for cell in attempt.task.cells:
+                        share = replace(attempt, task=cell, seconds=attempt.seconds / len(attempt.task.cells))
+                        self._log(share, len(attempt.task.cells))
                         yield share
             finally:
                 self.store.clean()
 
-    def _log(self, tried: Attempt, rows: int) -> None:
+    def _log(self, attempt: Attempt, rows: int) -> None:
         self.store.log(
-            event=tried.outcome,
-            cell=tried.task.address,
-            worker=tried.worker,
-            attempt=tried.number,
-            seconds=round(tried.seconds, 3),
+            event=attempt.outcome,
+            cell=attempt.task.address,
+            worker=attempt.worker,
+            attempt=attempt.number,
+            seconds=round(attempt.seconds, 3),
             rows=rows,
-            why=tried.why,
-            last=tried.last,
+            why=attempt.why,
+            last=attempt.last,
         )
 
     def _plan(self) -> None:

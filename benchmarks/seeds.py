@@ -22,10 +22,10 @@ def added_before(suite: Suite, out: Path) -> tuple[int, ...]:
 
 def more_seeds(seeds: tuple[int, ...], count: int) -> tuple[int, ...]:
     """The least `count` seeds that are not there yet. Raises SuiteError."""
-    unused = [seed for seed in range(SPACING) if seed not in seeds][:count]
-    if len(unused) < count:
+    fresh = [seed for seed in range(SPACING) if seed not in seeds][:count]
+    if len(fresh) < count:
         raise SuiteError(f"{count} more seeds are too many: a run has {SPACING} at most. Add prompts.")
-    return tuple(unused)
+    return tuple(fresh)
 
 
 def check_whole(missing: set[str], out: Path) -> None:
@@ -33,8 +33,8 @@ def check_whole(missing: set[str], out: Path) -> None:
 
     Raises OutputError where cells are missing that did not fail.
     """
-    failed = {attempt.cell for attempt in Store(out).attempts() if attempt.failure}
-    left = missing - failed
+    failures = {attempt.cell for attempt in Store(out).attempts() if attempt.failure}
+    left = missing - failures
     if left:
         raise OutputError(
             f"{out} lacks {len(left)} of its rollouts. Finish it first by the same command without --add-seeds."

@@ -110,10 +110,10 @@ def compare(
     if not both.any():
         return Verdict("inconclusive", np.nan, -np.inf, np.inf, np.inf, reason="no prompt has both")
     sides = [estimate(values, fixed) for values in pair]
-    prompts, taken = int(both.any(1).sum()), bool(sides[0].fixed)
+    prompts, population = int(both.any(1).sum()), bool(sides[0].fixed)
     difference, low, high, side = _folded(*sides) if len(sides) == 2 else _straight(sides[0])
     word, reason = _word(difference, low, high, prompts, matters, better)
-    if fixed and not taken:
+    if fixed and not population:
         reason = "; ".join(filter(None, (reason, "for want of a second seed the prompts count as a sample")))
     return Verdict(
         word,
@@ -125,7 +125,7 @@ def compare(
         n=int(both.sum()),
         prompts=prompts,
         settles=_settles(side, both, abs(difference), matters) if word == "inconclusive" else None,
-        fixed=taken,
+        fixed=population,
         reason=reason,
     )
 
@@ -149,12 +149,12 @@ def paired(baseline: ArrayLike, other: ArrayLike, better: Better = "higher") -> 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Each p value adjusted for their number, in the same order (Holm 1979): below .05 is certain among all of them."""
-    adjusted = [1.0] * len(p_values)
+    results = [1.0] * len(p_values)
     largest = 0.0
     for rank, n in enumerate(np.argsort(p_values, kind="stable")):
         largest = max(largest, min(1.0, float(p_values[n]) * (len(p_values) - rank)))
-        adjusted[n] = largest
-    return adjusted
+        results[n] = largest
+    return results
 
 
 def _straight(apart: Estimate) -> tuple[float, float, float, Estimate]:
@@ -200,10 +200,10 @@ def _settles(side: Estimate, both: NDArray[np.bool_], difference: float, matters
     from scipy.special import ndtri
 
     # a small difference has to stay clear of what matters on both sides
-    gap, seen = (difference, SEEN) if difference >= matters else (matters - difference, (1 + SEEN) / 2)
+    gap, power = (difference, SEEN) if difference >= matters else (matters - difference, (1 + SEEN) / 2)
     error, prompts = float(side.error), int(both.any(1).sum())
     if not (isfinite(error) and gap > 0) or (side.fixed and prompts < LEAST):
         return None
-    times = (float(ndtri(0.975) + ndtri(seen)) * error / gap) ** 2
-    needed = times * both.sum() / prompts if side.fixed else max(LEAST, times * prompts + 2)  # 2: t is wider than z
-    return ceil(needed) if needed <= SENSIBLE else None
+    times = (float(ndtri(0.975) + ndtri(power)) * error / gap) ** 2
+    count = times * both.sum() / prompts if side.fixed else max(LEAST, times * prompts + 2)  # 2: t is wider than z
+    return ceil(count) if count <= SENSIBLE else None

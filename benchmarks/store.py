@@ -86,8 +86,8 @@ class Store:
         """
         if not self.done(address):
             return list(metrics)
-        known = self.scores(address)
-        return [name for name, code in metrics.items() if name not in known or known[name].code != code]
+        scores = self.scores(address)
+        return [name for name, code in metrics.items() if name not in scores or scores[name].code != code]
 
     def scores(self, address: str) -> Scores:
         """A cell's scores."""

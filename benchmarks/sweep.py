@@ -86,9 +86,9 @@ def sweep(x: Sequence[float], values: Numbers, kind: Kind | None, *, fixed: bool
     there = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):
         curves = np.where(there, values, 0).sum(1) / there.sum(1)
-    whole = curves[np.isfinite(curves).all(-1)]
+    complete = curves[np.isfinite(curves).all(-1)]
     form = fit_half_life if kind == "half-life" else fit_rate
-    return Curve(mean, low, high, form(x, whole))
+    return Curve(mean, low, high, form(x, complete))
 
 
 def fit_half_life(x: Sequence[float], curves: Numbers) -> Fit | Unfit:
@@ -104,9 +104,9 @@ def fit_half_life(x: Sequence[float], curves: Numbers) -> Fit | Unfit:
     fall = curves[:, order[0]] - curves[:, order[-1]]
     if fall.mean() - _half(fall) <= 0:
         return Unfit("half-life", "it does not fall along the axis")
-    half_life, level, explained = _decay(at, mean)
-    if explained < EXPLAINED["half-life"]:
-        return Unfit("half-life", f"it falls, and not as an exponential does, which explains {explained:.0%}")
+    half_life, level, share = _decay(at, mean)
+    if share < EXPLAINED["half-life"]:
+        return Unfit("half-life", f"it falls, and not as an exponential does, which explains {share:.0%}")
     if half_life > FARTHEST * np.ptp(at):
         return Unfit("half-life", f"it falls too little within the axis: the half-life lies beyond {at.max():g}")
     if half_life < at.min() / FARTHEST:
@@ -115,7 +115,7 @@ def fit_half_life(x: Sequence[float], curves: Numbers) -> Fit | Unfit:
     if not np.isfinite(half) or half > np.log(VAGUE):
         return Unfit("half-life", f"the half-life, {half_life:.3g}, is not known within a factor of {VAGUE:g}")
     low, high = np.exp(np.log(half_life) + np.array([-half, half]))
-    return Fit("half-life", half_life, float(low), float(high), explained, level)
+    return Fit("half-life", half_life, float(low), float(high), share, level)
 
 
 def fit_rate(x: Sequence[float], curves: Numbers) -> Fit | Unfit:
@@ -124,11 +124,11 @@ def fit_rate(x: Sequence[float], curves: Numbers) -> Fit | Unfit:
     short = _too_few(at, curves, "rate", LEAST - 1)
     if short:
         return short
-    slope, explained = _line(at, curves.mean(0))
+    slope, share = _line(at, curves.mean(0))
     half = _jackknife(curves, lambda part: _line(at, part)[0])
-    if explained < EXPLAINED["rate"] and abs(slope) > half:
-        return Unfit("rate", f"it changes, and not along a line, which explains {explained:.0%}")
-    return Fit("rate", slope, slope - half, slope + half, explained)
+    if share < EXPLAINED["rate"] and abs(slope) > half:
+        return Unfit("rate", f"it changes, and not along a line, which explains {share:.0%}")
+    return Fit("rate", slope, slope - half, slope + half, share)
 
 
 def _too_few(at: Numbers, curves: Numbers, kind: Kind, points: int) -> Unfit | None:
@@ -149,9 +149,9 @@ def _decay(at: Numbers, y: Numbers) -> tuple[float, float, float]:
     """Half-life, level and explained share of the best decay: for each half-life the rest is linear."""
     grid = np.geomspace(np.diff(np.unique(at)).min() / 20, 20 * np.ptp(at), 240)
     for _ in range(3):  # ever finer around the best
-        levels, fitted = _levels(at, y, grid)
-        best = int(np.argmin(((y - fitted) ** 2).sum(-1)))
-        half_life, level, curve = float(grid[best]), float(levels[best]), fitted[best]
+        levels, curves = _levels(at, y, grid)
+        best = int(np.argmin(((y - curves) ** 2).sum(-1)))
+        half_life, level, curve = float(grid[best]), float(levels[best]), curves[best]
         grid = np.geomspace(grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)], 40)
     return half_life, level, _explained(y, curve)
 
@@ -166,9 +166,9 @@ def _levels(at: Numbers, y: Numbers, half_lives: Numbers) -> tuple[Numbers, Numb
     return ends[:, 0], (design @ ends[..., None])[..., 0]
 
 
-def _explained(y: Numbers, fitted: Numbers) -> float:
+def _explained(y: Numbers, curve: Numbers) -> float:
     total = ((y - y.mean()) ** 2).sum()
-    return float(1 - ((y - fitted) ** 2).sum() / total) if total > 1e-18 else 1.0
+    return float(1 - ((y - curve) ** 2).sum() / total) if total > 1e-18 else 1.0
 
 
 def _jackknife(curves: Numbers, number: Callable[[Numbers], float]) -> float:

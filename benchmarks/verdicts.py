@@ -69,11 +69,11 @@ class Controls:
             (amnesia, oracle), verdict = next(iter(keeping.items()))
             return f"{amnesia} and {oracle} {_same(verdict)}"
         swaps = self._tested((name, self.roles[name].of) for name in self._names("swap"))
-        own = {name: verdict for (_, name), verdict in swaps.items() if name in (a, b)}
-        for name, verdict in own.items():
+        own_swaps = {name: verdict for (_, name), verdict in swaps.items() if name in (a, b)}
+        for name, verdict in own_swaps.items():
             if not verdict.decided:
                 return f"{name} and the same with another video's memory {_same(verdict)}"
-        return "" if keeping or own or self._moves else STILL
+        return "" if keeping or own_swaps or self._moves else STILL
 
     def _names(self, role: str) -> list[str]:
         return [name for name, control in self.roles.items() if control.role == role]
@@ -86,9 +86,9 @@ class Controls:
     @cached_property
     def _moves(self) -> bool:
         """Two strategies differ, and not by the chance that one of so many pairs had."""
-        tested = [verdict for verdict in self.pairs.values() if verdict.p is not None]
-        adjusted = holm([verdict.p or 0.0 for verdict in tested])
-        return any(verdict.decided and p < CERTAIN for verdict, p in zip(tested, adjusted, strict=True))
+        verdicts = [verdict for verdict in self.pairs.values() if verdict.p is not None]
+        p_values = holm([verdict.p or 0.0 for verdict in verdicts])
+        return any(verdict.decided and p < CERTAIN for verdict, p in zip(verdicts, p_values, strict=True))
 
 
 def _same(verdict: Verdict) -> str:
@@ -106,13 +106,13 @@ def corrected(verdicts: Sequence[Verdict], of: str = "claims") -> list[Verdict]:
     `p` becomes the adjusted one. Claims on fewer prompts than a mark needs are not counted. `of`: what they are, if not
     claims.
     """
-    tested = [n for n, verdict in enumerate(verdicts) if verdict.p is not None]
-    adjusted = dict(zip(tested, holm([verdicts[n].p or 0.0 for n in tested]), strict=True))
+    places = [n for n, verdict in enumerate(verdicts) if verdict.p is not None]
+    p_values = dict(zip(places, holm([verdicts[n].p or 0.0 for n in places]), strict=True))
     out = []
     for n, verdict in enumerate(verdicts):
-        p = adjusted.get(n)
+        p = p_values.get(n)
         if p is not None and p >= CERTAIN and verdict.decided:
-            reason = f"does not survive the correction for {len(tested)} {of}"
+            reason = f"does not survive the correction for {len(places)} {of}"
             out.append(replace(verdict, word="inconclusive", p=p, reason=reason))
         else:
             out.append(replace(verdict, p=p))

@@ -38,8 +38,8 @@ def webp(runs: Sequence[Run], path: Path) -> tuple[int, int]:
     stage = Stage(runs, (WIDTH - LEFT - EDGE - GAP * (columns - 1)) // columns)
     every = -(-stage.frames // PICTURES)
     pictures = [
-        (frame, stage.draw(frame, seen))
-        for frame, seen in enumerate(_in_step(runs, stage.frames))
+        (frame, stage.draw(frame, picture))
+        for frame, picture in enumerate(_in_step(runs, stage.frames))
         if frame % every == 0 or frame == stage.frames - 1
     ]
     while True:

@@ -93,10 +93,10 @@ class Stage:
         draw = ImageDraw.Draw(canvas)
         for n, (run, picture) in enumerate(zip(self.runs, pictures, strict=True)):
             x, y = self._corners[n]
-            scaled = self._scaled(picture)
+            resized = self._scaled(picture)
             if frame >= run.frames:
-                scaled = Image.blend(scaled, Image.new("RGB", self.pane, PAPER), 0.6)
-            canvas.paste(scaled, (x, y))
+                resized = Image.blend(resized, Image.new("RGB", self.pane, PAPER), 0.6)
+            canvas.paste(resized, (x, y))
             if frame >= run.frames:
                 draw.text((x + self.pane[0] // 2, y + self.pane[1] // 2), "ended", INK, font(14), anchor="mm")
             if not self._shared:
@@ -134,9 +134,9 @@ class Stage:
         for x, text in ticks(self.frames, self.fps, self._across):
             draw.line((LEFT + x, y - 2, LEFT + x, y + 1), FAINT)
             draw.text((LEFT + x, y + 4), text, SOFT, font(11), anchor="ma" if x else "la")
-        given = min(run.given for run in self.runs)
-        if given:
-            draw.rectangle((LEFT, y - 2, LEFT + column(given, self.frames, self._across) - 1, y), FAINT)
+        shared_frames = min(run.given for run in self.runs)
+        if shared_frames:
+            draw.rectangle((LEFT, y - 2, LEFT + column(shared_frames, self.frames, self._across) - 1, y), FAINT)
             draw.text((LEFT - 8, y - 2), "given", FAINT, font(10), anchor="rm")
         return canvas
 
@@ -154,9 +154,9 @@ class Stage:
             draw.rounded_rectangle((x, y - 9, x + face.getlength(word) + 12, y + 8), 8, INK)
             draw.text((x + 6, y), word, PAPER, face, anchor="lm")
 
-    def _reacted(self, draw: Draw, found: Sequence[Change], run: Run, frame: int, x: int, y: int) -> None:
+    def _reacted(self, draw: Draw, changes_of_run: Sequence[Change], run: Run, frame: int, x: int, y: int) -> None:
         """Whether the last change of action shows yet, and after how long."""
-        last = next((change for change in reversed(found) if change.frame <= frame), None)
+        last = next((change for change in reversed(changes_of_run) if change.frame <= frame), None)
         if last is None:
             return
         shows = last.shown is not None and frame >= last.shown

@@ -36,11 +36,13 @@ class Change:
 
 def rows(runs: Sequence[Run]) -> list[list[Row]]:
     """The rows of each run, the same of all; a row that says nothing of any run is left out."""
-    found = [list(_of(run)) for run in runs]
-    kept = [
-        n for n, some in enumerate(zip(*found, strict=True)) if any(v is not None for row in some for v in row.values)
+    rows_by_run = [list(_of(run)) for run in runs]
+    places = [
+        n
+        for n, rows_of_run in enumerate(zip(*rows_by_run, strict=True))
+        if any(v is not None for row in rows_of_run for v in row.values)
     ]
-    return [[some[n] for n in kept] for some in found]
+    return [[rows_of_run[n] for n in places] for rows_of_run in rows_by_run]
 
 
 def changes(run: Run) -> list[Change]:

@@ -77,19 +77,19 @@ def read_runs(folders: Sequence[Path], names: Sequence[str | None]) -> list[Run]
     Raises OutputError for runs that cannot be shown in step.
     """
     count_fits(len(folders))
-    found = [_run(folder) for folder in folders]
-    called = [given or own for given, own in zip(names, _names(found), strict=True)]
-    different(called)
-    runs = [Run(name, *rest) for name, (_, *rest) in zip(called, map(_fields, found), strict=True)]
+    opened_runs = [_run(folder) for folder in folders]
+    labels = [own_name or fallback for own_name, fallback in zip(names, _names(opened_runs), strict=True)]
+    different(labels)
+    runs = [Run(name, *rest) for name, (_, *rest) in zip(labels, map(_fields, opened_runs), strict=True)]
     first = runs[0]
     for run in runs[1:]:
-        for what, one, other in (
+        for aspect, one, other in (
             ("frames a second", first.sample.fps, run.sample.fps),
             ("height and width", first.size, run.size),
         ):
             if one != other:
                 raise OutputError(
-                    f"{first.folder} and {run.folder} cannot be shown in step: their {what} are {_short(one)} and "
+                    f"{first.folder} and {run.folder} cannot be shown in step: their {aspect} are {_short(one)} and "
                     f"{_short(other)}. Give runs of one model and size."
                 )
     return runs
@@ -126,8 +126,8 @@ def _fields(run: Run) -> tuple[Any, ...]:
 
 def _names(runs: Sequence[Run]) -> list[str]:
     """Presets' names; else the parts of the strategies that differ; else the folders' names."""
-    known = {preset.strategy: name for name, preset in PRESETS.items()}
-    presets = [known.get(run.strategy, "") for run in runs]
+    names_of_presets = {preset.strategy: name for name, preset in PRESETS.items()}
+    presets = [names_of_presets.get(run.strategy, "") for run in runs]
     parts = [tuple(part_to_text(getattr(run.strategy, axis)) for axis in AXES) for run in runs]
     differ = [n for n in range(len(AXES)) if len({part[n] for part in parts}) > 1]
     apart = [

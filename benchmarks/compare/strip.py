@@ -89,9 +89,9 @@ def strip(
         for x in range(width):
             first = x * frames // width
             values = row.values[first : max(first + 1, (x + 1) * frames // width)]
-            seen = [value for value in values if value is not None]
-            if seen:
-                _column(draw, x, y, height, sum(seen) / len(seen), top if row.unit else None)
+            numbers = [value for value in values if value is not None]
+            if numbers:
+                _column(draw, x, y, height, sum(numbers) / len(numbers), top if row.unit else None)
             elif values:
                 draw.point((x, y + height - 1 if row.unit else y + height // 2), TRACK)
         y += height + BETWEEN
@@ -112,9 +112,10 @@ def _column(draw: Draw, x: int, y: int, height: int, value: float, top: float | 
 
 def scales(rows: Sequence[Sequence[Row]]) -> list[float]:
     """Where the scale of each row ends, one for all runs: at a whole number that holds every level."""
-    values = [[v for row in some for v in row.values if v is not None] for some in zip(*rows, strict=True)]
+    values = [[v for row in group for v in row.values if v is not None] for group in zip(*rows, strict=True)]
     return [
-        max(some[0].least, math.ceil(max(found))) for some, found in zip(zip(*rows, strict=True), values, strict=True)
+        max(group[0].least, math.ceil(max(numbers)))
+        for group, numbers in zip(zip(*rows, strict=True), values, strict=True)
     ]
 
 

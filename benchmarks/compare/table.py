@@ -32,26 +32,27 @@ class Line:
 
 def lines(runs: Sequence[Run]) -> list[Line]:
     """The metrics that say something of at least one run."""
-    found = []
+    table = []
     for name in SHOWN:
         one = metric(name)
         scores = [one.measure(run.sample) if applies(one.needs, run.sample) else None for run in runs]
-        found.append(Line(name, one.unit, tuple(None if score is None else score.value for score in scores)))
+        table.append(Line(name, one.unit, tuple(None if score is None else score.value for score in scores)))
         if name == "reaction":
-            found += _reactions(runs)
-    found.append(Line("time", "ms a block", tuple(_block(run) for run in runs)))
-    return [line for line in found if any(value is not None for value in line.values)]
+            table += _reactions(runs)
+    table.append(Line("time", "ms a block", tuple(_block(run) for run in runs)))
+    return [line for line in table if any(value is not None for value in line.values)]
 
 
 def _reactions(runs: Sequence[Run]) -> list[Line]:
     """Each change of action by itself, where there are several."""
-    each = [{change.frame: float(change.reaction) for change in changes(run)} for run in runs]
-    frames = sorted({frame for some in each for frame in some})
+    reactions = [{change.frame: float(change.reaction) for change in changes(run)} for run in runs]
+    frames = sorted({frame for by_frame in reactions for frame in by_frame})
     fps = runs[0].sample.fps
     if len(frames) < 2:
         return []
     return [
-        Line(f"reaction at {frame / fps:g} s", "frames", tuple(some.get(frame) for some in each)) for frame in frames
+        Line(f"reaction at {frame / fps:g} s", "frames", tuple(by_frame.get(frame) for by_frame in reactions))
+        for frame in frames
     ]
 
 
@@ -72,8 +73,8 @@ def markdown(runs: Sequence[Run], table: Sequence[Line]) -> str:
         "|---|" + "---:|" * len(runs) + "---|",
         *(f"| {line.name} | " + " | ".join(map(number, line.values)) + f" | {line.unit} |" for line in table),
     ]
-    told = [f"- {run.name}: `{run.strategy}`, {run.folder.name}" for run in runs]
-    return "\n\n".join([", ".join(head)] * bool(head) + ["\n".join(rows), "\n".join(told), NOTE]) + "\n"
+    legend = [f"- {run.name}: `{run.strategy}`, {run.folder.name}" for run in runs]
+    return "\n\n".join([", ".join(head)] * bool(head) + ["\n".join(rows), "\n".join(legend), NOTE]) + "\n"
 
 
 def _cell(text: str) -> str:

@@ -28,5 +28,5 @@ class Arm:
     def __str__(self) -> str:
         if self.strategy is None:
             return "the world's own video"
-        swapped = f", with another video's memory in the place of {self.of}'s" if self.control == "swap" else ""
-        return (self.text or str(self.strategy)) + swapped
+        aside = f", with another video's memory in the place of {self.of}'s" if self.control == "swap" else ""
+        return (self.text or str(self.strategy)) + aside

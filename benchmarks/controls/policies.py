@@ -42,10 +42,10 @@ class Oracle(PolicyDefaults):
 
     def make_room(self, slots: Sequence[Slot], frames: int) -> Edit:
         """Frames to keep become sinks once they are cached; then the oldest others go."""
-        kept = [i for i, slot in enumerate(slots) if self.first <= slot.frame <= self.last]
-        reached = any(slot.frame >= self.first for slot in slots)
-        rest = [i for i, slot in enumerate(slots) if i not in kept and (slot.frame > self.last or not reached)]
-        return pin(slots, kept, rest, self.window - frames)
+        span = [i for i, slot in enumerate(slots) if self.first <= slot.frame <= self.last]
+        begun = any(slot.frame >= self.first for slot in slots)
+        rest = [i for i, slot in enumerate(slots) if i not in span and (slot.frame > self.last or not begun)]
+        return pin(slots, span, rest, self.window - frames)
 
     def admit(self, block: Block) -> tuple[Slot, ...]:
         """Sinks where they are the first frames of all; later ones are pinned once they are cached."""

@@ -55,12 +55,12 @@ def attempt(worker: Worker, task: Task, name: str, number: int) -> Attempt:
         return Attempt(task, "failed", name, number, time.monotonic() - begun, why, last)
 
 
-def again(tried: Attempt) -> list[tuple[Task, int]]:
+def again(attempt_before: Attempt) -> list[tuple[Task, int]]:
     """The tasks that follow an attempt that was not the last, and their number: each cell alone, to tell who is to blame."""
-    if tried.last:
+    if attempt_before.last:
         return []
-    number = 1 if tried.task.beside else tried.number + 1
-    return [(cell, number) for cell in tried.task.cells]
+    number = 1 if attempt_before.task.beside else attempt_before.number + 1
+    return [(cell, number) for cell in attempt_before.task.cells]
 
 
 def begin(setup: Setup) -> Worker | str:
@@ -117,10 +117,10 @@ def share(tasks: Sequence[Task], crew: Sequence[Hand], heard: Callable[[], Itera
                     hand.task = (task, number, time.monotonic())
                     hand.send(task, number)
             for hand in heard():
-                tried = _listen(hand)
-                if tried is not None:
-                    waiting.extend(again(tried))
-                    yield tried
+                attempt_of_hand = _listen(hand)
+                if attempt_of_hand is not None:
+                    waiting.extend(again(attempt_of_hand))
+                    yield attempt_of_hand
     finally:
         for hand in crew:
             hand.end()
@@ -129,13 +129,13 @@ def share(tasks: Sequence[Task], crew: Sequence[Hand], heard: Callable[[], Itera
 def _listen(hand: Hand) -> Attempt | None:
     """An attempt that ended, by itself or with its worker. Raises RolloutError where the worker cannot start."""
     try:
-        said = hand.receive()
+        message = hand.receive()
     except Gone as how:
         return _bury(hand, str(how))
-    if isinstance(said, str):
-        raise RolloutError(said)
+    if isinstance(message, str):
+        raise RolloutError(message)
     hand.ready, hand.starts, hand.task = True, 0, None
-    return said
+    return message
 
 
 def _bury(hand: Hand, how: str) -> Attempt | None:

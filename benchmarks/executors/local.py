@@ -32,9 +32,9 @@ class Serial:
         waiting = deque((task, 1) for task in tasks)
         while waiting:
             task, number = waiting.popleft()
-            tried = attempt(worker, task, "serial", number)
-            waiting.extend(again(tried))
-            yield tried
+            outcome = attempt(worker, task, "serial", number)
+            waiting.extend(again(outcome))
+            yield outcome
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ class _Process(Hand):
         self.pipe, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(self.name, self.setup, theirs), name=self.name, daemon=True)
         resource_tracker.ensure_running()  # here: its own start unblocks SIGINT
-        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is the driver's, who ends them all
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is the driver's, who ends them all
         try:
             process.start()
             self.process = process
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             theirs.close()
 
     def send(self, task: Task, number: int) -> None:
@@ -85,14 +85,14 @@ class _Process(Hand):
 
     def receive(self) -> Attempt | str | None:
         try:
-            said: Attempt | str | None = self.pipe.recv()
+            message: Attempt | str | None = self.pipe.recv()
         except (EOFError, OSError) as error:
             assert self.process is not None
             self.process.join(5)
             code = self.process.exitcode
             how = "its pipe broke" if code is None else f"signal {-code}" if code < 0 else f"exit code {code}"
             raise Gone(how) from error
-        return said
+        return message
 
     def end(self) -> None:
         if self.process is None:

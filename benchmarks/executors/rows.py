@@ -40,12 +40,12 @@ def in_batches(tasks: Iterable["Task"], spec: Spec) -> list["Task"]:
     that are no rollouts of one video, and cells that only lack metrics, stay alone too.
     """
     groups: dict[str, list[Task]] = {}
-    measured: set[str] = set()
+    scored_addresses: set[str] = set()
     for task in tasks:
         strategy = json.dumps(task.spec["strategy"], sort_keys=True)
         together = not task.scored and task.spec["strategy"] is not None and task.spec["donor"] is None
-        if not together or strategy not in measured:
-            measured.add(strategy)
+        if not together or strategy not in scored_addresses:
+            scored_addresses.add(strategy)
             groups[task.address] = [task]
             continue
         blocks = tuple(blocks_of(Script.parse(task.spec["script"]), spec, first=task.spec["prefix"]))
@@ -90,10 +90,10 @@ def roll_rows(backend: Backend, recipes: Sequence[Recipe], folders: Sequence[Pat
             stack.push(partial(_leave, output))
             outputs.append(output)
         for result in run:
-            decoded = time.monotonic()
+            decode_begin = time.monotonic()
             for n, output in enumerate(outputs):
                 output.add(_row(result, n))
-            writing += time.monotonic() - decoded
+            writing += time.monotonic() - decode_begin
         for output in outputs:
             output.close(keep=False)
         stack.pop_all()

@@ -82,9 +82,9 @@ class Worker:
         if task.beside:
             self._together(task.cells)
         elif self.store.done(task.address):
-            known = self.store.scores(task.address)
+            scores = self.store.scores(task.address)
             folder = self.store.folder(task.address)
-            self.store.add(folder, _scores(folder, task), known)
+            self.store.add(folder, _scores(folder, task), scores)
         else:
             with self.store.writing(task.address, task.spec) as folder:
                 if task.spec["strategy"] is None:
@@ -113,8 +113,10 @@ class Worker:
         """A cell's recipe. Raises RolloutError where the weights are not those of the plan."""
         weights = self.backend.digest
         if weights != spec["backend"]["weights"]:
-            planned = spec["backend"]["weights"]
-            raise RolloutError(f"the weights here are {weights}, and {planned} in the plan. Run the suite again.")
+            expected_weights = spec["backend"]["weights"]
+            raise RolloutError(
+                f"the weights here are {weights}, and {expected_weights} in the plan. Run the suite again."
+            )
         return Recipe(
             Strategy.from_dict(spec["strategy"]),
             spec["script"],
@@ -137,5 +139,5 @@ def _scores(folder: Path, task: Task) -> dict[str, tuple[Score | None, str]]:
     """Scores, and the identity of each metric's code; what no model made, or two videos together, has no costs."""
     sample = sample_of_run(folder)
     costless = task.spec["strategy"] is None or task.spec["donor"] is not None
-    measured = [metric(name) for name in task.metrics]
-    return {m.name: (None if costless and m.needs == "record" else m.measure(sample), m.code) for m in measured}
+    metrics = [metric(name) for name in task.metrics]
+    return {m.name: (None if costless and m.needs == "record" else m.measure(sample), m.code) for m in metrics}

@@ -26,24 +26,24 @@ def write_leaderboard(
 
     With `force` an earlier leaderboard is replaced, whole. Raises OutputError.
     """
-    ranked = sections(folders, baseline)
+    board = sections(folders, baseline)
     writers = _writers()
-    texts = {FILES[name]: writers[name](ranked) for name in dict.fromkeys(formats)}
+    texts = {FILES[name]: writers[name](board) for name in dict.fromkeys(formats)}
     new_folder(out, force=force)
-    staged = new_folder(out / ".partial", force=True)
+    partial = new_folder(out / ".partial", force=True)
     try:
         for name, text in texts.items():
-            write_text(staged / name, text)
+            write_text(partial / name, text)
         for name in FILES.values():
             if name in texts:
-                (staged / name).replace(out / name)
+                (partial / name).replace(out / name)
             else:
                 (out / name).unlink(missing_ok=True)  # an earlier one would have other numbers
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror or error}. Choose another --out.") from error
     finally:
-        rmtree(staged, ignore_errors=True)
-    return ranked
+        rmtree(partial, ignore_errors=True)
+    return board
 
 
 def _writers() -> Mapping[str, Callable[[Sequence[Section]], str]]:

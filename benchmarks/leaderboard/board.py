@@ -68,30 +68,30 @@ class Section:
 
 def sections(folders: Sequence[Path], baseline: str | None = None) -> list[Section]:
     """The leaderboard of runs. Raises OutputError for runs that answer nothing, and for a baseline that is none."""
-    made = [section for runs in apart(read_runs(folders)) if (section := _section(runs, baseline))]
-    if not made:
+    board = [section for runs in apart(read_runs(folders)) if (section := _section(runs, baseline))]
+    if not board:
         raise OutputError("the runs have no value of the metrics that answer a use. Finish one, then rank again.")
-    if baseline and not any(section.baseline.name == baseline for section in made):
-        known = ", ".join(dict.fromkeys(row.name for section in made for row in section.rows))
-        raise OutputError(f"there is no strategy {baseline!r} to compare with. Use one of {known}.")
-    return made
+    if baseline and not any(section.baseline.name == baseline for section in board):
+        names = ", ".join(dict.fromkeys(row.name for section in board for row in section.rows))
+        raise OutputError(f"there is no strategy {baseline!r} to compare with. Use one of {names}.")
+    return board
 
 
-def _section(runs: Sequence[Finished], wanted: str | None) -> Section | None:
+def _section(runs: Sequence[Finished], baseline: str | None) -> Section | None:
     """The runs of one model; None where they answer nothing."""
     strategies = named(runs)
     specs = {key: strategy.spec for key, strategy in strategies.items()}
-    answered = {use: answering(runs, use, specs) for use in USES}
-    columns = {use: column for use, (column, _) in answered.items() if column}
+    answers = {use: answering(runs, use, specs) for use in USES}
+    columns = {use: column for use, (column, _) in answers.items() if column}
     if not columns:
         return None
     strategies = {key: strategies[key] for key in dict.fromkeys(key for c in columns.values() for key in c.means)}
-    base = _baseline(columns, strategies, wanted)
+    base = _baseline(columns, strategies, baseline)
     rows = sorted(_rows(runs, columns, strategies, base), key=_place)
     anchor = next(row for row in rows if row.identity == base)
-    passed = {use: others for use, (_, others) in answered.items() if others}
+    alternatives = {use: others for use, (_, others) in answers.items() if others}
     backend = runs[0].plan.backend
-    notes = notes_of(runs, columns, passed, anchor.name, base)
+    notes = notes_of(runs, columns, alternatives, anchor.name, base)
     return Section(_title(backend), backend, runs, columns, rows, _references(columns, strategies), anchor, notes)
 
 
@@ -131,16 +131,16 @@ def _place(row: Row) -> tuple[int, bool, float]:
     return -best, not row.front, row.costs["kv"].value.mean if "kv" in row.costs else float("inf")
 
 
-def _baseline(columns: Mapping[str, Column], strategies: Mapping[str, Named], wanted: str | None) -> str:
+def _baseline(columns: Mapping[str, Column], strategies: Mapping[str, Named], name: str | None) -> str:
     """The strategy that is wanted; else the one in most columns, of several that which most suites compare with."""
     for key, strategy in strategies.items():
-        if strategy.name == wanted:
+        if strategy.name == name:
             return key
 
     def rank(key: str) -> tuple[int, int, int]:
         having = [column for column in columns.values() if key in column.means]
-        own = [column for column in having if column.rolled_out(key)]
-        return len(having), len(own), sum(column.names[key] == column.run.plan.baseline for column in own)
+        direct = [column for column in having if column.rolled_out(key)]
+        return len(having), len(direct), sum(column.names[key] == column.run.plan.baseline for column in direct)
 
     return max(strategies, key=rank)
 
@@ -158,20 +158,20 @@ def _references(columns: Mapping[str, Column], strategies: Mapping[str, Named]) 
     cells: dict[tuple[int, str], dict[str, Cell]] = {}
     texts: dict[tuple[int, str], list[str]] = {}
     for use, column in columns.items():
-        own = {n: strategies[key].name for key, n in column.run.strategies.items() if key in strategies}
+        names_here = {n: strategies[key].name for key, n in column.run.strategies.items() if key in strategies}
         for n, mean in column.controls.items():
             control = column.judge.roles[n]
-            name = f"{own.get(control.of, control.of)} (swapped)" if control.role == "swap" else control.role
+            name = f"{names_here.get(control.of, control.of)} (swapped)" if control.role == "swap" else control.role
             at = ROLES.index(control.role), name
-            cells.setdefault(at, {})[use] = _control(column, n, mean, own)
+            cells.setdefault(at, {})[use] = _control(column, n, mean, names_here)
             texts.setdefault(at, []).append(column.run.plan.strategies[n].text)
     return [
-        Row(name, name, "; ".join(dict.fromkeys(texts[role, name])), found, control=ROLES[role])
-        for (role, name), found in sorted(cells.items(), key=lambda item: item[0])
+        Row(name, name, "; ".join(dict.fromkeys(texts[role, name])), row_cells, control=ROLES[role])
+        for (role, name), row_cells in sorted(cells.items(), key=lambda item: item[0])
     ]
 
 
-def _control(column: Column, n: str, mean: Interval, own: Mapping[str, str]) -> Cell:
+def _control(column: Column, n: str, mean: Interval, names_here: Mapping[str, str]) -> Cell:
     """A swapped memory against the strategy's own, and amnesia against the oracle."""
     role = column.judge.roles[n]
     oracles = [name for name in column.controls if column.judge.roles[name].role == "oracle"]
@@ -179,4 +179,4 @@ def _control(column: Column, n: str, mean: Interval, own: Mapping[str, str]) -> 
     if not other:
         return Cell(mean, n)
     verdict = column.judge.compared(n, other)
-    return Cell(mean, n, verdict if verdict.n else None, own.get(other, other))
+    return Cell(mean, n, verdict if verdict.n else None, names_here.get(other, other))

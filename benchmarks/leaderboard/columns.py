@@ -72,8 +72,8 @@ def column_of(run: Finished, name: str, specs: Mapping[str, Mapping[str, Any]]) 
     here = _pairs(judge, list(dict.fromkeys(names.values())))
     verdicts = {(a, b): verdict for a, b in permutations(names, 2) if (verdict := here.get((names[a], names[b])))}
     controls = {n: mean for n, mean in means.items() if n in judge.roles}
-    shown = {key: means[n] for key, n in names.items()}
-    return Column(run, metric, names, shown, controls, verdicts, _blind(here), judge)
+    column_means = {key: means[n] for key, n in names.items()}
+    return Column(run, metric, names, column_means, controls, verdicts, _blind(here), judge)
 
 
 def _pairs(judge: Controls, names: Sequence[str]) -> dict[tuple[str, str], Verdict]:
@@ -96,10 +96,10 @@ def turned(verdict: Verdict) -> Verdict:
 
 def _blind(verdicts: Mapping[tuple[str, str], Verdict]) -> str:
     """Why nothing can be told: all pairs that have enough prompts are such of which the controls say so."""
-    tested = [verdict for (a, b), verdict in verdicts.items() if a != b and verdict.p is not None]
-    if not tested or any(verdict.word != "cannot tell" for verdict in tested):
+    verdicts_tested = [verdict for (a, b), verdict in verdicts.items() if a != b and verdict.p is not None]
+    if not verdicts_tested or any(verdict.word != "cannot tell" for verdict in verdicts_tested):
         return ""
-    return "; ".join(dict.fromkeys(verdict.reason for verdict in tested))
+    return "; ".join(dict.fromkeys(verdict.reason for verdict in verdicts_tested))
 
 
 def answering(

@@ -49,19 +49,19 @@ def costs_of(runs: Sequence[Finished], identities: Sequence[str]) -> dict[str, d
 
 def _measured(run: Finished) -> dict[str, dict[str, Interval]]:
     """The costs that a run has measured, by composition."""
-    measured: dict[str, dict[str, Interval]] = {}
+    intervals: dict[str, dict[str, Interval]] = {}
     for kind, (name, _, _) in COSTS.items():
         metric, scale = run.plan.metric(name), _scale(run) if kind == "ms" else 1.0
         if metric is None or scale is None:
             continue
         cubes = run.cubes(name)
         means = {key: mean_of(run.plan, metric, over_axis(cubes[n])[0]) for key, n in run.strategies.items()}
-        measured[kind] = {
+        intervals[kind] = {
             key: Interval(mean.mean * scale, mean.low * scale, mean.high * scale, mean.n)
             for key, mean in means.items()
             if mean
         }
-    return measured
+    return intervals
 
 
 def _scale(run: Finished) -> float | None:

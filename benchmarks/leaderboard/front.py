@@ -20,9 +20,9 @@ def dominates(a: str, b: str, columns: Mapping[str, Column], costs: Mapping[str,
     Who was not tried where b was does not dominate it: b may be there for just that. Uses of which the model cannot tell
     anything count for neither side. Without any other, or with a cache whose bytes are not known, nobody dominates.
     """
-    asked = [column for column in columns.values() if b in column.means and not column.blind]
+    columns_of_b = [column for column in columns.values() if b in column.means and not column.blind]
     bytes_held = cheaper(costs[a], costs[b])
-    if not asked or bytes_held is None or bytes_held < 0:
+    if not columns_of_b or bytes_held is None or bytes_held < 0:
         return False
-    words = {verdict.word if (verdict := column.verdicts.get((a, b))) else "inconclusive" for column in asked}
+    words = {verdict.word if (verdict := column.verdicts.get((a, b))) else "inconclusive" for column in columns_of_b}
     return words <= {"better", "equivalent"} and ("better" in words or bytes_held > 0)

@@ -28,8 +28,8 @@ def composition(data: Mapping[str, Any], spec: Spec | None) -> str:
     and a cut, as `cut=20/1` and a cut that is left out do. A rule that is not at hand goes by its JSON form.
     """
     text = json.dumps(data, sort_keys=True)
-    decided = _decisions(text, spec, None) if spec is not None else ""
-    return _hash(data["switch"]["kind"], decided) if decided else text
+    decisions = _decisions(text, spec, None) if spec is not None else ""
+    return _hash(data["switch"]["kind"], decisions) if decisions else text
 
 
 def alike(a: Mapping[str, Any], b: Mapping[str, Any], spec: Spec | None, timings: frozenset[Timing]) -> bool:

@@ -39,9 +39,9 @@ class Line:
     picks: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        named = ", ".join(f"{name} ({numbers})" for name, numbers in self.picks)
+        picks = ", ".join(f"{name} ({numbers})" for name, numbers in self.picks)
         aside = f" ({self.says})" if self.says and self.picks else ""
-        return f"For {self.where}{aside}: {named or self.says}."
+        return f"For {self.where}{aside}: {picks or self.says}."
 
 
 def lines_of(section: Section) -> list[Line]:
@@ -61,13 +61,13 @@ def _line(use: str, section: Section) -> Line:
     rows = {row.identity: row for row in section.rows if use in row.cells}
     best = column.unbeaten(None if beside is None else beside.unbeaten(rows))
     apart = _apart(column, [row for key, row in rows.items() if key in best])
-    picked = sorted(apart, key=_price)
+    picks = sorted(apart, key=_price)
     where = f"{WHERE[use]} {KEPT}" if beside else WHERE[use]
     return Line(
         use,
         where,
-        _says(column, len(set(column.names.values())), len(picked)),
-        tuple((row.name, _numbers(row, column, beside, apart[row])) for row in picked),
+        _says(column, len(set(column.names.values())), len(picks)),
+        tuple((row.name, _numbers(row, column, beside, apart[row])) for row in picks),
     )
 
 
@@ -88,10 +88,10 @@ def _price(row: Row) -> float:
 
 def _numbers(row: Row, column: Column, beside: Column | None, others: int) -> str:
     """A strategy's metric, what must not suffer, what it costs, and how many others have the same rollouts there."""
-    parts = [_measure(measured, row.identity) for measured in (column, beside) if measured]
+    parts = [_measure(part, row.identity) for part in (column, beside) if part]
     cost = f"KV {figure(_price(row))} MiB" if "kv" in row.costs else "KV not measured"
-    same = f"; {others} other{'s do' if others > 1 else ' does'} the same there" if others else ""
-    return f"{', '.join(filter(None, parts))}; {cost}{same}"
+    aside = f"; {others} other{'s do' if others > 1 else ' does'} the same there" if others else ""
+    return f"{', '.join(filter(None, parts))}; {cost}{aside}"
 
 
 def _measure(column: Column, identity: str) -> str:

@@ -30,9 +30,9 @@ def named(runs: Sequence[Finished]) -> dict[str, Named]:
     for run in runs:
         for key, name in run.strategies.items():
             arm = run.plan.strategies[name]
-            known = strategies.get(key) or Named(preset_of(key, run.spec) or name, arm.text, arm.spec or {})
-            shorter = len(name) < len(known.name) and not preset_of(key, run.spec)
-            strategies[key] = replace(known, name=name) if shorter else known
+            before = strategies.get(key) or Named(preset_of(key, run.spec) or name, arm.text, arm.spec or {})
+            shorter = len(name) < len(before.name) and not preset_of(key, run.spec)
+            strategies[key] = replace(before, name=name) if shorter else before
     counts = Counter(strategy.name for strategy in strategies.values())
     return {
         key: replace(strategy, name=f"{strategy.name} ({strategy.text})") if counts[strategy.name] > 1 else strategy

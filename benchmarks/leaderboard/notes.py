@@ -14,7 +14,7 @@ __all__ = ["loads", "notes_of", "unfinished"]
 def notes_of(
     runs: Sequence[Finished],
     columns: Mapping[str, Column],
-    passed: Mapping[str, Sequence[Finished]],
+    alternatives: Mapping[str, Sequence[Finished]],
     baseline: str,
     identity: str,
 ) -> list[str]:
@@ -25,7 +25,7 @@ def notes_of(
         *(
             f"{use} is also answered by {_list([run.folder.name for run in others])}, which has fewer strategies or rollouts, "
             f"or comes later, than {columns[use].run.folder.name}."
-            for use, others in passed.items()
+            for use, others in alternatives.items()
         ),
         *_changing(runs),
         *loads(runs),

@@ -61,11 +61,11 @@ class Finished:
     @cached_property
     def strategies(self) -> dict[str, str]:
         """Name here by composition, controls and compositions that change along the axis left out."""
-        named: dict[str, str] = {}
+        names: dict[str, str] = {}
         for name, arm in self.plan.strategies.items():
             if not arm.role and not arm.changes and arm.spec is not None:
-                named.setdefault(composition(arm.spec, self.spec), name)
-        return named
+                names.setdefault(composition(arm.spec, self.spec), name)
+        return names
 
     @cached_property
     def specs(self) -> dict[str, dict[str, Any]]:
@@ -76,10 +76,10 @@ class Finished:
         """Name here of each of these compositions, or that of the strategy whose rollouts it would have here."""
         names = dict(self.strategies)
         for key, data in specs.items():
-            same = (own for own, spec in self.specs.items() if alike(data, spec, self.spec, self.timings))
-            own = key if key in names else next(same, None)
-            if own is not None:
-                names[key] = self.strategies[own]
+            twins = (twin for twin, spec in self.specs.items() if alike(data, spec, self.spec, self.timings))
+            twin = key if key in names else next(twins, None)
+            if twin is not None:
+                names[key] = self.strategies[twin]
         return names
 
     @cached_property

@@ -63,12 +63,12 @@ def _of(
     return Metric(name or function.__name__, function, unit, better, about, source, needs, matters)  # type: ignore[arg-type]
 
 
-def _of_world(kind: str, name: str, unit: str = "share", called: str = "") -> Metric:
+def _of_world(kind: str, name: str, unit: str = "share", label: str = "") -> Metric:
     """A metric of one property or group of a world, `KIND@NAME` unless it is called otherwise."""
     make = world.OF_PROPERTY[kind]
     better: Better = "higher" if kind in ("right", "recall", "new") else "lower"
     return replace(
-        _of(make(name), unit, better, "world", name=called or f"{kind}@{name}"), about=f"{name}: {_about(make)}"
+        _of(make(name), unit, better, "world", name=label or f"{kind}@{name}"), about=f"{name}: {_about(make)}"
     )
 
 
@@ -115,16 +115,16 @@ def metric(name: str) -> Metric:
     kind, at, extractor = base.partition("@")
     if at and kind in OF_FEATURES and base not in METRICS:
         check_extractor(extractor)
-        found = _of_features(kind, extractor)
+        entry = _of_features(kind, extractor)
     elif at and kind in world.OF_PROPERTY and base not in METRICS:
-        found = _of_property(kind, extractor)
+        entry = _of_property(kind, extractor)
     else:
-        found = find("metrics", base)
-        if not isinstance(found, Metric):
-            raise SpecError(f"the metric {base!r} is no rollout.benchmarks.metrics.Metric but {found!r}.")
+        entry = find("metrics", base)
+        if not isinstance(entry, Metric):
+            raise SpecError(f"the metric {base!r} is no rollout.benchmarks.metrics.Metric but {entry!r}.")
     if not colon:
-        return found
-    return replace(found, name=f"{found.name}:{span}", measure=until(found, int(span)), uses=found.modules)
+        return entry
+    return replace(entry, name=f"{entry.name}:{span}", measure=until(entry, int(span)), uses=entry.modules)
 
 
 def _of_property(kind: str, name: str) -> Metric:
@@ -132,6 +132,6 @@ def _of_property(kind: str, name: str) -> Metric:
     worlds = [entry.world for entry in (find("backends", backend) for backend in names("backends"))]
     for place in worlds:
         if place is not None and (name in place.properties or name in place.groups):
-            described = place.properties.get(name)
-            return _of_world(kind, name, "share" if described is None or kind != "error" else described.unit)
+            world_property = place.properties.get(name)
+            return _of_world(kind, name, "share" if world_property is None or kind != "error" else world_property.unit)
     raise SpecError(f"no backend's world has the property {name!r}, so there is no metric '{kind}@{name}'.")

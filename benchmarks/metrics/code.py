@@ -29,10 +29,10 @@ def digest(modules: Iterable[str]) -> str:
         if name not in sources and path is not None:
             sources[name] = path.read_bytes()
             waiting += [other for other in _imported(sources[name]) if other.startswith(FOLLOWED)]
-    whole = sha256()
+    total = sha256()
     for name, text in sorted(sources.items()):
-        whole.update(f"{name} {len(text)} ".encode() + text)
-    return whole.hexdigest()[:16]
+        total.update(f"{name} {len(text)} ".encode() + text)
+    return total.hexdigest()[:16]
 
 
 def worlds() -> tuple[str, ...]:

@@ -34,14 +34,14 @@ def generated(sample: Sample) -> Generated | None:
     record = sample.record
     if record is None or sample.spec is None or not record.generated_blocks:
         return None
-    costs, encoded, seconds = record.costs, record.costs.encoded, record.timings.get("generate_seconds")
-    assert encoded is not None
+    costs, without, seconds = record.costs, record.costs.encoded, record.timings.get("generate_seconds")
+    assert without is not None
     return Generated(
         record.generated_blocks,
         record.generated_frames(sample.spec) or 0,
-        (costs.forwards or 0) - encoded.forwards,
-        (costs.rotated_bytes or 0) - encoded.rotated_bytes,
-        None if seconds is None else seconds - encoded.seconds,
+        (costs.forwards or 0) - without.forwards,
+        (costs.rotated_bytes or 0) - without.rotated_bytes,
+        None if seconds is None else seconds - without.seconds,
     )
 
 
@@ -67,8 +67,8 @@ def bytes_held(sample: Sample) -> Score | None:
 
     The copies are the raw keys of sinks and of frames that are dated anew, and a memory's keys and values in float32.
     """
-    held = sample.record.costs.held_bytes if sample.record else None
-    return None if held is None else Score(held / MIB)
+    most = sample.record.costs.held_bytes if sample.record else None
+    return None if most is None else Score(most / MIB)
 
 
 def bytes_rotated(sample: Sample) -> Score | None:

@@ -45,11 +45,11 @@ def over_changes(sample: Sample, *, old: bool = False) -> dict[Block, int]:
     A change that is followed by another event, or by the end, before 15 windows have begun is not in it.
     """
     present, reactions = facts(sample), {}
-    asked = present.asked("action")
+    labels = present.asked("action")
     for block in present.changes("action"):
         windows = _windows(present, block)
         if windows is not None:
-            shows = windows != asked[block.start - 1] if old else windows == asked[block.start]
+            shows = windows != labels[block.start - 1] if old else windows == labels[block.start]
             reactions[block] = _first(shows)
     return reactions
 
@@ -63,9 +63,9 @@ def reaction(sample: Sample) -> Score | None:
 def reacted(sample: Sample) -> Score | None:
     """The share of prompt changes that show within 15 latent frames."""
     present = facts(sample)
-    asked = present.asked("action")
-    windows = [(_windows(present, b), asked[b.start]) for b in present.changes("action")]
-    shows = [float((seen == wanted).any()) for seen, wanted in windows if seen is not None]
+    labels = present.asked("action")
+    windows = [(_windows(present, b), labels[b.start]) for b in present.changes("action")]
+    shows = [float((window == label).any()) for window, label in windows if window is not None]
     return Score(mean(shows)) if shows else None
 
 
@@ -78,11 +78,11 @@ def letting_go(sample: Sample) -> Score | None:
 def scene_changed(sample: Sample) -> Score | None:
     """Frames after a cut's block whose background is not the one before the cut."""
     present, shares = facts(sample), []
-    seen, visible = present.seen.values["background"], present.truth.visible["background"]
+    labels, visible = present.seen.values["background"], present.truth.visible["background"]
     for block in present.cuts:
-        before = seen[: block.start][visible[: block.start]]
+        before = labels[: block.start][visible[: block.start]]
         rows = slice(block.end, present.until(block, "action"))
-        after = seen[rows][visible[rows]]
+        after = labels[rows][visible[rows]]
         if len(after) and len(before):
             shares.append((after != before[-1]).float().mean().item())
     return Score(mean(shares)) if shares else None
@@ -93,10 +93,10 @@ def _under_cuts(sample: Sample, name: str) -> Score | None:
     present, shares = facts(sample), []
     errors = present.errors(name)
     for block in present.cuts:
-        shown = errors[block.end : present.until(block, "action")]
-        shown = shown[~shown.isnan()]
-        if len(shown):
-            shares.append(1 - shown.mean().item())
+        stretch = errors[block.end : present.until(block, "action")]
+        stretch = stretch[~stretch.isnan()]
+        if len(stretch):
+            shares.append(1 - stretch.mean().item())
     return Score(mean(shares)) if shares else None
 
 

@@ -66,8 +66,8 @@ class Facts:
             return (name,)
         if name in self.world.groups:
             return self.world.groups[name]
-        listed = ", ".join((*self.world.properties, *self.world.groups))
-        raise SpecError(f"this world has no property {name!r}. It has {listed}.")
+        names = ", ".join((*self.world.properties, *self.world.groups))
+        raise SpecError(f"this world has no property {name!r}. It has {names}.")
 
     def expected(self, name: str) -> tuple[Tensor, Tensor]:
         """The values that a property should have (F, ...), and where that is determined and visible (F,)."""
@@ -79,26 +79,26 @@ class Facts:
         return torch.stack(parts).amax(0) if len(parts) > 1 else parts[0]
 
     def _errors(self, name: str) -> Tensor:
-        true, judged = self.expected(name)
+        true, mask = self.expected(name)
         error = self.world.error(name, self.seen, true).float()
         span = self.world.properties[name].span
-        return error.masked_fill(~(judged & self.steady(span)), torch.nan)
+        return error.masked_fill(~(mask & self.steady(span)), torch.nan)
 
     def steady(self, span: int) -> Tensor:
         """(F,) frames whose `span` frames around them lie under one prompt; at both ends the nearest whole window."""
         steady = torch.ones(self.frames, dtype=torch.bool)
         if 1 < span <= self.frames:
             near = self.shot.unfold(0, span, 1)
-            whole = (near == near[:, :1]).all(1)
+            constant = (near == near[:, :1]).all(1)
             half = span // 2
-            steady[half : half + len(near)] = whole
+            steady[half : half + len(near)] = constant
         return steady
 
     def hidden_before(self, name: str) -> Tensor:
         """(F,) frames that show a property again after generated frames that did not."""
         visible = self.truth.visible[name]
-        generated = torch.arange(self.frames) >= self.begin
-        return visible & ((~visible & generated).int().cumsum(0) > 0)
+        mask = torch.arange(self.frames) >= self.begin
+        return visible & ((~visible & mask).int().cumsum(0) > 0)
 
 
 def facts(sample: Sample) -> Facts:
@@ -126,11 +126,11 @@ def _facts(sample: Sample) -> Facts:
     record = sample.record
     true_start = record is not None and isinstance(record.prefix, PrefixRecord) and bool(record.prefix.blocks)
     begin = sample.given * blocks[0].frames
-    seen = world.track(np.stack(list(sample.frames())))
-    start = None if true_start else _start(world, seen, slice(begin, begin + blocks[0].frames))
+    readings = world.track(np.stack(list(sample.frames())))
+    start = None if true_start else _start(world, readings, slice(begin, begin + blocks[0].frames))
     return Facts(
         world=world,
-        seen=seen,
+        seen=readings,
         truth=world.truth(acts(blocks, sample.prompts), 0 if record is None else record.seed, start),
         true_start=true_start,
         blocks=blocks,
@@ -140,12 +140,12 @@ def _facts(sample: Sample) -> Facts:
     )
 
 
-def _start(world: World, seen: Seen, frames: slice) -> dict[str, int]:
+def _start(world: World, readings: Seen, frames: slice) -> dict[str, int]:
     """What most of some frames show, by property: only labels that can be read."""
     labels = {}
-    for name, described in world.properties.items():
-        shown = seen.values[name][frames]
-        shown = shown[shown >= 0] if described.unit == "share" else shown[:0]
-        if len(shown):
-            labels[name] = int(shown.mode().values)
+    for name, prop in world.properties.items():
+        labels_read = readings.values[name][frames]
+        labels_read = labels_read[labels_read >= 0] if prop.unit == "share" else labels_read[:0]
+        if len(labels_read):
+            labels[name] = int(labels_read.mode().values)
     return labels

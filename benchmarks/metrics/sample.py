@@ -186,5 +186,5 @@ def _own_size(frame: Frames, size: tuple[int, int]) -> Frames:
 
 def mean(values: Iterable[float]) -> float | None:
     """The mean of some numbers, None of none."""
-    found = list(values)
-    return sum(found) / len(found) if found else None
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else None

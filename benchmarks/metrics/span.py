@@ -12,16 +12,16 @@ SPAN = 15
 """Latent frames that a metric's `:N` form looks at."""
 
 
-def until(whole: Metric, end: int) -> Callable[[Sample], Score | None]:
+def until(base: Metric, end: int) -> Callable[[Sample], Score | None]:
     """A metric over the 15 latent frames before frame `end`: the mean of its curve there."""
 
     def measure(sample: Sample) -> Score | None:
-        score = whole.measure(sample)
+        score = base.measure(sample)
         if score is None:
             return None
         if score.curve is None:
             raise SpecError(
-                f"the metric {whole.name!r} has no curve over time, so ':{end}' means nothing. Leave it out."
+                f"the metric {base.name!r} has no curve over time, so ':{end}' means nothing. Leave it out."
             )
         low, high = float(end - SPAN), float(end)
         if score.curve.unit == "s":

@@ -19,12 +19,12 @@ def consistency_from_truth(extractor: str) -> Callable[[Sample], Score | None]:
     consistency = video.consistency(extractor)
 
     def measure(sample: Sample) -> Score | None:
-        own, true = consistency(sample), consistency(_true(sample))
-        if own is None or true is None or own.value is None or true.value is None or own.curve is None:
+        score, true = consistency(sample), consistency(_true(sample))
+        if score is None or true is None or score.value is None or true.value is None or score.curve is None:
             return None
-        pairs = zip(own.curve.y, true.curve.y if true.curve is not None else (), strict=True)
+        pairs = zip(score.curve.y, true.curve.y if true.curve is not None else (), strict=True)
         gaps = [None if a is None or b is None else a - b for a, b in pairs]
-        return Score(own.value - true.value, Curve(own.curve.x, gaps, own.curve.unit))
+        return Score(score.value - true.value, Curve(score.curve.x, gaps, score.curve.unit))
 
     return measure
 

@@ -94,9 +94,9 @@ def _came_back(name: str, choose: Callable[[Tensor, Tensor], Tensor]) -> Measure
             newest = torch.maximum(newest, present.world.error(part, present.seen, last).float())
             oldest = torch.maximum(oldest, present.world.error(part, present.seen, first).float())
             differ |= last != first
-        judged = ~newest.isnan() & ~oldest.isnan() & differ
-        chosen = choose(newest == 0, oldest == 0).float()
-        score = _over(present, _again(present, chosen.masked_fill(~judged, torch.nan), name))
+        mask = ~newest.isnan() & ~oldest.isnan() & differ
+        matches = choose(newest == 0, oldest == 0).float()
+        score = _over(present, _again(present, matches.masked_fill(~mask, torch.nan), name))
         return None if score.value is None else score
 
     return measure
@@ -111,9 +111,9 @@ def _last_seen(present: Facts, name: str) -> Tensor:
         return values
     visible = truth.visible[name] & unknown
     hidden_yet = (~truth.visible[name] & unknown).int().cumsum(0) > 0
-    shown = present.seen.values[name][visible & ~hidden_yet]
-    shown = shown[shown >= 0]
-    values[unknown] = int(shown.mode().values) if len(shown) else -1
+    labels = present.seen.values[name][visible & ~hidden_yet]
+    labels = labels[labels >= 0]
+    values[unknown] = int(labels.mode().values) if len(labels) else -1
     return values
 
 
@@ -129,9 +129,9 @@ def moved(sample: Sample) -> Score | None:
     errors = present.errors("mark")
     for block in present.changes("mark"):
         if "mark" in present.named[block.prompt]:
-            shown = errors[block.start : block.end]
-            shown = shown[~shown.isnan()]
-            shares += [1 - float(shown[-1])] if len(shown) else []
+            stretch = errors[block.start : block.end]
+            stretch = stretch[~stretch.isnan()]
+            shares += [1 - float(stretch[-1])] if len(stretch) else []
     return Score(mean(shares)) if shares else None
 
 
@@ -143,8 +143,8 @@ def slip(sample: Sample) -> Score | None:
     off = present.errors("position")
     jumps = (off[1:] - off[:-1]).abs() > SLIP  # false beside NaN
     frames = (jumps.nonzero() + 1).flatten()
-    judged = int((~off.isnan()).sum())
-    return Score(float(frames[0]) if len(frames) else float(judged)) if judged else None
+    frame_count = int((~off.isnan()).sum())
+    return Score(float(frames[0]) if len(frames) else float(frame_count)) if frame_count else None
 
 
 def seam_motion(sample: Sample) -> Score | None:

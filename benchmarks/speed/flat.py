@@ -74,18 +74,18 @@ def flat(
     run, results = _start(backend, strategy, prompt, blocks, folder, every)
     count = max(1, blocks // points)
     times: list[float] = []
-    shown: list[Tensor] = []
+    videos: list[Tensor] = []
     begun = time.perf_counter()
     for result in results:
         times.append(time.perf_counter() - begun)
         if folder is not None:
-            shown.append(result.latents[0])
+            videos.append(result.latents[0])
         if len(times) == count:
             end = result.block.end
-            drift = _drift(backend, prompt, end, shown) if shown else None
+            drift = _drift(backend, prompt, end, videos) if videos else None
             ms = 1000 * statistics.median(times)
             yield Point(end, ms, resident(), run.cache.bytes, run.cache.extra_bytes, drift)
-            times, shown = [], []
+            times, videos = [], []
         begun = time.perf_counter()
 
 
@@ -107,9 +107,9 @@ def _drift(backend: Backend, prompt: str, end: int, latents: Sequence[Tensor]) -
     assert backend.world is not None
     video = backend.decoder().push(torch.cat(list(latents))).numpy()
     truth = backend.world.truth((Act(prompt, end),), 0)
-    seen, stretch = backend.world.track(video), slice(end - len(video), end)
+    readings, stretch = backend.world.track(video), slice(end - len(video), end)
     names = ("position", "colour", "shape", "action")
-    off, *wrong = (backend.world.error(name, seen, truth.values[name][stretch]).float() for name in names)
+    off, *wrong = (backend.world.error(name, readings, truth.values[name][stretch]).float() for name in names)
     colour, shape, action = wrong
     identity = 1 - torch.maximum(colour, shape).mean()
     return Drift(float(off.mean()), float(identity), float(1 - action.mean()))

@@ -74,9 +74,9 @@ class Ours:
         for part, placement in chunks(
             self.strategy, step.switch.slots, step.replay, self.spec.block, reach(self.strategy, self.spec)
         ):
-            admitted = [next(slots) for _ in part]
-            self._pass(self.cache.writer(placement, admitted), len(part))
-            self.cache.commit(admitted)
+            members = [next(slots) for _ in part]
+            self._pass(self.cache.writer(placement, members), len(part))
+            self.cache.commit(members)
             count += 1
         return count
 

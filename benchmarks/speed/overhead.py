@@ -84,8 +84,8 @@ def attention_ms(window: int, spec: Spec, dtype: torch.dtype, device: torch.devi
         torch.randn(1, HEADS, frames * spec.tokens, spec.head_dim, device=device).to(dtype)
         for frames in (spec.block, window, window)
     )
-    found = [_timed(lambda: F.scaled_dot_product_attention(q, k, v), device) for _ in range(2)]
-    return min(found) * spec.heads / HEADS
+    times = [_timed(lambda: F.scaled_dot_product_attention(q, k, v), device) for _ in range(2)]
+    return min(times) * spec.heads / HEADS
 
 
 @torch.no_grad()

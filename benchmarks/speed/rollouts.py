@@ -103,8 +103,8 @@ class CountSyncs(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Every operator passes here."""
         name = str(func)
         copies = "_to_copy" in name and torch.device((kwargs or {}).get("device") or "meta").type == "cpu"
-        moved = copies and isinstance(args[0], Tensor) and args[0].device.type != "cpu"
-        self.count += moved or name.startswith(HOST_SYNCS)
+        crosses = copies and isinstance(args[0], Tensor) and args[0].device.type != "cpu"
+        self.count += crosses or name.startswith(HOST_SYNCS)
         return func(*args, **(kwargs or {}))
 
 
@@ -141,12 +141,12 @@ def measure(backend: Backend, name: str, strategy: Strategy, prompt: str, *, blo
         peak = torch.cuda.max_memory_allocated(backend.device) / 2**20
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    each = 1000 * plain.seconds["blocks"] / blocks
+    block_ms = 1000 * plain.seconds["blocks"] / blocks
     return Row(
         strategy=name,
         window=strategy.policy.window,
-        frames_per_second=1000 * spec.block * spec.stride / each,
-        block=each,
+        frames_per_second=1000 * spec.block * spec.stride / block_ms,
+        block=block_ms,
         model=ms["passes"] - ms["attend"],
         attention=ms["attention"],
         cache=ms["attend"] - ms["attention"] + ms["blocks"] - ms["passes"],

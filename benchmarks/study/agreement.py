@@ -13,18 +13,18 @@ def ordinal_alpha(ratings: NDArray[np.float64]) -> tuple[float | None, str]:
     Krippendorff's Alpha-Reliability, https://repository.upenn.edu/asc_papers/43); two ranks differ by the squared number
     of ratings between their middles.
     """
-    counted = ratings[:, np.isfinite(ratings).sum(0) >= 2]
-    if counted.size == 0:
+    pairable = ratings[:, np.isfinite(ratings).sum(0) >= 2]
+    if pairable.size == 0:
         return None, "no video was rated by two raters"
-    values = np.unique(counted[np.isfinite(counted)])
+    values = np.unique(pairable[np.isfinite(pairable)])
     if len(values) == 1:
         return None, f"everyone always answered {values[0]:g}"
-    counts = (counted.T[:, :, None] == values).sum(1).astype(np.float64)
-    each = counts.sum(1)
+    counts = (pairable.T[:, :, None] == values).sum(1).astype(np.float64)
+    unit_counts = counts.sum(1)
     together = np.einsum("uc,uk->uck", counts, counts) - np.einsum("uc,ck->uck", counts, np.eye(len(values)))
-    coincide = (together / (each - 1)[:, None, None]).sum(0)
+    coincide = (together / (unit_counts - 1)[:, None, None]).sum(0)
     totals = coincide.sum(0)
     ranks = np.cumsum(totals) - totals / 2
     apart = (ranks[:, None] - ranks) ** 2
-    expected = (np.outer(totals, totals) * apart).sum() / (totals.sum() - 1)
-    return float(1 - (coincide * apart).sum() / expected), ""
+    by_chance = (np.outer(totals, totals) * apart).sum() / (totals.sum() - 1)
+    return float(1 - (coincide * apart).sum() / by_chance), ""

@@ -67,16 +67,16 @@ def read_key(path: Path) -> Key:
     try:
         data = _object(_json(file), KEY, "a study's key.json")
         kinds = _get(data, "questions", dict)
-        questions = {kind: {_get(q, "name", str): _get(q, "text", str) for q in asked} for kind, asked in kinds.items()}
+        questions = {kind: {_get(q, "name", str): _get(q, "text", str) for q in items} for kind, items in kinds.items()}
         videos = {name: _get(video, "strategy", str) for name, video in _get(data, "videos", dict).items()}
         pairs = [
             Shown(_get(p, "a", str), _get(p, "b", str), _get(p, "questions", str), _get(p, "scene", int))
             for p in _get(data, "pairs", list)
         ]
         repeats = _get(data, "repeats", int)
-        known = all(p.a in videos and p.b in videos and p.questions in questions for p in pairs)
+        complete = all(p.a in videos and p.b in videos and p.questions in questions for p in pairs)
         if (
-            not known
+            not complete
             or not 0 <= repeats <= len(pairs)
             or {p.scene for p in pairs} - set(range(len(pairs)))
             or not pairs
@@ -94,15 +94,15 @@ def read_answers(paths: Sequence[Path], key: Key) -> list[Rater]:
     raters: dict[str, tuple[Path, Rater]] = {}
     for path in paths:
         try:
-            found = _rater(_json(path), key)
+            rater_read = _rater(_json(path), key)
         except _Wrong as error:
             raise OutputError(f"{path}: {error}. Leave the file out, or ask for it again.") from error
-        for other, known in raters.values():
-            if known.name.casefold() == found.name.casefold():
-                raise OutputError(f"{path} and {other} are both of the rater {found.name!r}. Leave one out.")
-            if known.seed == found.seed:
+        for other, earlier in raters.values():
+            if earlier.name.casefold() == rater_read.name.casefold():
+                raise OutputError(f"{path} and {other} are both of the rater {rater_read.name!r}. Leave one out.")
+            if earlier.seed == rater_read.seed:
                 raise OutputError(f"{path} and {other} have the same seed: one is a copy of the other. Leave it out.")
-        raters[found.name] = path, found
+        raters[rater_read.name] = path, rater_read
     return [rater for _, rater in raters.values()]
 
 
@@ -139,11 +139,11 @@ def _rater(data: Any, key: Key) -> Rater:
         raise _Wrong("its rater has no name")
     if not 0 < seed < SEEDS:
         raise _Wrong(f"its seed is {str(seed)[:20]}, not within 1 and {SEEDS - 1}")
-    order, given = showings(len(key.pairs), key.repeats, seed), _get(data, "showings", list)
-    if len(given) != len(order):
-        raise _Wrong(f"it has {len(given)} showings and the study has {len(order)}")
+    order, shown_order = showings(len(key.pairs), key.repeats, seed), _get(data, "showings", list)
+    if len(shown_order) != len(order):
+        raise _Wrong(f"it has {len(shown_order)} showings and the study has {len(order)}")
     return Rater(
-        name, seed, tuple(_answer(one, n, s, key) for n, (one, s) in enumerate(zip(given, order, strict=True), 1))
+        name, seed, tuple(_answer(one, n, s, key) for n, (one, s) in enumerate(zip(shown_order, order, strict=True), 1))
     )
 
 
@@ -155,12 +155,12 @@ def _answer(data: Any, number: int, showing: Showing, key: Key) -> Answer:
             raise _Wrong("its videos are not in the key")
         if sides != ((pair.b, pair.a) if showing.swapped else (pair.a, pair.b)):
             raise _Wrong("its videos are not those that its seed draws here")
-        ratings, asked = _get(data, "ratings", dict), key.questions[pair.questions]
-        if set(ratings) != set(asked):
+        ratings, questions = _get(data, "ratings", dict), key.questions[pair.questions]
+        if set(ratings) != set(questions):
             raise _Wrong(
-                f"it answers {', '.join(sorted(ratings)) or 'nothing'}, and is asked {', '.join(sorted(asked))}"
+                f"it answers {', '.join(sorted(ratings)) or 'nothing'}, and is asked {', '.join(sorted(questions))}"
             )
-        both = {name: (_rating(ratings[name], "left"), _rating(ratings[name], "right")) for name in asked}
+        both = {name: (_rating(ratings[name], "left"), _rating(ratings[name], "right")) for name in questions}
         preference, seconds = _get(data, "preference", str), _get(data, "seconds", int)
         if preference not in PREFERENCES:
             raise _Wrong(f"its 'preference' is {preference[:20]!r}, not one of {', '.join(PREFERENCES)}")
@@ -169,8 +169,8 @@ def _answer(data: Any, number: int, showing: Showing, key: Key) -> Answer:
     except _Wrong as error:
         raise _Wrong(f"showing {number}: {error}") from error
     toward_a = {"left": 1, "right": -1, "same": 0}[preference] * (-1 if showing.swapped else 1)
-    ordered = {name: values[::-1] if showing.swapped else values for name, values in both.items()}
-    return Answer(showing, ordered, toward_a, seconds)
+    by_side = {name: values[::-1] if showing.swapped else values for name, values in both.items()}
+    return Answer(showing, by_side, toward_a, seconds)
 
 
 def _rating(data: Any, side: str) -> int:

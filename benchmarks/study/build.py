@@ -50,10 +50,10 @@ def build_study(
     """Write OUT/page/index.html with its videos under meaningless names, and OUT/key.json. Raises RolloutError."""
     clips, notes = find_clips(runs)
     possible, more = find_pairs(clips, questions)
-    chosen = choose(possible, pairs, seed)
-    again = min(repeats, len(chosen))
-    names = _names(chosen, seed)
-    data = _data(chosen, again, names)
+    selection = choose(possible, pairs, seed)
+    again = min(repeats, len(selection))
+    names = _names(selection, seed)
+    data = _data(selection, again, names)
     if out.is_dir() and any(out.iterdir()):
         raise OutputError(
             f"the folder {out} is not empty, and a study's key is never overwritten. Choose another --out."
@@ -64,10 +64,12 @@ def build_study(
         for clip, name in sorted(names.items(), key=lambda pair: pair[1]):
             bare_video(clip.video, page / "videos" / f"{name}.mp4")
         write_text(page / "index.html", _page(data))
-        write_text(out / "key.json", json.dumps(_key(chosen, names, data, seed), indent=1, ensure_ascii=False) + "\n")
-    seconds = sum(_length(pair) for pair in chosen) * (1 + again / len(chosen))
+        write_text(
+            out / "key.json", json.dumps(_key(selection, names, data, seed), indent=1, ensure_ascii=False) + "\n"
+        )
+    seconds = sum(_length(pair) for pair in selection) * (1 + again / len(selection))
     return Built(
-        out / "page" / "index.html", out / "key.json", len(chosen), again, len(possible), seconds, (*notes, *more)
+        out / "page" / "index.html", out / "key.json", len(selection), again, len(possible), seconds, (*notes, *more)
     )
 
 
@@ -126,8 +128,8 @@ def _key(pairs: Sequence[Pair], names: Mapping[Clip, str], data: Mapping[str, An
         "seed": seed,
         **data,
         "pairs": [
-            {key: shown[key] for key in ("a", "b", "questions")} | {"scene": scenes.index(pair.a.scene)}
-            for pair, shown in zip(pairs, data["pairs"], strict=True)
+            {key: entry[key] for key in ("a", "b", "questions")} | {"scene": scenes.index(pair.a.scene)}
+            for pair, entry in zip(pairs, data["pairs"], strict=True)
         ],
         "videos": {
             name: {
@@ -163,9 +165,9 @@ def bare_video(source: Path, target: Path) -> None:
             note = NOTES.get(stream.codec_context.name)
             strip = av.bitstream.BitStreamFilterContext(note, stream) if note else None
             for packet in file.demux(stream):
-                for kept in strip.filter(packet if packet.size else None) if strip else [packet] * bool(packet.size):
-                    kept.stream = bare
-                    copy.mux_one(kept)
+                for piece in strip.filter(packet if packet.size else None) if strip else [packet] * bool(packet.size):
+                    piece.stream = bare
+                    copy.mux_one(piece)
         os.utime(target, (WHEN, WHEN))
     except (OSError, av.FFmpegError, IndexError) as error:
         raise OutputError(f"{source} cannot be copied to {target}: {error}. Is it a whole video?") from error

@@ -58,10 +58,10 @@ def find_clips(runs: Sequence[Path]) -> tuple[list[Clip], list[str]]:
     names: dict[str, str] = {}
     notes = []
     for run in {path.resolve(): path for path in runs}.values():
-        found = list(_clips(run))
-        if not found:
+        members = list(_clips(run))
+        if not members:
             raise OutputError(f"{run} has no finished video. Run its suite first.")
-        for folder, name, record in found:
+        for folder, name, record in members:
             clip = _clip(folder, name, record)
             clip = replace(clip, name=names.setdefault(clip.strategy, clip.name))
             other = clips.setdefault((clip.strategy, *clip.scene), clip)
@@ -113,9 +113,9 @@ def _clip(folder: Path, name: str | None, record: RunRecord) -> Clip:
         size(folder / "video.mp4"),
     )
     strategies = [record.strategy, *changes]
-    called = name or " then ".join(map(_name, strategies))
+    label = name or " then ".join(map(_name, strategies))
     data = [strategy.to_dict() for strategy in strategies]
-    return Clip(folder, called, _text(data if changes else data[0]), tuple(map(_text, scene)), record)
+    return Clip(folder, label, _text(data if changes else data[0]), tuple(map(_text, scene)), record)
 
 
 def _name(strategy: Strategy) -> str:
@@ -132,9 +132,9 @@ def find_pairs(clips: Sequence[Clip], questions: Kind | None) -> tuple[list[Pair
     scenes: dict[tuple[str, ...], list[Clip]] = {}
     for clip in clips:
         scenes.setdefault(clip.scene, []).append(clip)
-    alone = [some[0] for some in scenes.values() if len(some) == 1]
+    alone = [members[0] for members in scenes.values() if len(members) == 1]
     notes = [f"{clip.folder} is left out: {_lonely(clip, clips)}" for clip in alone]
-    pairs = [Pair(a, b, questions or _kind(a)) for some in scenes.values() for a, b in combinations(some, 2)]
+    pairs = [Pair(a, b, questions or _kind(a)) for members in scenes.values() for a, b in combinations(members, 2)]
     if not pairs:
         raise OutputError(
             f"there is nothing to compare: {_lonely(clips[0], clips)}. "
@@ -149,10 +149,11 @@ def _lonely(clip: Clip, clips: Sequence[Clip]) -> str:
     if not others:
         return f"all runs have the strategy {clip.name}"
     apart = [
-        (other, [what for what, x, y in zip(ELSE, clip.scene, other.scene, strict=True) if x != y]) for other in others
+        (other, [differences for differences, x, y in zip(ELSE, clip.scene, other.scene, strict=True) if x != y])
+        for other in others
     ]
-    other, what = min(apart, key=lambda each: len(each[1]))
-    return f"{clip.folder} and {other.folder} differ in {', '.join(what)}"
+    other, differences = min(apart, key=lambda each: len(each[1]))
+    return f"{clip.folder} and {other.folder} differ in {', '.join(differences)}"
 
 
 def _kind(clip: Clip) -> Kind:
@@ -161,11 +162,11 @@ def _kind(clip: Clip) -> Kind:
 
 def choose(pairs: Sequence[Pair], most: int, seed: int) -> list[Pair]:
     """At most `most` pairs in random order and sides: strategies meet equally often, and scenes come equally often."""
-    draw, used = Random(seed), Counter[Any]()
-    left, chosen = draw.sample(pairs, len(pairs)), list[Pair]()
-    while left and len(chosen) < most:
-        pair = min(left, key=lambda p: (used[frozenset((p.a.name, p.b.name))], used[p.a.scene]))
+    draw, counts = Random(seed), Counter[Any]()
+    left, selection = draw.sample(pairs, len(pairs)), list[Pair]()
+    while left and len(selection) < most:
+        pair = min(left, key=lambda p: (counts[frozenset((p.a.name, p.b.name))], counts[p.a.scene]))
         left.remove(pair)
-        used.update([frozenset((pair.a.name, pair.b.name)), pair.a.scene])
-        chosen.append(Pair(pair.b, pair.a, pair.questions) if draw.random() < 0.5 else pair)
-    return draw.sample(chosen, len(chosen))
+        counts.update([frozenset((pair.a.name, pair.b.name)), pair.a.scene])
+        selection.append(Pair(pair.b, pair.a, pair.questions) if draw.random() < 0.5 else pair)
+    return draw.sample(selection, len(selection))

@@ -23,8 +23,8 @@ LEAST = 6
 
 def score_study(answers: Sequence[Path], key: Path) -> dict[str, Any]:
     """Score answer files under a study's key. Raises OutputError."""
-    told = read_key(key)
-    return score(read_answers(answers, told), told)
+    key_data = read_key(key)
+    return score(read_answers(answers, key_data), key_data)
 
 
 def score(raters: Sequence[Rater], key: Key) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def score(raters: Sequence[Rater], key: Key) -> dict[str, Any]:
     units = {name: np.concatenate([grid[..., 0], grid[..., 1]], 1) for name, grid in ratings.items()}
     return {
         "study": key.study,
-        "questions": {name: text for asked in key.questions.values() for name, text in asked.items()},
+        "questions": {name: text for questions in key.questions.values() for name, text in questions.items()},
         "strategies": names,
         "means": {
             question: {name: _told(bootstrap.interval(_of(grid, sides, name)), few) for name in names}
@@ -56,7 +56,7 @@ def score(raters: Sequence[Rater], key: Key) -> dict[str, Any]:
 def _grids(raters: Sequence[Rater], key: Key) -> tuple[dict[str, NDArray[np.float64]], Grid]:
     """Ratings (raters, pairs, 2) of a and of b by question, and preferences, from the first showings."""
     shape = len(raters), len(key.pairs)
-    ratings = {name: np.full((*shape, 2), np.nan) for asked in key.questions.values() for name in asked}
+    ratings = {name: np.full((*shape, 2), np.nan) for questions in key.questions.values() for name in questions}
     preferences = np.full(shape, np.nan)
     for row, rater in enumerate(raters):
         for answer in rater.answers:
@@ -74,13 +74,13 @@ def _of(grid: NDArray[np.float64], sides: Sequence[tuple[str, str]], name: str) 
     return np.stack(columns, 1)
 
 
-def _told(found: Interval | None, few: bool = False) -> dict[str, Any] | None:
+def _told(interval_found: Interval | None, few: bool = False) -> dict[str, Any] | None:
     """As JSON; a bootstrap of few is no interval."""
-    return None if found is None else _bare(found.to_dict(), few)
+    return None if interval_found is None else _bare(interval_found.to_dict(), few)
 
 
-def _bare(found: dict[str, Any], few: bool = False) -> dict[str, Any]:
-    return found | {"low": None, "high": None} if few or found["n"] < LEAST else found
+def _bare(data: dict[str, Any], few: bool = False) -> dict[str, Any]:
+    return data | {"low": None, "high": None} if few or data["n"] < LEAST else data
 
 
 def _meeting(
@@ -96,8 +96,8 @@ def _meeting(
     sign = np.array([1 if pair[0] == a else -1 for pair in sides])
     toward = np.where(met, preferences * sign, np.nan)
     shares = {
-        what: _told(bootstrap.interval(np.where(np.isfinite(toward), toward == value, np.nan)))
-        for what, value in (("prefers_a", 1), ("same", 0), ("prefers_b", -1))
+        choice: _told(bootstrap.interval(np.where(np.isfinite(toward), toward == value, np.nan)))
+        for choice, value in (("prefers_a", 1), ("same", 0), ("prefers_b", -1))
     }
     differences = {}
     for name, grid in ratings.items():
@@ -129,7 +129,7 @@ Repeat = tuple[bool, list[int]]
 
 def _repeats(rater: Rater) -> list[Repeat]:
     first = {answer.showing.pair: answer for answer in rater.answers if not answer.showing.again}
-    found = []
+    repeats = []
     for again in rater.answers:
         if again.showing.again:
             before = first[again.showing.pair]
@@ -138,8 +138,8 @@ def _repeats(rater: Rater) -> list[Repeat]:
                 for name, both in again.ratings.items()
                 for x, y in zip(both, before.ratings[name], strict=True)
             ]
-            found.append((again.preference == before.preference, apart))
-    return found
+            repeats.append((again.preference == before.preference, apart))
+    return repeats
 
 
 def _consistency(raters: Sequence[Sequence[Repeat]]) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _consistency(raters: Sequence[Sequence[Repeat]]) -> dict[str, Any]:
         return {"n": 0, "same_preference": None, "rating_difference": None, "within_one": None}
     return {
         "n": len(repeats),
-        "same_preference": round(float(np.mean([same for same, _ in repeats])), 6),
+        "same_preference": round(float(np.mean([agree for agree, _ in repeats])), 6),
         "rating_difference": round(float(np.mean(apart)), 6),
         "within_one": round(float(np.mean([step <= 1 for step in apart])), 6),
     }
@@ -164,7 +164,7 @@ def _rater(rater: Rater) -> dict[str, Any]:
 def _notes(raters: Sequence[Rater], key: Key) -> list[str]:
     counts = {"raters": len(raters), "scripts with their seeds": len({pair.scene for pair in key.pairs})}
     return [
-        f"{what}: {count}, so that intervals say little of what others would show"
-        for what, count in counts.items()
+        f"{reason}: {count}, so that intervals say little of what others would show"
+        for reason, count in counts.items()
         if count < LEAST
     ]

@@ -24,16 +24,16 @@ def read_strategies(source: Source, extra: Mapping[str, str], fill: Filling) -> 
     arms: Strategies = {}
     for name, text in source.data.get("strategies", {}).items():
         arms[name] = _arm(source, text, fill, f"the strategy {name!r}", "strategies", name)
-    combinations, skipped = read_grid(source) if "grid" in source.data else ([], {})
-    known = [arm.strategy for arm in arms.values()]
-    arms |= {str(strategy): Arm(strategy) for strategy in combinations if strategy not in known}
+    combinations, left_out = read_grid(source) if "grid" in source.data else ([], {})
+    strategies = [arm.strategy for arm in arms.values()]
+    arms |= {str(strategy): Arm(strategy) for strategy in combinations if strategy not in strategies}
     for name, text in extra.items():
         if name in arms:
             raise SuiteError(f"--add {name!r}: the suite has a strategy of that name. Choose another.")
         arms[name] = Arm(strategy_of(fill(text)), text=text if fill.within(text) else "")
     if not arms:
         source.refuse("there is nothing to compare. Add a table [strategies] or a [grid].")
-    return arms, skipped
+    return arms, left_out
 
 
 def read_grid(source: Source) -> tuple[list[Strategy], dict[str, str]]:
@@ -50,16 +50,16 @@ def read_grid(source: Source) -> tuple[list[Strategy], dict[str, str]]:
         except SpecError as error:
             source.refuse(f"grid: {error}", "grid", part)
     combinations: list[Strategy] = []
-    skipped: dict[str, str] = {}
+    left_out: dict[str, str] = {}
     for positions, policy, switch in product(*(parts[part] for part in AXES)):
         try:
             combinations.append(Strategy(positions, policy, switch))
         except SpecError as error:
-            skipped[f"{positions} {policy} {switch}"] = str(error)
+            left_out[f"{positions} {policy} {switch}"] = str(error)
     if not combinations:
-        last = next(reversed(skipped.values()))
+        last = next(reversed(left_out.values()))
         source.refuse(f"no combination of the grid is possible. The last one failed: {last}", "grid")
-    return combinations, skipped
+    return combinations, left_out
 
 
 def read_controls(source: Source, strategies: Strategies, entry: Entry, fill: Filling) -> dict[str, Arm]:
@@ -85,8 +85,8 @@ def read_controls(source: Source, strategies: Strategies, entry: Entry, fill: Fi
             arms[role] = Arm(arm.strategy, role, text=arm.text)
     for name in source.texts("controls", "swap"):
         if name not in strategies:
-            listed = ", ".join(strategies)
-            source.refuse(f"swap names {name!r}, which is none of the strategies: {listed}.", "controls", "swap")
+            names = ", ".join(strategies)
+            source.refuse(f"swap names {name!r}, which is none of the strategies: {names}.", "controls", "swap")
         arms[f"{name} (swapped)"] = Arm(strategies[name].strategy, "swap", name, strategies[name].text)
     for name in arms:
         if name in strategies:
@@ -98,15 +98,15 @@ def _arm(source: Source, text: object, fill: Filling, what: str, *keys: str) -> 
     """A strategy's text with the axis filled in. Raises SuiteError at its line."""
     if not isinstance(text, str):
         source.refuse(f"{what} is a text, a preset or 'POSITIONS POLICY+SWITCH'.", *keys)
-    filled = fill(text)
-    hole = re.search(r"\{[^{}]*\}", filled)
+    spec_text = fill(text)
+    hole = re.search(r"\{[^{}]*\}", spec_text)
     if hole:
         has = (
             f"[axis] has {fill.name}" if fill.name else f"there is no [axis]. Add {hole[0][1:-1]} = [...] under [axis]"
         )
         source.refuse(f"{what} has {hole[0]}, and {has}.", *keys)
     try:
-        return Arm(strategy_of(filled), text=text if fill.within(text) else "")
+        return Arm(strategy_of(spec_text), text=text if fill.within(text) else "")
     except RolloutError as error:
         at = f" at {fill.name} = {fill}" if fill.within(text) else ""
         source.refuse(f"{what.removeprefix('the ')}{at}: {error}", *keys)

@@ -30,14 +30,14 @@ def draws(templates: tuple[str, ...], fill: Mapping[str, tuple[str, ...]], count
             raise SuiteError(f"{{{name}.{k}}} needs {k} different values, and [fill] has {len(fill[name])}. Add some.")
         rounds[name] = list(permutations(fill[name], k))
     for i in range(count):
-        drawn: dict[str, tuple[str, ...]] = {}
+        values_drawn: dict[str, tuple[str, ...]] = {}
         for name, values in rounds.items():
             turn, place = divmod(i, len(values))
             order = random.Random(f"{name} {turn}").sample(range(len(values)), len(values))
-            drawn[name] = values[order[place]]
+            values_drawn[name] = values[order[place]]
 
-        def value(match: re.Match[str], drawn: dict[str, tuple[str, ...]] = drawn) -> str:
+        def value(match: re.Match[str], values_drawn: dict[str, tuple[str, ...]] = values_drawn) -> str:
             name, _, number = match[1].partition(".")
-            return drawn[name][int(number or 1) - 1]
+            return values_drawn[name][int(number or 1) - 1]
 
         yield re.sub(r"\{([^{}]*)\}", value, templates[i % len(templates)])

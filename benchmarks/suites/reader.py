@@ -41,9 +41,9 @@ def _suite(source: Source, extra: Mapping[str, str]) -> Suite:
         source.refuse(f"the name {name!r} is no folder's. Use letters, digits, '-', '_' and '.'.", "name")
     axis, entry = read_axis(source), _backend(source)
     levels: list[Level] = []
-    skipped: dict[str, str] = {}
+    left_out: dict[str, str] = {}
     for fill in fillings(axis):
-        strategies, skipped = read_strategies(source, extra, fill)
+        strategies, left_out = read_strategies(source, extra, fill)
         controls = read_controls(source, strategies, entry, fill)
         levels.append(Level(fill.value, _scripts(source, entry, fill), strategies | controls))
     first = levels[0]
@@ -62,7 +62,7 @@ def _suite(source: Source, extra: Mapping[str, str]) -> Suite:
         backend=data.get("backend", "sprites"),
         options=data.get("options", {}),
         claims=_claims(source, axis),
-        skipped=skipped,
+        skipped=left_out,
         text=source.text,
         controls={n: arm for n, arm in first.arms.items() if arm.control},
         axis=axis,
@@ -115,11 +115,11 @@ def _scripts(source: Source, entry: Entry, fill: Filling) -> tuple[str, ...]:
     count = source.number("draw", 1, 100_000, default=len(templates))
     at = f" at {fill.name} = {fill}" if any(map(fill.within, templates)) else ""
     try:
-        drawn = tuple(draws(tuple(map(fill, templates)), values, count))
+        prompts = tuple(draws(tuple(map(fill, templates)), values, count))
     except SuiteError as error:
         source.refuse(str(error), "scripts")
     spec, scripts = entry.spec(), []
-    for script in drawn:
+    for script in prompts:
         try:
             scripts.append(in_seconds(script, spec))
             for prompt in Script.parse(scripts[-1]).prompts:
@@ -170,8 +170,8 @@ def _check_fit(source: Source, suite: Suite, entry: Entry) -> None:
             try:
                 arm.strategy.check(spec, longest * spec.block)
             except RolloutError as error:
-                known = name in source.data.get("strategies", {})
-                keys = ("controls", name) if arm.control else ("strategies", name) if known else ("grid",)
+                strategy_named = name in source.data.get("strategies", {})
+                keys = ("controls", name) if arm.control else ("strategies", name) if strategy_named else ("grid",)
                 at = "" if level.value is None else f" at {level.value!r}"
                 source.refuse(f"{'control' if arm.control else 'strategy'} {name!r}{at}: {error}", *keys)
 
@@ -182,8 +182,8 @@ def _check_names(source: Source, suite: Suite) -> None:
 
     def check(what: str, value: str, *keys: str, nth: int = 0) -> None:
         if value not in names[what]:
-            listed = ", ".join(names[what])
-            source.refuse(f"{keys[-1]} is {value!r}, which is none of the {what}: {listed}.", *keys, nth=nth)
+            known_names = ", ".join(names[what])
+            source.refuse(f"{keys[-1]} is {value!r}, which is none of the {what}: {known_names}.", *keys, nth=nth)
 
     check("strategies", suite.baseline, "baseline")
     check("metrics", suite.primary, "primary")
@@ -217,13 +217,13 @@ def _check_metrics(source: Source, suite: Suite) -> None:
     entry: Entry = find("backends", suite.backend)
     for name in suite.metrics:
         try:
-            measured = metric(name)
+            metric_entry = metric(name)
         except RolloutError as error:
             source.refuse(str(error), "metrics")
         uses = [use for use, answer in suite.answers.items() if answer == name]
-        if uses and measured.better == "neither":
+        if uses and metric_entry.better == "neither":
             source.refuse(f"{name!r} answers no use: neither direction of it is better.", "answers", uses[0])
-        if measured.needs == "world" and not entry.has_world:
+        if metric_entry.needs == "world" and not entry.has_world:
             source.refuse(
                 f"the metric {name!r} reads a world's truth, and the backend {suite.backend!r} has none. Leave it out.",
                 "metrics",
