@@ -27,7 +27,7 @@ from rollout.errors import SpecError
 from rollout.plan import Step
 from rollout.registry import find
 from rollout.script import Script, planned
-from rollout.show.explain.story import differ
+from rollout.show.explain.cells import differ
 from rollout.show.explain.views import Mark, View, compare, views
 from rollout.slots import Role
 from rollout.strategy import Strategy
@@ -168,7 +168,7 @@ def _differences(pairs: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec
         repeats = repeats + 1 if pattern == before and step.switch is None else 0
         before = pattern
         if every or repeats < STEADY:
-            says = " ".join(sentence for _, sentence in differ(compare(*both)))
+            says = ". ".join(f"{word}: {cell}" for word, cell in differ(compare(*both)))
             rows.append((str(step.block.index), says, _event(step, plan)))
         elif repeats == STEADY:
             rows.append(("…", "the same, each block later", ""))

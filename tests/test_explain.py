@@ -21,9 +21,10 @@ from rollout.cli import app
 from rollout.cli.options import find_strategy
 from rollout.errors import OutputError, RolloutError
 from rollout.script import Script
+from rollout.show.explain.cells import cells as cells_of
+from rollout.show.explain.cells import differ, ranges
 from rollout.show.explain.overlay import COLUMNS, SIDES, paint
 from rollout.show.explain.page import LONGEST, Side, page, sides
-from rollout.show.explain.story import differ, ranges, tell
 from rollout.show.explain.views import Mark, View, compare, views
 from rollout.strategies.presets import PRESETS
 from rollout.timeline import blocks_of
@@ -140,12 +141,12 @@ def test_a_mere_shift_of_all_indices_is_no_difference() -> None:
         found = compare(a, b)
         assert found.same
         assert found.shift == max(0, a.step.block.end - 12)
-    assert "cannot tell" in dict(differ(found))["In time"]
+    assert "cannot tell" in dict(differ(found))["in time"]
 
 
 def numbers(text: str) -> set[int]:
-    """The frames that a piece of a sentence names."""
-    text = " ".join(re.findall(r"[Ff]rames? ((?:\d+(?:–\d+)?(?:, | and )?)+)", text))
+    """The frames of a cell's list, the count of memory streams left out."""
+    text = re.sub(r"\(\d+\)", "", text)
     return {n for a, b in re.findall(r"(\d+)(?:–(\d+))?", text) for n in range(int(a), int(b or a) + 1)}
 
 
@@ -155,30 +156,26 @@ def test_every_frame_that_goes_is_named(name: str) -> None:
     for view in seen(name):
         held = {s.frame for s in view.before if s.role != "memory"}
         held |= set(view.step.replay.frames if view.step.replay else ())
-        told = [text for _, text in tell(view, window=strategy.policy.window, trained=21)]
-        named = [numbers(text.partition(" drops ")[2]) for text in told]
-        named += [numbers(text) for text in told if "for good" in text or "averaged" in text]
+        rows = cells_of(view, window=strategy.policy.window, trained=21)
+        named = [numbers(text.partition("drops ")[2].partition(": window")[0]) for _, text in rows]
+        named += [numbers(text.partition(" into ")[0]) for word, text in rows if word == "memory"]
         assert set().union(*named) == held - {s.frame for s in view.step.slots if s.role != "memory"}
 
 
-def test_sentences_at_the_events_of_the_papers() -> None:
+def test_cells_at_the_events_of_the_papers() -> None:
     rope, memory = (
-        [dict(reversed(tell(view, window=12, trained=21))) for view in seen(name)]
+        [dict(reversed(cells_of(view, window=12, trained=21))) for view in seen(name)]
         for name in ("infinity-rope", "memrope")
     )
-    assert rope[11]["New prompt"] == "KV Flush keeps the sink (frame 0) and frame 32 and drops frames 28–31."
-    assert rope[22]["RoPE Cut"].startswith(
-        "The block jumps: frames 67–68 sit at 19–20 instead of 4–5, frame 66 staying at 3."
-    )
-    assert rope[20]["In time"] == "The sink (frame 0), 62 frames before the newest, sits 5 before it."
-    assert memory[4]["Memory"].startswith("Frames 3–7 are averaged: 2 memory streams begin as that mean")
-    assert "Frames 8–10 are averaged into the 2 memory streams with weight 0.01 and 0.1" in memory[5]["Memory"]
-    recache = tell(seen("longlive")[11], window=12, trained=21)[0]
-    assert "frames 24–32 again under this prompt, block by block; the sinks (frames 0–2) keep" in recache[1]
-    assert ("Horizon", "Keys lie up to 98 indices away; training never saw more than 20.") in tell(
-        seen("longlive")[32], window=12, trained=21
-    )
-    assert any("share index 0" in text for _, text in tell(seen(ODD[0])[20], window=30, trained=21))
+    assert rope[11]["new prompt"] == "flush; keeps sink 0, 32; drops 28–31"
+    assert rope[22]["RoPE cut"] == "67–68 at 19–20, not 4–5; 66 stays at 3; this block only"
+    assert rope[20]["in time"] == "sink 0: 62 back, seen 5 back"
+    assert memory[4]["memory"] == "3–7 into new memory (2), token by token"
+    assert memory[5]["memory"] == "8–10 into memory (2), weight 0.01, 0.1, token by token"
+    recache = cells_of(seen("longlive")[11], window=12, trained=21)[0]
+    assert recache == ("new prompt", "recache 24–32, block by block; keeps sink 0–2")
+    assert ("horizon", "keys up to 98 back; trained: 20") in cells_of(seen("longlive")[32], window=12, trained=21)
+    assert any("share index 0" in text for _, text in cells_of(seen(ODD[0])[20], window=30, trained=21))
 
 
 @given(st.sets(st.integers(0, 60), min_size=1))
@@ -280,7 +277,7 @@ def test_a_page_too_large_to_open_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_text_and_json_of_two() -> None:
     text = run(SHOW, "--preset", "infinity-rope", "--against", "longlive").output
-    assert "Only B holds frames 1–2 and 27–31" in text
+    assert "B alone 1–2, 27–31" in text
     assert "the same, each block later" in text
     rows = json.loads(run(SHOW, "--preset", "memrope", "--against", "memrope-released", "--json").output)
     assert rows[4]["made"] == [["memory", 0], ["memory", 1]]
@@ -395,14 +392,14 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
 def test_in_a_browser_arrow_keys_step_and_the_sentences_follow(opened: Any) -> None:
     tab = opened.show("infinity-rope")
     assert tab.inner_text("#where").startswith("Block 11: a new prompt")
-    assert "KV Flush keeps the sink (frame 0) and frame 32" in tab.inner_text("#say-0")
+    assert "flush; keeps sink 0, 32" in tab.inner_text("#say-0")
     tab.keyboard.press("ArrowRight")
     assert tab.inner_text("#where").startswith("Block 12")
-    assert "KV Flush" not in tab.inner_text("#say-0")
+    assert "flush" not in tab.inner_text("#say-0")
     tab.keyboard.press("Shift+ArrowRight")
     assert tab.inner_text("#where").startswith("Block 22: a cut")
-    assert "The block jumps: frames 67–68 sit at 19–20" in tab.inner_text("#say-0")
-    tab.locator("#live", has_text="The block jumps").wait_for(state="attached", timeout=5_000)
+    assert "67–68 at 19–20, not 4–5" in tab.inner_text("#say-0")
+    tab.locator("#live", has_text="67–68 at 19–20").wait_for(state="attached", timeout=5_000)
     tab.focus("#at")
     tab.keyboard.press("ArrowLeft")
     assert tab.input_value("#at") == "21"
@@ -448,7 +445,7 @@ def test_in_a_browser_two_rulers_mark_what_differs(opened: Any) -> None:
         "[...document.querySelectorAll('#stage .link:not(.m)')].map(l => l.x1.baseVal.value - l.x2.baseVal.value)"
     )
     assert straight == [0, 0, 0, 0]
-    assert "Only B holds frames 1–2 and 27–31" in tab.inner_text("#differ")
+    assert "B alone 1–2, 27–31" in tab.inner_text("#differ")
     assert opened.wrong == []
 
 
@@ -482,4 +479,4 @@ def test_in_a_browser_a_long_script_stays_usable(opened: Any) -> None:
 def test_without_scripts_the_text_is_all_there(opened: Any) -> None:
     tab = opened.show("infinity-rope", java_script_enabled=False)
     assert not tab.is_visible("#step")
-    assert "KV Flush keeps the sink (frame 0) and frame 32" in tab.inner_text("table")
+    assert "flush; keeps sink 0, 32" in tab.inner_text("table")

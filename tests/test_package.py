@@ -233,7 +233,7 @@ def test_pure_modules_import_no_torch() -> None:
         "strategy",
         "plan",
         "specs",
-        "show.explain.story",
+        "show.explain.cells",
         "show.explain.views",
         "strategies.presets",
     ]

@@ -13,7 +13,7 @@ from rollout.backend import Spec
 from rollout.errors import OutputError, RolloutError
 from rollout.registry import find
 from rollout.script import Script
-from rollout.show.explain.story import Told, differ, folds, listed, ranges, tell
+from rollout.show.explain.cells import cells, differ, folds, listed, ranges
 from rollout.show.explain.views import Difference, Mark, View, compare, views
 from rollout.slots import Role
 from rollout.specs import GROUP_OF, part_to_text
@@ -136,7 +136,7 @@ def _side(side: Side, number: int, differences: Sequence[Difference], trained: i
         told: dict[str, Any] = {
             "slots": [[ROLES.index(slot.role), slot.frame, index] for slot, index in placed],
             "own": list(step.placement.block),
-            "says": tell(view, window=window, trained=trained),
+            "says": cells(view, window=window, trained=trained),
         }
         if step.replay is not None:
             told["again"] = list(step.replay.frames)
@@ -188,5 +188,5 @@ def _rows(shown: Sequence[Side], differences: Sequence[Difference], spec: Spec) 
 def _cells(side: Side, view: View, spec: Spec) -> dict[str, Any]:
     step = view.step
     held = f"{listed(step.slots)}, at {ranges(step.placement.slots)}" if step.slots else "nothing"
-    says: list[Told] = tell(view, window=side.strategy.policy.window, trained=spec.trained)
-    return {"held": held, "own": ranges(step.placement.block), "says": says}
+    rows = cells(view, window=side.strategy.policy.window, trained=spec.trained)
+    return {"held": held, "own": ranges(step.placement.block), "says": rows}
