@@ -15,9 +15,9 @@ import pytest
 
 from rollout.benchmarks.executors.local import Serial
 from rollout.benchmarks.executors.work import Setup
-from rollout.benchmarks.report import figures, write_report
-from rollout.benchmarks.report.axes import spread
-from rollout.benchmarks.report.charts import scatter
+from rollout.benchmarks.report import figures, vega, write_report
+from rollout.benchmarks.report.charts import curves, scatter
+from rollout.benchmarks.report.labels import beside, spread
 from rollout.benchmarks.report.look import FOCUS, looks
 from rollout.benchmarks.report.numbers import figure, interval, places, show
 from rollout.benchmarks.report.tables import against, columns, groups
@@ -80,6 +80,17 @@ class Page(HTMLParser):
             self.wrong.append(tag)
 
 
+def specs_of(text: str) -> dict[str, Any]:
+    """The charts of a page, by their keys."""
+    parts = re.findall(r'<script type="application/json" id="([\w-]+)">(.*?)</script>', text, re.S)
+    return {key: json.loads(spec) for key, spec in parts if key != "scenes"}
+
+
+def rows_of(spec: dict[str, Any], *fields: str) -> list[dict[str, Any]]:
+    """The rows of a chart's data that have these fields."""
+    return [row for rows in spec["datasets"].values() for row in rows if all(field in row for field in fields)]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bench")
@@ -113,7 +124,8 @@ def test_the_page_is_well_formed_and_its_ids_are_its_own(page: Page) -> None:
 
 def test_nothing_is_fetched_from_elsewhere(run: Path, page: Page) -> None:
     text = (run / "report" / "index.html").read_text(encoding="utf-8")
-    assert not re.search(r"(https?:)?//\w+\.\w+", text)
+    assert text.count(str(vega())) == 1
+    assert not re.search(r"(https?:)?//\w+\.\w+", text.replace(str(vega()), ""))  # its own addresses are only names
     assert "@import" not in text
     for _, attrs in page.found:
         for key in ("src", "href"):
@@ -129,7 +141,10 @@ def test_names_and_prompts_are_text(run: Path, page: Page) -> None:
     for wrong in ("<script>alert", "<i>few", "<em>obeys"):
         assert wrong not in text
     scripts = [attrs for tag, attrs in page.found if tag == "script"]
-    assert len(scripts) == 3
+    assert len([attrs for attrs in scripts if "type" not in attrs]) == 3
+    specs = specs_of(text)
+    assert len(specs) >= 6
+    assert HOSTILE in {row["strategy"] for spec in specs.values() for row in rows_of(spec, "strategy")}
     assert "&lt;script&gt;alert" in text.replace("<wbr>", "")
 
 
@@ -201,9 +216,13 @@ def test_a_run_of_one_prompt_is_drawn_without_intervals() -> None:
     metric["pairs"] = [{**pair, **bare} for pair in metric["pairs"]]
     metric["means"] = {name: {**mean, **bare} for name, mean in metric["means"].items()}
     seen = looks(found["plan"], metric)
-    assert len(list(figures.forests(found, seen))) == 2
+    forests = list(figures.forests(found, seen))
+    assert len(forests) == 2
+    assert [row["numbers"] for row in rows_of(forests[0]["spec"], "numbers")] == ["+1.00 [one prompt]"] * 2
+    assert all(row["low"] == row["high"] == row["mean"] for row in rows_of(forests[0]["spec"], "numbers"))
     points = [(look, metric["means"][name], metric["means"][name]) for name, look in seen.items()]
-    scatter(points, xlabel="x", ylabel="y").canvas.draw()
+    spec = scatter(points, xlabel="x", ylabel="y")
+    assert [(row["x"], row["left"], row["low"]) for row in rows_of(spec, "dx")] == [(n, n, n) for n in (0.0, 1.0, 2.0)]
     assert interval({**bare, "mean": 1.0}, 2) == "[one prompt]"
     assert against(metric, "s0", "s2")["low"] is None
 
@@ -212,6 +231,35 @@ def test_letters_stay_apart_and_inside() -> None:
     spots = spread([0.5, 0.5, 0.51, 0.99, 1.0], 0.1)
     assert all(b - a >= 0.1 - 1e-9 for a, b in pairwise(spots))
     assert max(spots) <= 1
+    points = [(0.0, 0.0), (0.0, 2.0), (100.0, 0.0)]
+    placed = [(x + dx, y + dy) for (x, y), (dx, dy) in zip(points, beside(points), strict=True)]
+    assert all(max(abs(a - x), abs(b - y)) >= 8 for a, b in placed for x, y in points)
+    assert all(max(abs(a - c), abs(b - d)) >= 8 for n, (a, b) in enumerate(placed) for c, d in placed[:n])
+
+
+def test_curves_hold_every_value_with_gaps_letters_and_events() -> None:
+    found = found_of(3)
+    lines = [
+        (look, {"x": [0, 1, 2], "mean": [0.1, None, n], "low": [0.0, None, n - 0.5], "high": [0.2, None, n + 0.5]})
+        for n, look in enumerate(looks(found["plan"], found["metrics"]["m"]).values())
+    ]
+    spec = curves(lines, xlabel="seconds", events=[(1, "switch"), (1.5, "cut"), (9, "cut")])
+    values = {row["letter"]: row["mean"] for row in rows_of(spec, "low", "high") if isinstance(row["mean"], list)}
+    assert values == {"A": [0.1, None, 0.0], "B": [0.1, None, 1.0], "C": [0.1, None, 2.0]}
+    ends = rows_of(spec, "spot")
+    assert [(row["text"], row["x"], row["y"]) for row in ends] == [("A", 2, 0), ("B", 2, 1), ("C", 2, 2)]
+    assert [(row["x"], row["word"]) for row in rows_of(spec, "word")] == [(1, "new prompt"), (1.5, "cut")]
+
+
+def test_a_forest_is_filled_where_a_verdict_is_clear_and_the_best_is_on_top() -> None:
+    found = found_of(3)
+    found["metrics"]["m"]["pairs"][1] |= {"mean": 2.0, "high": 3.0}
+    seen = looks(found["plan"], found["metrics"]["m"])
+    forest = next(figures.forests(found, seen))
+    assert [(row["letter"], row["other"], row["clear"], row["row"]) for row in rows_of(forest["spec"], "numbers")] == [
+        ("C", "A", True, 0),
+        ("B", "A", False, 1),
+    ]
 
 
 def found_of(count: int) -> dict[str, Any]:
@@ -263,7 +311,7 @@ def test_many_strategies_each_have_a_look_of_their_own() -> None:
     found = found_of(44)
     each = looks(found["plan"], found["metrics"]["m"])
     assert len({look.letter for look in each.values()}) == 44
-    assert len({(look.tone, look.marker, look.dash) for look in each.values()}) == 44
+    assert len({(look.tone, look.shape, look.dash) for look in each.values()}) == 44
     assert sum(not look.quiet for look in each.values()) == FOCUS
     assert not each["s0"].quiet
     assert not each["s43"].quiet
@@ -360,12 +408,23 @@ def opened(browser: Any, run: Path) -> Iterator[Any]:
 
 def test_in_a_browser_all_is_drawn_and_nothing_is_wrong(opened: Any) -> None:
     tab = opened.tab
+    tab.wait_for_function("[...document.querySelectorAll('[data-spec]')].every(c => c.querySelector('svg'))")
     boxes = tab.evaluate(
-        "[...document.querySelectorAll('svg.chart')].map(s => {const b = s.getBoundingClientRect();"
-        "return [b.width, b.height, s.querySelectorAll('path').length, s.getAttribute('aria-labelledby')]})"
+        "[...document.querySelectorAll('svg.chart, .chart svg')].map(s => {const b = s.getBoundingClientRect();"
+        "return [b.width, b.height, s.querySelectorAll('path').length, b.right]})"
     )
     assert len(boxes) >= 6
-    assert all(width > 100 and height > 60 and paths > 0 for width, height, paths, _ in boxes), boxes
+    assert all(width > 100 and height > 60 and paths > 0 and right <= 361 for width, height, paths, right in boxes), (
+        boxes
+    )
+    sizes = tab.evaluate(
+        "[...document.querySelectorAll('.chart svg text')].map(t => parseFloat(getComputedStyle(t).fontSize))"
+    )
+    assert min(sizes) >= 11
+    spoken = tab.evaluate(
+        "[...document.querySelectorAll('[data-spec]')].map(c => [c.getAttribute('role'), c.ariaLabel])"
+    )
+    assert all(role == "graphics-document" and re.search("for each|Differences", label) for role, label in spoken)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
     assert opened.wrong == []
 
@@ -419,8 +478,10 @@ def test_in_a_browser_definitions_and_single_strategies_by_keyboard(opened: Any)
     assert not tab.is_visible("#tip")
     tab.check("#gaps")
     assert tab.locator("td .gap").first.is_visible()
-    tab.focus("[data-pick='1']")
+    lines = "[...document.querySelectorAll('[data-spec=curve-1] .mark-line path')].map(p => p.getAttribute('opacity'))"
+    tab.wait_for_function(f"{lines}.length === 2")
+    assert tab.evaluate(lines) == ["1", "1"]
+    tab.focus("[data-pick='B']")
     tab.keyboard.press("Space")
-    assert tab.locator(".single .chart [data-series='1'].on").count() > 0
-    tab.wait_for_function("getComputedStyle(document.querySelector('.chart [data-series]:not(.on)')).opacity < 0.2")
+    tab.wait_for_function(f"{lines}.sort().join() === '0.1,1'")
     assert opened.wrong == []

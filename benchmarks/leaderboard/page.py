@@ -12,12 +12,9 @@ from rollout.benchmarks.leaderboard.lines import lines_of
 from rollout.benchmarks.leaderboard.notes import unfinished
 from rollout.benchmarks.leaderboard.runs import Finished
 from rollout.benchmarks.leaderboard.shown import column_decimals, cost_decimals, with_interval
-from rollout.benchmarks.report import HOME as REPORT
 from rollout.benchmarks.report import charts, environment
-from rollout.benchmarks.report.figures import markup
 from rollout.benchmarks.report.look import Look, looks
 from rollout.benchmarks.report.numbers import interval, places, show
-from rollout.benchmarks.report.svg import inline, swatch
 from rollout.benchmarks.report.tables import ARROWS, READ
 from rollout.benchmarks.results import because
 from rollout.benchmarks.statistics import LEAST
@@ -26,7 +23,6 @@ from rollout.benchmarks.suites.answers import USES
 __all__ = ["as_html"]
 
 HOME = Path(__file__).parent
-STYLES = (REPORT / "page.css", REPORT / "content.css", HOME / "page.css")
 HEADS = {"kv": "KV", "ms": "time", "passes": "passes"}
 
 
@@ -46,15 +42,11 @@ def as_html(sections: Sequence[Section]) -> str:
         facts=_facts(sections),
         unfinished=[text for section in sections for text in unfinished(section.runs)],
         looks=list(seen.values()),
-        swatches={look.number: swatch(look) for look in seen.values()},
         least=LEAST,
         letters=ascii_lowercase,
         uses=USES,
         costs={HEADS[kind]: about for kind, (_, _, about) in COSTS.items()},
         cheaper=f"{CHEAPER:.0%}",
-        theme=markup(REPORT / "theme.js"),
-        styles=[markup(path) for path in STYLES],
-        script=markup(REPORT / "page.js"),
     )
 
 
@@ -205,5 +197,5 @@ def _figures(number: int, section: Section, seen: Mapping[str, Look]) -> Iterato
             hollow=[seen[row.identity] for row in rows if not row.front],
         )
         about = f"{metric.name} against the bytes that the cache holds, a point for each strategy, with 95% intervals."
-        svg = inline(chart, key=f"use-{number}-{use}", title=use, about=about)
-        yield {"svg": svg, "title": use, "about": f"{USES[use].capitalize()}.", "note": _unseen(column.blind)}
+        words = {"title": use, "about": f"{USES[use].capitalize()}.", "note": _unseen(column.blind)}
+        yield {"spec": chart | {"description": f"{use}. {about}"}, "key": f"use-{number}-{use}", **words}

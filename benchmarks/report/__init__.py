@@ -1,14 +1,17 @@
 """A run's report: one folder that opens from disk, without a network, and can be moved or zipped."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
+from rollout import show
 from rollout.benchmarks.findings import Summary
 from rollout.benchmarks.report import figures, tables, videos
 from rollout.benchmarks.report.look import FOCUS, looks
 from rollout.benchmarks.report.numbers import breakable, figure, first_sentence, ticked
-from rollout.benchmarks.report.svg import swatch
 from rollout.benchmarks.results import because, by_chance
 from rollout.benchmarks.statistics import LEAST
 from rollout.benchmarks.summary import summarise
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["HOME", "environment", "write_report"]
 
 HOME = Path(__file__).parent
-STYLES = ("page.css", "content.css", "player.css")
-SCRIPTS = ("page.js", "step.js", "player.js")
+SHOW = Path(show.__path__[0])
+"""The home of the page that all pages extend."""
 
 
 def write_report(out: Path) -> Path:
@@ -61,7 +64,6 @@ def _view(
         "columns": tables.columns(found),
         "groups": tables.groups(found, seen),
         "looks": list(seen.values()),
-        "swatches": {look.number: swatch(look) for look in seen.values()},
         "primary": {**primary, "read": tables.READ[primary["better"]], "arrow": tables.ARROWS[primary["better"]]},
         "forests": list(figures.forests(found, seen)),
         "curves": list(figures.curves(found, seen, events)),
@@ -75,9 +77,6 @@ def _view(
         "chance": by_chance(list(summary.metrics.values()), summary.plan),
         "least": LEAST,
         "focus": FOCUS,
-        "theme": figures.markup(HOME / "theme.js"),
-        "styles": [figures.markup(HOME / name) for name in STYLES],
-        "scripts": [figures.markup(HOME / name) for name in SCRIPTS],
     }
 
 
@@ -85,18 +84,32 @@ def environment(*homes: Path) -> "Environment":
     """Templates of these folders and of the report, with the report's ways to write numbers and names."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    made = Environment(
-        loader=FileSystemLoader((*homes, HOME)),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    loader = FileSystemLoader((*homes, HOME, SHOW))
+    templates = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    made.filters |= {
+
+    def source(name: str) -> Markup:
+        """A style sheet or script of the package as it is."""
+        return Markup(loader.get_source(templates, name)[0])  # noqa: S704  # our own
+
+    templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    templates.globals["vega"] = vega
+    templates.filters |= {
         "because": because,
         "breakable": breakable,
         "figures": figure,
         "first_sentence": first_sentence,
+        "source": source,
         "ticked": ticked,
     }
-    return made
+    return templates
+
+
+@cache
+def vega() -> Markup:
+    """Vega, Vega-Lite and Vega-Embed as one script that needs no network, with names of its own."""
+    from vl_convert import javascript_bundle
+
+    bundle = javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return Markup("(() => {" + bundle + "})();")  # noqa: S704  # no text of a user's

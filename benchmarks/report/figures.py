@@ -4,13 +4,10 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
 from rollout.benchmarks.metrics.events import REACT
 from rollout.benchmarks.report import charts
-from rollout.benchmarks.report.axes import WIDTH
-from rollout.benchmarks.report.look import INK, Look
-from rollout.benchmarks.report.svg import inline
+from rollout.benchmarks.report.look import Look
+from rollout.benchmarks.report.svg import INK, WIDTH, inline
 from rollout.benchmarks.report.tables import ARROWS, READ, against
 from rollout.benchmarks.results import fit_text
 from rollout.errors import RolloutError
@@ -20,10 +17,8 @@ from rollout.show.explain.picture import draw
 from rollout.specs import GROUP_OF
 from rollout.strategy import AXES
 
-__all__ = ["markup"]
+__all__ = ["costs", "curves", "forests", "pictures", "reactions"]
 
-NAMED = 16
-"""Rows up to which a forest plot has room for names."""
 PAIRED = 6
 """Strategies of one budget of which all pairs are shown; of more, the best against the others."""
 APART = ("drift",)
@@ -32,8 +27,8 @@ COSTS = ("seconds_per_frame", "kv_mib")
 Figure = dict[str, Any]
 
 
-def _figure(figure: Any, key: str, title: str, aloud: str, **more: Any) -> Figure:
-    return {"svg": inline(figure, key=key, title=title, about=aloud), "title": title, "key": key, **more}
+def _figure(spec: charts.Spec, key: str, title: str, aloud: str, **more: Any) -> Figure:
+    return {"spec": spec | {"description": f"{title}. {aloud}"}, "title": title, "key": key, **more}
 
 
 def forests(found: Mapping[str, Any], looks: Mapping[str, Look]) -> Iterator[Figure]:
@@ -42,7 +37,7 @@ def forests(found: Mapping[str, Any], looks: Mapping[str, Look]) -> Iterator[Fig
     base, common = plan["baseline"], {"unit": metric["unit"], "better": metric["better"]}
     rows = [_row(pair, looks) for pair in metric["pairs"] if pair["b"] == base]
     if rows:
-        chart = charts.forest(_best_first(rows, metric), names=len(rows) <= NAMED, **common)
+        chart = charts.forest(_best_first(rows, metric), **common)
         about = f"Differences in {metric['name']} from {base}, with 95% intervals."
         yield _figure(chart, "forest-base", f"Against {base}", about, pairs=_told(rows))
     for window, names in found["groups"].items():
@@ -71,11 +66,11 @@ def _sign(metric: Mapping[str, Any]) -> int:
 
 
 def _best_first(rows: Sequence[charts.Row], metric: Mapping[str, Any]) -> list[charts.Row]:
-    return sorted(rows, key=lambda row: _sign(metric) * float(row.found["mean"]))
+    return sorted(rows, key=lambda row: _sign(metric) * float(row.pair["mean"]))
 
 
 def _told(rows: Sequence[charts.Row]) -> list[Mapping[str, Any]]:
-    return [row.found for row in rows]
+    return [row.pair for row in rows]
 
 
 def curves(
@@ -178,8 +173,8 @@ def pictures(found: Mapping[str, Any], looks: Mapping[str, Look], seconds: float
             for axis, text in zip(AXES, _texts(strategy["text"]), strict=True)
         ]
         about = " ".join(f"{part['axis']} {part['text']}: {part['says']}" for part in parts).replace("`", "")
-        key = f"picture-{looks[name].number}"
-        yield _figure(figure, key, name, about, look=looks[name], parts=parts, window=strategy["window"])
+        svg = inline(figure, key=f"picture-{looks[name].number}", title=name, about=about)
+        yield {"svg": svg, "look": looks[name], "parts": parts, "window": strategy["window"]}
 
 
 def _texts(strategy: str) -> list[str]:
@@ -196,8 +191,3 @@ def _says(axis: str, spec: Mapping[str, Any]) -> str:
     except RolloutError:
         return ""
     return " ".join(text.split("\n\n")[0].split())
-
-
-def markup(path: Any) -> Markup:
-    """A source file of the package as it is."""
-    return Markup(path.read_text(encoding="utf-8"))  # noqa: S704  # our own style sheets and scripts

@@ -5,44 +5,46 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
-__all__ = ["FOCUS", "INK", "PAPER", "Look", "looks"]
+__all__ = ["FOCUS", "Look", "looks"]
 
-INK, PAPER = "#010203", "#010204"
-"""Stand-ins in charts for the page's colours of text and ground, which follow light and dark."""
 TONES = 8
 """Colours besides the baseline's, which is that of the text; then they come again with other markers and dashes."""
-MARKERS = "os^DvPX*<>ph"
-DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.6), (1.4, 1.4), (6, 1.6, 1.4, 1.6))
+MARKERS = (
+    "M-1 0A1 1 0 1 1 1 0A1 1 0 1 1 -1 0Z",
+    "M-.9 -.9H.9V.9H-.9Z",
+    "M0 -1.1L1.1 .9H-1.1Z",
+    "M0 -1.2L1.2 0L0 1.2L-1.2 0Z",
+    "M0 1.1L1.1 -.9H-1.1Z",
+    "M-.4 -1.1H.4V-.4H1.1V.4H.4V1.1H-.4V.4H-1.1V-.4H-.4Z",
+    "M-.6 -1.1L0 -.5L.6 -1.1L1.1 -.6L.5 0L1.1 .6L.6 1.1L0 .5L-.6 1.1L-1.1 .6L-.5 0L-1.1 -.6Z",
+    "M0 -1.4L.33 -.45L1.33 -.43L.53 .17L.82 1.13L0 .56L-.82 1.13L-.53 .17L-1.33 -.43L-.33 -.45Z",
+    "M-1.1 0L.9 -1.1V1.1Z",
+    "M1.1 0L-.9 -1.1V1.1Z",
+    "M0 -1.1L1.05 -.34L.65 .89H-.65L-1.05 -.34Z",
+    "M0 -1.1L.95 -.55V.55L0 1.1L-.95 .55V-.55Z",
+)
+"""SVG paths around 0 0, about 1 in each direction."""
+DASHES: tuple[tuple[float, ...], ...] = ((), (7, 3), (2, 2), (8, 3, 2, 3))
 FOCUS = 12
 """Strategies that charts and videos show in full; of more, the best ones, and the others when they are chosen."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """One strategy's letter and second cues; `tone` numbers its colour, 0 that of the text."""
+    """One strategy's letter and second cues; `tone` numbers its colour, 0 that of the text, `shape` is its marker."""
 
     number: int
     name: str
     letter: str
     tone: int
-    marker: str
+    shape: str
     dash: tuple[float, ...]
     quiet: bool
 
     @property
     def colour(self) -> str:
-        """The stand-in of its colour."""
-        return f"#0103{self.tone:02x}"
-
-    @property
-    def row(self) -> str:
-        """The name of its parts in a chart that has a row for each."""
-        return f"series-{self.number}"
-
-    @property
-    def gid(self) -> str:
-        """The name of its parts in charts where they lie over others'."""
-        return self.row + ("-quiet" if self.quiet else "")
+        """The page's name of its colour, which follows light and dark."""
+        return f"var(--s{self.tone})"
 
 
 def looks(plan: Mapping[str, Any], primary: Mapping[str, Any]) -> dict[str, Look]:
@@ -58,7 +60,7 @@ def looks(plan: Mapping[str, Any], primary: Mapping[str, Any]) -> dict[str, Look
             name=name,
             letter=_letter(number),
             tone=0 if turn == 0 else 1 + (turn - 1) % TONES,
-            marker=MARKERS[turn % len(MARKERS)],
+            shape=MARKERS[turn % len(MARKERS)],
             dash=DASHES[(turn + turn // (TONES + 1)) % len(DASHES)],
             quiet=name not in shown,
         )

@@ -23,12 +23,27 @@
   addEventListener("resize", measure);
   measure();
   const picks = [...document.querySelectorAll("[data-pick]")];
+  // Colours are names of the page's own, which follow light and dark; only the font has to be measured.
+  const font = getComputedStyle(root).getPropertyValue("--sans").trim();
+  const text = { font, labelFont: font, titleFont: font, fontSize: 12, labelFontSize: 12, titleFontSize: 12, fontWeight: "normal", titleFontWeight: "normal" };
+  const ink = { color: "var(--ink)", labelColor: "var(--ink)", titleColor: "var(--ink)" };
+  const config = {
+    font,
+    padding: { top: 0, right: 6, bottom: 0, left: 0 },
+    background: null,
+    aria: false,
+    view: { stroke: null },
+    title: { ...text, ...ink, offset: 12 },
+    axis: { ...text, ...ink, ticks: false, labelPadding: 6, gridColor: "var(--ink)", gridOpacity: 0.1, domainColor: "var(--ink)", domainOpacity: 0.35, tickCount: 5 },
+    text: { font, fontSize: 12, baseline: "middle" },
+  };
+  const draw = (place) => vegaEmbed(place, JSON.parse(document.getElementById(place.dataset.spec).textContent), {
+    mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false, config, tooltip: { theme: "page", disableDefaultStyle: true },
+  }).then(({ view }) => view);
+  const views = [...document.querySelectorAll("[data-spec]")].map(draw);
   const single = () => {
-    const on = new Set(picks.filter((p) => p.getAttribute("aria-pressed") === "true").map((p) => p.dataset.pick));
-    charts.classList.toggle("single", on.size > 0);
-    for (const part of charts.querySelectorAll(".chart [data-series]")) {
-      part.classList.toggle("on", on.has(part.dataset.series));
-    }
+    const on = picks.filter((p) => p.getAttribute("aria-pressed") === "true").map((p) => p.dataset.pick);
+    for (const drawn of views) drawn.then((view) => view.signal("picked", on).runAsync());
   };
   for (const pick of picks) {
     pick.addEventListener("click", () => {

@@ -13,7 +13,8 @@ from typing import Any
 
 import av
 
-from rollout import __version__, benchmarks
+from rollout import __version__
+from rollout.benchmarks.report import environment
 from rollout.benchmarks.study.clips import Clip, Pair, choose, find_clips, find_pairs
 from rollout.benchmarks.study.questions import QUESTIONS, Kind
 from rollout.errors import OutputError
@@ -22,7 +23,6 @@ from rollout.files import new_folder, write_text
 __all__ = ["KEY", "WHEN", "build_study"]
 
 HOME = Path(__file__).parent
-STEP = Path(benchmarks.__path__[0]) / "report" / "step.js"
 KEY = "rollout study key 1"
 WHEN = 1577836800
 """The date of every video that is handed out, 2020-01-01: a copy's own date could tell one run from another."""
@@ -145,14 +145,7 @@ def _key(pairs: Sequence[Pair], names: Mapping[Clip, str], data: Mapping[str, An
 
 
 def _page(data: Mapping[str, Any]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(HOME), undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    style, scripts = (HOME / "page.css").read_text(encoding="utf-8"), (STEP, HOME / "page.js")
-    script = "\n".join(path.read_text(encoding="utf-8") for path in scripts)
-    return environment.get_template("page.html").render(data=data, style=style, script=script)
+    return environment(HOME).get_template("study.html").render(data=data)
 
 
 def bare_video(source: Path, target: Path) -> None:

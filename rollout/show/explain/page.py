@@ -67,8 +67,8 @@ def page(shown: Sequence[Side], script: Script, spec: Spec, *, text: str, comman
     made = Environment(
         loader=FileSystemLoader(home), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    style, *scripts = ((home / name).read_text(encoding="utf-8") for name in ("page.css", "ruler.js", "page.js"))
-    code = "".join(scripts)
+    texts = [(home / name).read_text(encoding="utf-8") for name in ("../base.css", "page.css", "ruler.js", "page.js")]
+    style, code = "".join(texts[:2]), "".join(texts[2:])
     return made.get_template("page.html").render(
         sides=[{"name": side.name, "text": str(side.strategy), "parts": _parts(side.strategy)} for side in shown],
         trained=spec.trained,

@@ -26,7 +26,7 @@ ADDRESS = "127.0.0.1"
 HERE = Path(__file__).parent
 PAGE = {
     "live.html": "text/html",
-    "live.css": "text/css",
+    **dict.fromkeys(("base.css", "live.css"), "text/css"),
     **dict.fromkeys(("live.js", "pane.js", "link.js"), "text/javascript"),
 }
 CLIENTS = 16
@@ -75,7 +75,8 @@ def app(session: Session, port: int) -> ASGIApp:
         name = request.path_params.get("name", "live.html")
         if name not in PAGE:
             return PlainTextResponse("not found", 404)
-        return FileResponse(HERE / name, media_type=PAGE[name])
+        home = HERE.parent if name == "base.css" else HERE  # all pages' colours
+        return FileResponse(home / name, media_type=PAGE[name])
 
     async def talk(socket: WebSocket) -> None:
         await _talk(session, socket)
