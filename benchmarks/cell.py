@@ -17,6 +17,7 @@ from rollout.registry import find
 from rollout.run.recipe import Donor
 from rollout.script import Script
 from rollout.strategy import AXES, Strategy
+from rollout.text import Json
 
 __all__ = ["Cell", "Place", "code_of", "places"]
 
@@ -39,7 +40,7 @@ class Cell:
     """Script and seed of the video whose memory this one gets, and before which block."""
     rollout: str = __version__
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON."""
         return asdict(self)
 

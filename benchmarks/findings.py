@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from rollout.benchmarks.intervals import Interval
 from rollout.benchmarks.plan import CellPlan, ClaimPlan, MetricPlan, Plan
 from rollout.benchmarks.statistics import Verdict
 from rollout.benchmarks.store import AttemptRecord
 from rollout.benchmarks.sweep import Curve, Fit, Unfit
+from rollout.text import Json
 
 __all__ = ["AxisFinding", "ClaimFinding", "MetricFinding", "PairFinding", "Summary", "TimeCurve"]
 
@@ -21,7 +21,7 @@ class PairFinding:
     b: str
     verdict: Verdict
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON."""
         return {"a": self.a, "b": self.b, **self.verdict.to_dict()}
 
@@ -37,7 +37,7 @@ class TimeCurve:
     high: list[float | None]
     fit: Fit | Unfit | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON."""
         sides = {"unit": self.unit, "x": self.x, "mean": self.mean, "low": self.low, "high": self.high}
         return sides if self.fit is None else sides | {"fit": self.fit.to_dict()}
@@ -51,7 +51,7 @@ class AxisFinding:
     values: tuple[float | int, ...]
     curves: Mapping[str, Curve]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON."""
         curves = {name: curve.to_dict() for name, curve in self.curves.items()}
         return {"axis": self.axis, "values": list(self.values), "curves": curves}
@@ -71,7 +71,7 @@ class MetricFinding:
         """The verdict of one strategy against another; None where they were not compared."""
         return next((pair.verdict for pair in self.pairs if (pair.a, pair.b) == (name, other)), None)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON."""
         return {
             **{name: getattr(self.plan, name) for name in self.plan.__struct_fields__},
@@ -93,7 +93,7 @@ class ClaimFinding:
     than: float | None = None
     unit: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON."""
         claim = {name: getattr(self.claim, name) for name in self.claim.__struct_fields__}
         if self.verdict is None:
@@ -119,7 +119,7 @@ class Summary:
     total: int
     failures: tuple[AttemptRecord, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON: summary.json."""
         return {
             "plan": self.plan.to_dict(),

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rollout.errors import RolloutError
+from rollout.text import Json
 
 __all__ = ["Crossed", "Estimate", "Grid", "Interval", "band", "estimate", "grid_of", "interval", "plain", "student"]
 
@@ -25,7 +26,7 @@ class Interval:
     high: float
     n: int
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON, None for an infinite end."""
         return {k: plain(v) for k, v in asdict(self).items()}
 

@@ -10,6 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 from rollout.benchmarks.metrics.score import Better
 from rollout.errors import OutputError
 from rollout.files import write_text
+from rollout.text import Json
 
 __all__ = [
     "ArmPlan",
@@ -72,10 +73,10 @@ class ArmPlan(Struct, frozen=True):
     """A strategy or control: as text and JSON (one a value of the axis in `specs`), its window, its blocks for the picture."""
 
     text: str
-    spec: dict[str, Any] | None = None
+    spec: Json | None = None
     window: int | None = None
-    steps: tuple[dict[str, Any], ...] = ()
-    specs: tuple[dict[str, Any], ...] | UnsetType = UNSET
+    steps: tuple[Json, ...] = ()
+    specs: tuple[Json, ...] | UnsetType = UNSET
     control: str | UnsetType = UNSET
     of: str | UnsetType = UNSET
     """Whose memory a swap replaces."""
@@ -147,9 +148,9 @@ class Plan(Struct, frozen=True, kw_only=True):
         scripts = self.scripts if cell.axis is None or self.axis is None else self.axis.scripts[cell.axis]
         return scripts[cell.prompt]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON."""
-        data: dict[str, Any] = msgspec.to_builtins(self)
+        data: Json = msgspec.to_builtins(self)
         return data
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil, isfinite
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,7 @@ from rollout.benchmarks.intervals import (
 )
 from rollout.benchmarks.metrics.score import Better
 from rollout.errors import RolloutError
+from rollout.text import Json
 
 __all__ = [
     "LEAST",
@@ -79,7 +80,7 @@ class Verdict:
         """A difference was found."""
         return self.word in ("better", "worse", "differs")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON: the difference is `mean`, the word `verdict`, as in every summary.json."""
         row = {k: plain(v) for k, v in asdict(self).items()}
         return {"mean": row.pop("difference"), "verdict": row.pop("word")} | row

@@ -16,6 +16,7 @@ from rollout.benchmarks.metrics.score import Score
 from rollout.errors import OutputError
 from rollout.files import alone, new_folder, write_text
 from rollout.run.record import RunFolder, RunRecord
+from rollout.text import Json
 
 __all__ = ["AttemptRecord", "CellScore", "CurveRecord", "Scores", "Store"]
 
@@ -59,9 +60,9 @@ class AttemptRecord(Struct, frozen=True, kw_only=True):
         """The last attempt at a cell, and it is not there."""
         return bool(self.last) and self.event != "done"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON."""
-        data: dict[str, Any] = msgspec.to_builtins(self)
+        data: Json = msgspec.to_builtins(self)
         return data
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rollout.benchmarks.intervals import band, plain, student
 from rollout.benchmarks.metrics.score import Better
+from rollout.text import Json
 
 __all__ = ["Curve", "Fit", "Unfit", "fit_half_life", "fit_rate", "kind_of", "sweep"]
 
@@ -38,7 +39,7 @@ class Fit:
     explained: float
     levels_at: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON."""
         return {name: plain(value) for name, value in asdict(self).items()}
 
@@ -50,7 +51,7 @@ class Unfit:
     kind: Kind | None
     reason: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON."""
         return {"kind": self.kind, "value": None, "reason": self.reason}
 
@@ -64,7 +65,7 @@ class Curve:
     high: Numbers
     fit: Fit | Unfit
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON, None where there is no number."""
         sides = {name: [plain(float(v)) for v in getattr(self, name)] for name in ("mean", "low", "high")}
         return sides | {"fit": self.fit.to_dict()}

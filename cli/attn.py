@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,6 +20,7 @@ from rollout.cli.options import (
 )
 from rollout.errors import SpecError
 from rollout.script import Script
+from rollout.text import Json
 
 __all__ = ["FILES", "attn"]
 
@@ -100,7 +101,7 @@ def _layer(text: str) -> int | None:
     return int(text)
 
 
-def _line(part: dict[str, Any]) -> str:
+def _line(part: Json) -> str:
     """A part of a map's summary for people."""
     begin, end = part["frames"]
     shares = [

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,7 @@ from rollout.cli.options import (
 from rollout.cli.watch import bar, watch
 from rollout.errors import CompositionError, OutputError, Stopped
 from rollout.script import Script, planned
+from rollout.text import Json
 
 if TYPE_CHECKING:
     from rollout.backend import Backend
@@ -106,9 +107,7 @@ def _folder(name: str) -> str:
     return folder[:80]
 
 
-def _generate(
-    strategies: "list[tuple[str, Strategy]]", recipe: dict[str, Any], choice: Choice, folder: Path, webp: bool
-) -> None:
+def _generate(strategies: "list[tuple[str, Strategy]]", recipe: Json, choice: Choice, folder: Path, webp: bool) -> None:
     """Check everything, then roll out one strategy after the other: one cache at a time, and times that are its own."""
     from rollout.benchmarks.compare.runs import read_runs
     from rollout.files import new_folder

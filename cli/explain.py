@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -31,6 +31,7 @@ from rollout.show.explain.cells import differ
 from rollout.show.explain.views import Mark, View, compare, views
 from rollout.slots import Role
 from rollout.strategy import Strategy
+from rollout.text import Json
 from rollout.timeline import blocks_of
 
 __all__ = ["PEAKS", "SHOWN", "STEADY", "explain", "ranges"]
@@ -100,7 +101,7 @@ def _json(pairs: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec) -> No
     """One object a block: the step, or both steps under "a" and "b" and what differs."""
     rollouts = (views(strategy, blocks_of(plan, spec), spec) for _, strategy in pairs)
     for n, both in enumerate(zip(*rollouts, strict=True)):
-        row: dict[str, Any] = both[0].step.to_dict()
+        row: Json = both[0].step.to_dict()
         if len(both) > 1:
             difference = compare(*both)
             row = {

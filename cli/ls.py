@@ -9,7 +9,7 @@ import typer
 
 from rollout.cli.options import Plugin, load_plugins
 from rollout.registry import find, names
-from rollout.text import first_paragraph
+from rollout.text import Json, first_paragraph
 
 __all__ = ["Group", "ls"]
 
@@ -54,7 +54,7 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _row(group: Group, name: str) -> dict[str, Any]:
+def _row(group: Group, name: str) -> Json:
     item = find(group.value, name)
     if group is Group.PRESETS:
         return {

@@ -3,11 +3,12 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from rollout.cli.options import Plugin, load_plugins
+from rollout.text import Json
 
 __all__ = ["score"]
 
@@ -32,7 +33,7 @@ def score(
     from rollout.benchmarks.metrics import METRICS, metric
     from rollout.benchmarks.metrics.sample import FOREIGN, applies, sample_of_run, sample_of_video
 
-    rows: list[dict[str, Any]] = []
+    rows: list[Json] = []
     metric_names = [name.strip() for name in metrics.split(",")] if metrics else None
     measures = [metric(name) for name in metric_names or METRICS]
     for path in videos:
@@ -40,7 +41,7 @@ def score(
         if sample.foreign:
             print(f"{path} {FOREIGN}", file=sys.stderr)
         scores = {m: m.measure(sample) for m in measures if applies(m.needs, sample)}
-        row: dict[str, Any] = {"video": str(path), "scores": {}}
+        row: Json = {"video": str(path), "scores": {}}
         for m, one in scores.items():
             if one is not None and (metric_names or one.value is not None):
                 row["scores"][m.name] = {"value": one.value, "unit": m.unit} | (
@@ -53,7 +54,7 @@ def score(
     _table(rows)
 
 
-def _table(rows: list[dict[str, Any]]) -> None:
+def _table(rows: list[Json]) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -9,6 +9,7 @@ import typer
 from rollout.cli.model import Choice, chooses_model
 from rollout.cli.options import Plugin, load_plugins
 from rollout.errors import BackendError, SpecError
+from rollout.text import Json
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +85,7 @@ def _where(device: "torch.device") -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def _cache(device: "torch.device", dtypes: str, windows: str, repeats: int) -> dict[str, Any]:
+def _cache(device: "torch.device", dtypes: str, windows: str, repeats: int) -> Json:
     """The cache alone, against the copy floor and the plain handling."""
     import torch
 
@@ -146,7 +147,7 @@ def _begin(backend: "Backend", presets: str) -> tuple[dict[str, "Strategy"], str
     return {name: preset(name) for name in (part.strip() for part in presets.split(","))}, prompt
 
 
-def _rollouts(backend: "Backend", presets: str, blocks: int) -> dict[str, Any]:
+def _rollouts(backend: "Backend", presets: str, blocks: int) -> Json:
     """Whole rollouts of a model under several presets."""
     from rollout.benchmarks.speed.rollouts import measure, table
 
@@ -159,9 +160,7 @@ def _rollouts(backend: "Backend", presets: str, blocks: int) -> dict[str, Any]:
     return {"rows": [row.to_dict() for row in rows]}
 
 
-def _flat(
-    backend: "Backend", presets: str, frames: int, points: int, out: Path | None, every: int | None
-) -> dict[str, Any]:
+def _flat(backend: "Backend", presets: str, frames: int, points: int, out: Path | None, every: int | None) -> Json:
     """One long rollout a preset."""
     from rollout.benchmarks.speed.flat import Point, flat, points_table
     from rollout.files import new_folder

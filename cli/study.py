@@ -6,12 +6,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from rollout.cli.options import Plugin, load_plugins
 from rollout.errors import OutputError
+from rollout.text import Json
 
 __all__ = ["Asked", "app", "build", "score"]
 
@@ -75,7 +76,7 @@ def score(
     _tables(result)
 
 
-def _tables(result: dict[str, Any]) -> None:
+def _tables(result: Json) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -122,7 +123,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.2f}"
 
 
-def _interval(value: dict[str, Any] | None, *, sign: bool = False) -> str:
+def _interval(value: Json | None, *, sign: bool = False) -> str:
     if value is None:
         return "-"
     mark = {"better": " ▲", "worse": " ▼", "tie": " ="}.get(value.get("verdict", ""), "")

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from rollout.errors import BackendError
+from rollout.text import Json
 
 if TYPE_CHECKING:  # a Spec is read without torch
     import numpy as np
@@ -82,11 +83,11 @@ class Decoder(Protocol):
         """The next frames' latents (F, C, H, W) to pixel frames (N, height, width, 3), uint8."""
         ...
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Json:
         """Everything that the next push depends on, as tensors and numbers."""
         ...
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Json) -> None:
         """Go back to a state."""
         ...
 

@@ -22,6 +22,7 @@ from rollout.errors import CacheError
 from rollout.rope import rotate
 from rollout.slots import Edit, Placement, Role, Slot, in_order
 from rollout.store import Entry, Pair, Store, runs
+from rollout.text import Json
 
 __all__ = ["KVCache", "Observer", "Watch", "kv_bytes"]
 
@@ -103,7 +104,7 @@ class KVCache:
         """A slot's keys, not rotated, and values (B, h*w, heads, D), in float32 or better."""
         return self._store.raw(layer, self._entries[slot])
 
-    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def state(self) -> tuple[Json, dict[str, Tensor]]:
         """Everything that later blocks depend on, as JSON and as tensors on the CPU. Raises CacheError."""
         self._usable()
         entries, tensors = self._store.state(self._entries)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rollout.text import Json
+
 __all__ = ["Costs", "Encoded", "count"]
 
 
@@ -39,7 +41,7 @@ class Costs:
         if self.held_bytes is not None:
             self.held_bytes = max(self.held_bytes, held_bytes)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON."""
         return asdict(self)
 

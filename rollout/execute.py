@@ -15,6 +15,7 @@ from rollout.plan import Step, chunks, reach, replayed
 from rollout.sampler import Noise, Schedule, sample
 from rollout.slots import Block, Edit, Placement, Slot
 from rollout.strategy import Strategy
+from rollout.text import Json
 
 __all__ = ["Engine"]
 
@@ -138,7 +139,7 @@ class Engine:
         for frame in range(max(0, frames - self.hold), frames):
             self._latents.setdefault(frame, latents[:, frame : frame + 1].to(self.backend.device))
 
-    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def state(self) -> tuple[Json, dict[str, Tensor]]:
         """Cache, held latents and costs, as JSON and as tensors on the CPU. Raises CacheError."""
         cache, tensors = self.cache.state()
         frames = sorted(self._latents)

@@ -19,6 +19,7 @@ from rollout.sampler import Noise, Schedule, seeded
 from rollout.script import Script
 from rollout.slots import Block, Placement, Role, Slot
 from rollout.strategy import Strategy, Switch
+from rollout.text import Json
 from rollout.timeline import Change, Course, Cut, Event, Moment, Once, Prompt, Timeline, Use
 
 __all__ = ["Result", "Rollout", "generate"]
@@ -190,7 +191,7 @@ class Rollout(Iterator[Result]):
             self.cache.exchange(i for i, slot in enumerate(self.cache.slots) if slot.role is not Role.RECENT)
         return moment
 
-    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def state(self) -> tuple[Json, dict[str, Tensor]]:
         """Everything that later blocks depend on, as JSON and as tensors on the CPU. Raises CacheError.
 
         Noise from a source of the caller's own is not in it, nor the history.
@@ -243,7 +244,7 @@ def _texts(changes: Iterable[Change]) -> Iterator[tuple[str, ...]]:
     return (change.texts for change in changes if isinstance(change, Prompt))
 
 
-def _of_first_edition(state: Mapping[str, Any]) -> dict[str, Any]:
+def _of_first_edition(state: Mapping[str, Any]) -> Json:
     """A state of the first edition, which kept what follows from the events beside them, as one of today."""
     progress = state["progress"]
     last = progress["block"] or progress["last"]

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any
 
 from rollout.backend import Spec
 from rollout.errors import CacheError, CompositionError
 from rollout.slots import Block, Edit, Placement, Replay, Role, Slot, in_order, keep, of_role
 from rollout.strategy import Strategy, Switch
+from rollout.text import Json
 from rollout.timeline import Moment
 
 __all__ = ["Step", "chunks", "decide", "reach", "replayed", "simulate", "steps", "taken_over"]
@@ -26,7 +26,7 @@ class Step:
     placement: Placement
     admitted: tuple[Slot, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON, in the state in which the block is denoised."""
         block = self.block
         return {

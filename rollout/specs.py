@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from rollout.errors import SpecError
 from rollout.registry import find, names
-from rollout.text import hint
+from rollout.text import Json, hint
 
 __all__ = [
     "GROUP_OF",
@@ -34,7 +34,7 @@ def kind_of(part: Any) -> str:
     return str(type(part).kind)
 
 
-def part_to_dict(part: Any) -> dict[str, Any]:
+def part_to_dict(part: Any) -> Json:
     """The JSON form of one part: {"kind": ..., field: value, ...}."""
     return {"kind": kind_of(part)} | {f.name: _plain(getattr(part, f.name)) for f in dataclasses.fields(part)}
 
@@ -129,7 +129,7 @@ def part_from_text(axis: str, text: str) -> Any:
     kind, _, rest = text.partition(":")
     cls = find(GROUP_OF[axis], kind.strip())
     hints = typing.get_type_hints(cls)
-    data: dict[str, Any] = {"kind": kind.strip()}
+    data: Json = {"kind": kind.strip()}
     for pair in rest.split(",") if rest.strip() else ():
         name, equals, value = (piece.strip() for piece in pair.partition("="))
         if not equals or not value:

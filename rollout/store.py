@@ -15,6 +15,7 @@ from torch import Tensor
 from rollout.backend import Spec
 from rollout.rope import rotate, table
 from rollout.slots import Row
+from rollout.text import Json
 
 __all__ = ["FARTHEST", "TABLES", "Average", "Entry", "Pair", "RawKeys", "Store", "blend", "runs"]
 
@@ -57,7 +58,7 @@ class Entry:
         """A memory, in full precision."""
         return isinstance(self.copy, Average)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON: of the copy only its kind."""
         return {
             "row": self.row,
@@ -180,7 +181,7 @@ class Store:
                 self.rotate(part.to(self.dtype), turns, out=keys[:, row])
         return Entry(row, natural)
 
-    def state(self, entries: Sequence[Entry]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    def state(self, entries: Sequence[Entry]) -> tuple[list[Json], dict[str, Tensor]]:
         """All that these slots need, as JSON and by name: keys, values (layers, B, slots, h*w, heads, D), copies."""
         rows = [slot.row for slot in entries]
         tensors_by_name = {

@@ -9,6 +9,7 @@ from rollout.backend import Spec
 from rollout.errors import CompositionError, SpecError
 from rollout.members import lacks
 from rollout.slots import BLOCK, Block, Edit, Placement, Replay, Slot, flush
+from rollout.text import Json
 
 __all__ = ["AXES", "Policy", "PolicyDefaults", "Positions", "PositionsDefaults", "Strategy", "Switch", "SwitchDefaults"]
 
@@ -208,7 +209,7 @@ class Strategy:
         for part in (self.policy, self.switch, self.positions):
             part.check(self, spec, frames)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The JSON form: {"positions": {"kind": ..., field: ...}, "policy": {...}, "switch": {...}}."""
         return {axis: specs.part_to_dict(getattr(self, axis)) for axis in AXES}
 

@@ -1,10 +1,14 @@
-"""Small things that are said in many places: what went wrong, what may have been meant, what a rule says of itself."""
+"""Small things that many places need: the form of JSON, what went wrong, what may have been meant, what a rule says of itself."""
 
 import inspect
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
-__all__ = ["cause", "first_paragraph", "hint"]
+__all__ = ["Json", "cause", "first_paragraph", "hint"]
+
+Json = dict[str, Any]
+"""An object on its way to or from a file, a page or a wire: the form of a value, whose meaning a type says."""
 
 
 def cause(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from rollout.backend import Spec
 from rollout.script import Script
 from rollout.slots import Block
 from rollout.strategy import Strategy, Switch
+from rollout.text import Json
 
 __all__ = [
     "KINDS",
@@ -86,7 +87,7 @@ class Event:
                 return f"strategy: {strategy}"
         return "cut"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON: {"block": 8, "kind": "switch", "value": [{"kind": "flush", "last": 1}]}."""
         value: list[Any] = []
         match self.change:

@@ -12,7 +12,6 @@ import os
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,6 +25,7 @@ from rollout.backends.sprites.weights import read_weights, save_weights
 from rollout.backends.sprites.world import render
 from rollout.files import write_whole
 from rollout.rope import rotate, table
+from rollout.text import Json
 
 __all__ = [
     "DIRT",
@@ -180,7 +180,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
                 average[n].lerp_(p, blend)
             if step % args.log == 0 or step == args.steps:
                 now = time.monotonic()
-                row: dict[str, Any] = {
+                row: Json = {
                     "step": step,
                     "loss": round(sum(losses) / len(losses), 5),
                     "ms": round((now - last_line) * 1000 / len(losses)),
@@ -204,7 +204,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
         dist.destroy_process_group()
 
 
-def write_log(folder: Path, row: dict[str, Any]) -> None:
+def write_log(folder: Path, row: Json) -> None:
     """Append one JSON line to log.jsonl, and show it."""
     print(json.dumps(row), flush=True)
     with (folder / "log.jsonl").open("a") as file:

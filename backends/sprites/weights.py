@@ -4,7 +4,6 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from rollout.backends.sprites.world import PIXELS
 from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
 from rollout.files import write_whole
+from rollout.text import Json
 
 __all__ = ["FIRST", "FORMAT", "SpriteDecoder", "Sprites", "load_sprites", "read_weights", "save_weights"]
 
@@ -41,11 +41,11 @@ class SpriteDecoder:
         frames = self.codec.decode(latents.float().to(self.codec.mean.device))
         return (frames * 255).round().byte().permute(0, 2, 3, 1).cpu()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Json:
         """Nothing: every frame stands alone."""
         return {}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Json) -> None:
         """Nothing to go back to."""
 
 
@@ -134,7 +134,7 @@ def read_weights(path: Path) -> tuple[SpriteTransformer, Codec]:
             "of the first edition, whose world had no nights" if metadata.get("format") == FIRST else "of another model"
         )
         raise BackendError(f"{path} is safetensors {edition}. Give weights that this version's sprite training wrote.")
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
+    fields: Json = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
     shape = Shape(**fields)
     model, codec = SpriteTransformer(shape), Codec(shape.channels)
     try:

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rollout.text import Json
+
 __all__ = ["WanDecoder", "encode_frames", "unscale"]
 
 
@@ -30,12 +32,12 @@ class WanDecoder:
         frames = torch.cat(parts, 2)[0].clamp(-1, 1)
         return ((frames.float() + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Json:
         """The feature cache; entries are tensors, None, or the VAE's mark for a first frame."""
         copies = [f.clone() if isinstance(f, Tensor) else f for f in self._features]
         return {"features": copies, "first": self._first}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Json) -> None:
         """Go back to a state."""
         self._features = [f.clone() if isinstance(f, Tensor) else f for f in state["features"]]
         self._first = bool(state["first"])

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rollout.errors import BackendError, OutputError
+from rollout.text import Json
 
 __all__ = [
     "LORA_PREFIXES",
@@ -155,7 +156,7 @@ def merge_lora(tensors: dict[str, Tensor], path: Path, *, alpha: float | None = 
 
 def import_checkpoint(
     checkpoint: Path, base: Path, to: Path, *, raw: bool = False, lora: Path | None = None, alpha: float | None = None
-) -> dict[str, Any]:
+) -> Json:
     """Write a diffusers-format folder: the checkpoint as its transformer, everything else from `base`.
 
     Files of the base are hard-linked where the disk allows it. Returns what `describe` says. Raises BackendError,
@@ -180,7 +181,7 @@ def import_checkpoint(
     return describe(to)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> Json:
     """The transformer's config of a diffusers-format folder. Raises BackendError."""
     path = folder / "transformer" / "config.json"
     try:
@@ -195,7 +196,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     if config.get("added_kv_proj_dim") or config.get("image_dim"):
         raise BackendError(f"{path} is an image-to-video model. rollout runs text-to-video Wan 2.1.")
-    settings: dict[str, Any] = config
+    settings: Json = config
     return settings
 
 
@@ -259,7 +260,7 @@ def _save_shards(tensors: dict[str, Tensor], folder: Path) -> None:
         )
 
 
-def describe(folder: Path) -> dict[str, Any]:
+def describe(folder: Path) -> Json:
     """What a folder holds: geometry, parameters, dtype, parts, and where an imported transformer came from."""
     config = read_config(folder)
     count, kinds = 0, set()

@@ -19,6 +19,7 @@ from rollout.benchmarks.report.tables import ARROWS, READ
 from rollout.benchmarks.results import because
 from rollout.benchmarks.statistics import LEAST
 from rollout.benchmarks.suites.answers import USES
+from rollout.text import Json
 
 __all__ = ["as_html"]
 
@@ -50,7 +51,7 @@ def as_html(sections: Sequence[Section]) -> str:
     )
 
 
-def _columns(shown: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _columns(shown: Sequence[Mapping[str, Any]]) -> list[Json]:
     """The columns of all sections, each once."""
     once = {(c["use"], c["name"], c["suite"]): c for section in shown for c in section["columns"]}
     return list(once.values())
@@ -79,7 +80,7 @@ def _facts(sections: Sequence[Section]) -> dict[str, str]:
     }
 
 
-def _section(number: int, section: Section, seen: Mapping[str, Look]) -> dict[str, Any]:
+def _section(number: int, section: Section, seen: Mapping[str, Look]) -> Json:
     sources = _sources(section)
     return {
         "number": number,
@@ -98,7 +99,7 @@ def _section(number: int, section: Section, seen: Mapping[str, Look]) -> dict[st
     }
 
 
-def _column(use: str, section: Section) -> dict[str, Any]:
+def _column(use: str, section: Section) -> Json:
     column = section.columns[use]
     metric = column.metric
     return {
@@ -114,14 +115,14 @@ def _column(use: str, section: Section) -> dict[str, Any]:
     }
 
 
-def _cost_head(kind: str, section: Section) -> dict[str, Any]:
+def _cost_head(kind: str, section: Section) -> Json:
     """A cost's head: its unit, and for times whether other rollouts ran beside."""
     _, unit, about = COSTS[kind]
     busy = kind == "ms" and any(run.plan.workers > 1 for run in section.runs)
     return {"name": HEADS[kind], "unit": unit, "about": about, "busy": busy}
 
 
-def _row(section: Section, row: Row, seen: Mapping[str, Look], sources: Sequence[Finished]) -> dict[str, Any]:
+def _row(section: Section, row: Row, seen: Mapping[str, Look], sources: Sequence[Finished]) -> Json:
     look = seen.get(row.identity)
     letters = [seen[other.identity].letter for other in section.rows if other.name in row.dominated_by]
     return {
@@ -138,7 +139,7 @@ def _row(section: Section, row: Row, seen: Mapping[str, Look], sources: Sequence
     }
 
 
-def _cell(section: Section, use: str, row: Row) -> dict[str, Any] | None:
+def _cell(section: Section, use: str, row: Row) -> Json | None:
     cell = row.cells.get(use)
     if cell is None:
         return None
@@ -147,7 +148,7 @@ def _cell(section: Section, use: str, row: Row) -> dict[str, Any] | None:
     return shown | _against(section, cell)
 
 
-def _against(section: Section, cell: Cell) -> dict[str, Any]:
+def _against(section: Section, cell: Cell) -> Json:
     """The verdict of a cell, and the difference behind it."""
     if cell.verdict is None:
         return {"verdict": ""}
@@ -181,7 +182,7 @@ def _unseen(blind: str) -> str:
     return f"This model cannot tell: {blind}." if blind else ""
 
 
-def _figures(number: int, section: Section, seen: Mapping[str, Look]) -> Iterator[dict[str, Any]]:
+def _figures(number: int, section: Section, seen: Mapping[str, Look]) -> Iterator[Json]:
     """Each use against the bytes that it takes; of strategies with the same rollouts the one that was rolled out."""
     for use, column in section.columns.items():
         rows = [row for row in section.rows if use in row.cells and not row.cells[use].stands_in and "kv" in row.costs]

@@ -11,6 +11,7 @@ from rollout.benchmarks.leaderboard.columns import Column
 from rollout.benchmarks.leaderboard.costs import COSTS
 from rollout.benchmarks.leaderboard.notes import unfinished
 from rollout.benchmarks.suites.answers import USES
+from rollout.text import Json
 
 __all__ = ["as_csv", "as_jsonl", "records"]
 
@@ -18,12 +19,12 @@ ANSWER = ("mean", "low", "high", "n", "verdict", "best", "metric", "unit", "suit
 COST = ("mean", "low", "high", "suite")
 
 
-def records(sections: Sequence[Section]) -> list[dict[str, Any]]:
+def records(sections: Sequence[Section]) -> list[Json]:
     """Every row, controls after the strategies of their section; None where there is no number."""
     return [_record(section, row) for section in sections for row in (*section.rows, *section.references)]
 
 
-def _record(section: Section, row: Row) -> dict[str, Any]:
+def _record(section: Section, row: Row) -> Json:
     backend = section.backend
     return {
         "model": section.title,
@@ -46,7 +47,7 @@ def _record(section: Section, row: Row) -> dict[str, Any]:
     }
 
 
-def _answer(column: Column, cell: Cell) -> dict[str, Any]:
+def _answer(column: Column, cell: Cell) -> Json:
     verdict = cell.verdict
     return {
         **cell.mean.to_dict(),
@@ -88,5 +89,5 @@ def as_csv(sections: Sequence[Section]) -> str:
     return stream.getvalue()
 
 
-def _under(name: str, parts: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+def _under(name: str, parts: Sequence[str], values: Mapping[str, Any]) -> Json:
     return {f"{name}_{part}": values[part] for part in parts}

@@ -16,6 +16,7 @@ from rollout.benchmarks.summary import score_cube, scores_of
 from rollout.errors import OutputError, RolloutError
 from rollout.registry import find
 from rollout.script import Script
+from rollout.text import Json
 from rollout.timeline import blocks_of
 
 __all__ = ["Finished", "apart", "read_runs"]
@@ -68,7 +69,7 @@ class Finished:
         return names
 
     @cached_property
-    def specs(self) -> dict[str, dict[str, Any]]:
+    def specs(self) -> dict[str, Json]:
         """JSON form by composition."""
         return {key: self.plan.strategies[name].spec or {} for key, name in self.strategies.items()}
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rollout.benchmarks.metrics.code import digest, worlds
+from rollout.text import Json
 
 if TYPE_CHECKING:
     from rollout.benchmarks.metrics.sample import Sample
@@ -23,7 +24,7 @@ class Curve:
     y: Sequence[float | None]
     unit: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON, six digits."""
         return {
             "unit": self.unit,

@@ -3,7 +3,7 @@
 import json
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
@@ -16,6 +16,7 @@ from rollout.benchmarks.results import because, by_chance
 from rollout.benchmarks.statistics import LEAST
 from rollout.benchmarks.summary import summarise
 from rollout.files import new_folder, write_text
+from rollout.text import Json
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -39,14 +40,12 @@ def write_report(out: Path) -> Path:
     return folder / "index.html"
 
 
-def _scenes(out: Path, found: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+def _scenes(out: Path, found: Json, folder: Path) -> list[Json]:
     primary = found["metrics"][found["plan"]["primary"]]
     return videos.scenes(out, found, looks(found["plan"], primary), folder / "videos")
 
 
-def _view(
-    out: Path, summary: Summary, found: dict[str, Any], scenes: list[dict[str, Any]], folder: Path
-) -> dict[str, Any]:
+def _view(out: Path, summary: Summary, found: Json, scenes: list[Json], folder: Path) -> Json:
     """Everything that the template shows."""
     plan = found["plan"]
     primary = found["metrics"][plan["primary"]]

@@ -16,6 +16,7 @@ from rollout.script import Script
 from rollout.show.explain.picture import draw
 from rollout.specs import GROUP_OF
 from rollout.strategy import AXES
+from rollout.text import Json
 
 __all__ = ["costs", "curves", "forests", "pictures", "reactions"]
 
@@ -24,7 +25,7 @@ PAIRED = 6
 APART = ("drift",)
 """Metrics whose curve is over the distance between frames, not over time."""
 COSTS = ("seconds_per_frame", "kv_mib")
-Figure = dict[str, Any]
+Figure = Json
 
 
 def _figure(spec: charts.Spec, key: str, title: str, aloud: str, **more: Any) -> Figure:

@@ -13,6 +13,7 @@ from rollout.benchmarks.report.look import Look
 from rollout.benchmarks.report.numbers import interval, places, show
 from rollout.benchmarks.results import because
 from rollout.benchmarks.suites.suite import shipped
+from rollout.text import Json
 
 __all__ = ["ARROWS", "READ", "against", "claims", "columns", "command", "groups"]
 
@@ -75,12 +76,12 @@ def failures(summary: Summary) -> list[dict[str, str]]:
     ]
 
 
-def claims(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+def claims(found: Mapping[str, Any]) -> list[Json]:
     """Each claim in words and numbers, and where its interval lies on a strip on which right is as claimed."""
     out = []
     for claim in found["claims"]:
         metric = found["metrics"][claim["metric"]]
-        row: dict[str, Any] = {
+        row: Json = {
             **claim,
             "kind": KINDS.get(claim.get("verdict", ""), "open"),
             "metric_about": _about(metric),
@@ -106,7 +107,7 @@ def _strip(claim: Mapping[str, Any], sign: int) -> dict[str, float]:
     return {"low": round(min(low, high), 1), "high": round(max(low, high), 1), "mean": round(middle, 1)}
 
 
-def columns(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+def columns(found: Mapping[str, Any]) -> list[Json]:
     """The metrics, for heads of columns and for the glossary."""
     return [
         {**m, "about": _about(m), "arrow": ARROWS[m["better"]], "read": READ[m["better"]], "number": n}
@@ -135,7 +136,7 @@ def _about(metric: Mapping[str, Any]) -> str:
     return f"{about} Here its mean over the {SPAN} latent frames before frame {until[1]}." if until else about
 
 
-def groups(found: Mapping[str, Any], looks: Mapping[str, Look]) -> list[dict[str, Any]]:
+def groups(found: Mapping[str, Any], looks: Mapping[str, Look]) -> list[Json]:
     """Strategies of equal budget, each with a cell a metric."""
     out = []
     for window, names in found["groups"].items():
@@ -155,7 +156,7 @@ def groups(found: Mapping[str, Any], looks: Mapping[str, Look]) -> list[dict[str
     return out
 
 
-def _cell(found: Mapping[str, Any], metric: Mapping[str, Any], name: str, best: str | None) -> dict[str, Any] | None:
+def _cell(found: Mapping[str, Any], metric: Mapping[str, Any], name: str, best: str | None) -> Json | None:
     mean = metric["means"].get(name)
     if mean is None:
         return None
@@ -178,7 +179,7 @@ def _cell(found: Mapping[str, Any], metric: Mapping[str, Any], name: str, best: 
     return cell
 
 
-def against(metric: Mapping[str, Any], a: str, b: str) -> dict[str, Any] | None:
+def against(metric: Mapping[str, Any], a: str, b: str) -> Json | None:
     """The paired difference a - b, whichever way round it was taken."""
     for pair in metric["pairs"]:
         if (pair["a"], pair["b"]) == (a, b):

@@ -15,6 +15,7 @@ from rollout.errors import OutputError
 from rollout.files import new_folder, write_whole
 from rollout.run.recipe import PrefixRecord
 from rollout.run.record import RunRecord
+from rollout.text import Json
 
 __all__ = ["size"]
 
@@ -24,7 +25,7 @@ MOST = 300
 """Videos that it copies at most, unless one prompt has more."""
 
 
-def scenes(out: Path, found: Mapping[str, Any], looks: Mapping[str, Look], to: Path) -> list[dict[str, Any]]:
+def scenes(out: Path, found: Mapping[str, Any], looks: Mapping[str, Look], to: Path) -> list[Json]:
     """Every scene that is shown, its videos linked or copied into `to`; what else lies there is removed."""
     plan, store, why = found["plan"], Store(out), {e["cell"]: e["why"] for e in found["failed"]}
     # where there is an axis the last of each remains: videos at the axis' last value
@@ -39,7 +40,7 @@ def scenes(out: Path, found: Mapping[str, Any], looks: Mapping[str, Look], to: P
         for name, look in looks.items():
             cell = cells[seed, prompt, name]
             address = cell["address"]
-            tile: dict[str, Any] = {"series": look.number, "src": None, "value": values.get(address)}
+            tile: Json = {"series": look.number, "src": None, "value": values.get(address)}
             video = store.folder(address) / "video.mp4"
             if store.done(address) and video.is_file():
                 script = script or _script(store.record(address))
@@ -64,7 +65,7 @@ def _text(plan: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
     return str(scripts[cell["prompt"]])
 
 
-def _script(record: RunRecord) -> dict[str, Any]:
+def _script(record: RunRecord) -> Json:
     """A rollout's shots on the clock: seconds, and latent frames."""
     script, prefix = record.script, record.prefix
     first = script.shots[0]
@@ -104,7 +105,7 @@ def size(path: Path) -> tuple[int, int]:
         raise OutputError(f"{path} cannot be read as a video: {error}. Run the suite again.") from error
 
 
-def events(shown: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def events(shown: list[Json]) -> list[Json]:
     """Prompt changes and cuts, where all scenes have them at the same time: kind, latent frame, second."""
     each = [
         [

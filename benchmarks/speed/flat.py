@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from rollout.run.job import Job
 from rollout.run.recipe import Recipe
 from rollout.script import Script, Shot
 from rollout.strategy import Strategy
+from rollout.text import Json
 from rollout.world import Act
 
 __all__ = ["Point", "flat", "points_table"]
@@ -50,7 +50,7 @@ class Point:
     """Raw copies of sinks, float32 averages of memory."""
     drift: Drift | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON."""
         return asdict(self)
 

@@ -5,7 +5,6 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -14,6 +13,7 @@ from rollout.backend import Spec
 from rollout.benchmarks.speed.handling import PASSES, Floor, Ours, Plain, geometry
 from rollout.devices import now
 from rollout.strategy import Strategy
+from rollout.text import Json
 
 __all__ = ["COMPOSITIONS", "measure", "pin_allocator", "switching", "tables"]
 
@@ -40,7 +40,7 @@ class Row:
     ours_ms: float
     plain_ms: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON."""
         return asdict(self)
 
@@ -56,7 +56,7 @@ class Switching:
     forwards: int
     after_ms: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON."""
         return asdict(self)
 

@@ -19,6 +19,7 @@ from rollout.devices import now
 from rollout.loop import Rollout, generate
 from rollout.script import Script, Shot
 from rollout.strategy import Strategy
+from rollout.text import Json
 
 __all__ = ["measure", "table"]
 
@@ -47,7 +48,7 @@ class Row:
     host_syncs: float
     """Between a block's first noisy pass and its commit."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON."""
         return asdict(self)
 

@@ -10,6 +10,7 @@ from rollout.benchmarks.study.build import KEY
 from rollout.benchmarks.study.order import SEEDS, Showing, showings
 from rollout.benchmarks.study.questions import HIGHEST, LOWEST, PREFERENCES
 from rollout.errors import OutputError
+from rollout.text import Json
 
 __all__ = ["Answer", "Key", "Rater", "read_answers", "read_key"]
 
@@ -115,7 +116,7 @@ def _json(path: Path) -> Any:
         raise _Wrong(f"it is not whole JSON ({str(error).splitlines()[0]})") from error
 
 
-def _object(data: Any, kind: str, what: str) -> dict[str, Any]:
+def _object(data: Any, kind: str, what: str) -> Json:
     if not isinstance(data, dict) or data.get("format") != kind:
         raise _Wrong(f"it is not {what}")
     return data

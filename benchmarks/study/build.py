@@ -19,6 +19,7 @@ from rollout.benchmarks.study.clips import Clip, Pair, choose, find_clips, find_
 from rollout.benchmarks.study.questions import QUESTIONS, Kind
 from rollout.errors import OutputError
 from rollout.files import new_folder, write_text
+from rollout.text import Json
 
 __all__ = ["KEY", "WHEN", "build_study"]
 
@@ -96,7 +97,7 @@ def _names(pairs: Sequence[Pair], seed: int) -> dict[Clip, str]:
     return names
 
 
-def _data(pairs: Sequence[Pair], again: int, names: Mapping[Clip, str]) -> dict[str, Any]:
+def _data(pairs: Sequence[Pair], again: int, names: Mapping[Clip, str]) -> Json:
     """All that the page knows; its hash is the study's name."""
     kinds = {pair.questions for pair in pairs}
     data = {
@@ -109,7 +110,7 @@ def _data(pairs: Sequence[Pair], again: int, names: Mapping[Clip, str]) -> dict[
     return {"study": sha256(json.dumps(data).encode()).hexdigest()[:12]} | data
 
 
-def _timeline(clip: Clip) -> dict[str, Any]:
+def _timeline(clip: Clip) -> Json:
     script = clip.record.script
     shots = [{key: getattr(shot, key) for key in ("prompt", "begin", "end", "cut")} for shot in script.shots]
     return {"fps": script.fps, "frames": clip.record.timings["frames"], "shots": shots}
@@ -120,7 +121,7 @@ def _length(pair: Pair) -> float:
     return float(line["frames"] / line["fps"])
 
 
-def _key(pairs: Sequence[Pair], names: Mapping[Clip, str], data: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def _key(pairs: Sequence[Pair], names: Mapping[Clip, str], data: Mapping[str, Any], seed: int) -> Json:
     scenes = list(dict.fromkeys(pair.a.scene for pair in pairs))
     return {
         "format": KEY,

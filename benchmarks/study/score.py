@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from rollout.benchmarks.statistics import Crossed, Interval
 from rollout.benchmarks.study.agreement import ordinal_alpha
 from rollout.benchmarks.study.answers import Key, Rater, read_answers, read_key
+from rollout.text import Json
 
 __all__ = ["score", "score_study"]
 
@@ -21,13 +21,13 @@ LEAST = 6
 """Answers, or raters, or scenes, below which a bootstrap is no interval."""
 
 
-def score_study(answers: Sequence[Path], key: Path) -> dict[str, Any]:
+def score_study(answers: Sequence[Path], key: Path) -> Json:
     """Score answer files under a study's key. Raises OutputError."""
     key_data = read_key(key)
     return score(read_answers(answers, key_data), key_data)
 
 
-def score(raters: Sequence[Rater], key: Key) -> dict[str, Any]:
+def score(raters: Sequence[Rater], key: Key) -> Json:
     """The figures as JSON; repeated pairs count for consistency alone."""
     scenes = [pair.scene for pair in key.pairs]
     bootstrap = Crossed(len(raters), scenes)
@@ -74,12 +74,12 @@ def _of(grid: NDArray[np.float64], sides: Sequence[tuple[str, str]], name: str) 
     return np.stack(columns, 1)
 
 
-def _told(interval_found: Interval | None, few: bool = False) -> dict[str, Any] | None:
+def _told(interval_found: Interval | None, few: bool = False) -> Json | None:
     """As JSON; a bootstrap of few is no interval."""
     return None if interval_found is None else _bare(interval_found.to_dict(), few)
 
 
-def _bare(data: dict[str, Any], few: bool = False) -> dict[str, Any]:
+def _bare(data: Json, few: bool = False) -> Json:
     return data | {"low": None, "high": None} if few or data["n"] < LEAST else data
 
 
@@ -90,7 +90,7 @@ def _meeting(
     sides: Sequence[tuple[str, str]],
     ratings: Mapping[str, NDArray[np.float64]],
     preferences: Grid,
-) -> dict[str, Any]:
+) -> Json:
     """Two strategies where they met: how often either was preferred, and by how much a's ratings are higher."""
     met = np.array([{a, b} == set(pair) for pair in sides])
     sign = np.array([1 if pair[0] == a else -1 for pair in sides])
@@ -116,7 +116,7 @@ def _verdict(difference: Interval) -> str:
     return "better" if difference.mean > 0 else "worse"
 
 
-def _alpha(grid: Grid) -> dict[str, Any]:
+def _alpha(grid: Grid) -> Json:
     if len(grid) < 2:
         return {"alpha": None, "why": "there is one rater"}
     alpha, why = ordinal_alpha(grid)
@@ -142,7 +142,7 @@ def _repeats(rater: Rater) -> list[Repeat]:
     return repeats
 
 
-def _consistency(raters: Sequence[Sequence[Repeat]]) -> dict[str, Any]:
+def _consistency(raters: Sequence[Sequence[Repeat]]) -> Json:
     """How raters answered pairs that came again: share of the same preference, mean and share within 1 of ratings."""
     repeats = [repeat for rater in raters for repeat in rater]
     apart = [step for _, steps in repeats for step in steps]
@@ -156,7 +156,7 @@ def _consistency(raters: Sequence[Sequence[Repeat]]) -> dict[str, Any]:
     }
 
 
-def _rater(rater: Rater) -> dict[str, Any]:
+def _rater(rater: Rater) -> Json:
     seconds = float(median(answer.seconds for answer in rater.answers))
     return {"name": rater.name, "seed": rater.seed, "seconds": seconds} | _consistency([_repeats(rater)])
 

@@ -16,6 +16,7 @@ from rollout.run.latents import LatentsWriter, as_bytes
 from rollout.run.sheet import Sheet
 from rollout.run.snapshot import flatten, part, under, unflatten
 from rollout.run.video import Frames, Subtitle, VideoWriter, webvtt
+from rollout.text import Json
 
 __all__ = ["Output", "State"]
 
@@ -105,7 +106,7 @@ class Output:
             writer.write(frames)
         self.last = frames
 
-    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def state(self) -> tuple[Json, dict[str, Tensor]]:
         """What goes on after a stop, as JSON and tensors; what was written so far is brought to the disk."""
         tensors: dict[str, Tensor] = {}
         decoder = flatten(self.decoder.state(), tensors, "state")

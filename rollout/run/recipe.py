@@ -10,6 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 from rollout.errors import OutputError
 from rollout.sampler import Schedule
 from rollout.strategy import Strategy
+from rollout.text import Json
 from rollout.timeline import Event
 
 __all__ = ["BackendRecord", "Donor", "PrefixRecord", "Recipe", "RecipeRecord", "ScriptText"]
@@ -56,7 +57,7 @@ class Recipe:
         donor = () if self.donor is None else ((self.donor.text, self.donor.seed),)
         return ((self.text, self.seed), *donor)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON."""
         return {
             "strategy": self.strategy.to_dict(),
@@ -116,10 +117,10 @@ class RecipeRecord(Struct, frozen=True, kw_only=True):
     backend: BackendRecord
     script: ScriptText
     seed: int
-    strategy_data: dict[str, Any] | None = msgspec.field(name="strategy")
+    strategy_data: Json | None = msgspec.field(name="strategy")
     schedule: Schedule | None = None
     prefix: PrefixRecord | str | None
-    event_data: tuple[dict[str, Any], ...] = msgspec.field(name="events")
+    event_data: tuple[Json, ...] = msgspec.field(name="events")
     donor: Donor | None = None
 
     @property

@@ -5,7 +5,6 @@ import sys
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +21,7 @@ from rollout.run.video import Subtitle
 from rollout.script import Planned, Script, planned
 from rollout.slots import Block
 from rollout.strategy import AXES, Strategy
+from rollout.text import Json
 from rollout.timeline import Event, reigns, retrace
 
 __all__ = [
@@ -85,7 +85,7 @@ class RunRecord(RecipeRecord, frozen=True, kw_only=True):
     costs: CostsRecord
     versions: dict[str, str | int] | None = None
     control: str | None = None
-    attention: dict[str, Any] | None = None
+    attention: Json | None = None
 
     def strategy_at(self, block: int) -> Strategy:
         """The strategy in force at a block. Raises SpecError, OutputError."""
@@ -119,9 +119,9 @@ class RunRecord(RecipeRecord, frozen=True, kw_only=True):
             for block, end in zip(openings, ends, strict=True)
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON."""
-        data: dict[str, Any] = msgspec.to_builtins(self)
+        data: Json = msgspec.to_builtins(self)
         for name in OPTIONAL:
             if data[name] is None:
                 del data[name]
@@ -182,7 +182,7 @@ def record(
     events: tuple[Event, ...] | None = None,
     blocks: int | None = None,
     peak_bytes: int | None = None,
-    attention: dict[str, Any] | None = None,
+    attention: Json | None = None,
 ) -> RunRecord:
     """The record of a rollout; `history` blocks came from another run.
 

@@ -7,7 +7,6 @@ is there that this happens; it can be said before any run.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from rollout.backend import Spec
 from rollout.plan import Step
 from rollout.rope import coherence
 from rollout.slots import Block, Role
+from rollout.text import Json
 
 __all__ = ["Pair", "Reach", "again", "over_time", "peaks", "reaches", "to_dict"]
 
@@ -121,7 +121,7 @@ def again(pairs: Iterable[Pair], spec: Spec) -> Table:
     return ("frame", "second", "distance", "coherence", "of"), rows
 
 
-def to_dict(steps: Iterable[Step], spec: Spec) -> dict[str, Any]:
+def to_dict(steps: Iterable[Step], spec: Spec) -> Json:
     """All of it as JSON."""
     steps = list(steps)
     blocks = [

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from rollout.backend import Spec
 from rollout.errors import OutputError, RolloutError
@@ -18,6 +17,7 @@ from rollout.show.explain.views import Difference, Mark, View, compare, views
 from rollout.slots import Role
 from rollout.specs import GROUP_OF, part_to_text
 from rollout.strategy import AXES, Strategy
+from rollout.text import Json
 from rollout.timeline import blocks_of
 
 __all__ = ["LONGEST", "Side", "page", "sides"]
@@ -112,7 +112,7 @@ def _says(strategy: Strategy, axis: str) -> str:
     return " ".join(text.split("\n\n")[0].replace("`", "").split())
 
 
-def _data(shown: Sequence[Side], differences: Sequence[Difference], script: Script, spec: Spec) -> dict[str, Any]:
+def _data(shown: Sequence[Side], differences: Sequence[Difference], script: Script, spec: Spec) -> Json:
     """What the page's script draws."""
     blocks = [view.step.block for view in shown[0].views]
     return {
@@ -126,14 +126,14 @@ def _data(shown: Sequence[Side], differences: Sequence[Difference], script: Scri
     }
 
 
-def _side(side: Side, number: int, differences: Sequence[Difference], trained: int) -> dict[str, Any]:
+def _side(side: Side, number: int, differences: Sequence[Difference], trained: int) -> Json:
     """A strategy's blocks: slots as [role, frame, index], marks a slot and frame, and what its memory takes in."""
     window = side.strategy.policy.window
     steps = []
     for n, view in enumerate(side.views):
         step = view.step
         placed = zip(step.slots, step.placement.slots, strict=True)
-        told: dict[str, Any] = {
+        told: Json = {
             "slots": [[ROLES.index(slot.role), slot.frame, index] for slot, index in placed],
             "own": list(step.placement.block),
             "says": cells(view, window=window, trained=trained),
@@ -149,7 +149,7 @@ def _side(side: Side, number: int, differences: Sequence[Difference], trained: i
     return {"name": side.name, "steps": steps}
 
 
-def _mix(view: View) -> list[dict[str, Any]]:
+def _mix(view: View) -> list[Json]:
     """What each memory stream is made of now: its weights over the old streams and over the frames taken in."""
     old = view.offered
     numbers = {i: n for n, i in enumerate(i for i, slot in enumerate(old) if slot.role is Role.MEMORY)}
@@ -165,7 +165,7 @@ def _mix(view: View) -> list[dict[str, Any]]:
     ]
 
 
-def _rows(shown: Sequence[Side], differences: Sequence[Difference], spec: Spec) -> Iterable[dict[str, Any]]:
+def _rows(shown: Sequence[Side], differences: Sequence[Difference], spec: Spec) -> Iterable[Json]:
     """The table: every block at which something happens, and of a pattern that repeats the first few."""
     same = 0
     for n, views_ in enumerate(zip(*(side.views for side in shown), strict=True)):
@@ -185,7 +185,7 @@ def _rows(shown: Sequence[Side], differences: Sequence[Difference], spec: Spec) 
             yield {}
 
 
-def _cells(side: Side, view: View, spec: Spec) -> dict[str, Any]:
+def _cells(side: Side, view: View, spec: Spec) -> Json:
     step = view.step
     held = f"{listed(step.slots)}, at {ranges(step.placement.slots)}" if step.slots else "nothing"
     rows = cells(view, window=side.strategy.policy.window, trained=spec.trained)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rollout.plan import Step, replayed
 from rollout.slots import Role, Slot, in_order
+from rollout.text import Json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +39,7 @@ Segment = tuple[int, list[str], str]
 """The first block, the lines of text above it, and what happens there: "cut", "switch" or ""."""
 
 
-def told(steps: Iterable[Step]) -> Iterator[dict[str, Any]]:
+def told(steps: Iterable[Step]) -> Iterator[Json]:
     """Steps as JSON, with what else a picture shows: the frames `folded` into memory, and those `replayed`."""
     before: tuple[Slot, ...] = ()
     for step in steps:

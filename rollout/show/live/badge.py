@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from rollout.backend import Spec
 from rollout.run.video import Frames
+from rollout.text import Json
 from rollout.world import World
 
 __all__ = ["LIMIT", "Watch", "watch"]
@@ -28,7 +28,7 @@ class Watch:
     """Follows one pane; `state` is what its badge says."""
 
     world: World
-    state: dict[str, Any] | None = None
+    state: Json | None = None
     _frames: list[Frames] = field(default_factory=list)
     """The last blocks."""
     _wanted: Mapping[str, int] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from rollout.run.video import Frames
 from rollout.script import Script, Shot
 from rollout.show.live.badge import Watch, watch
 from rollout.strategy import Strategy
+from rollout.text import Json
 from rollout.timeline import Event
 
 __all__ = ["Made", "Pane", "first_text", "told"]
@@ -190,7 +191,7 @@ def first_text(prompt: str, backend: Backend) -> str:
     return str(Script((Shot(shots[0].prompt, spec.block * spec.stride / spec.fps),)))
 
 
-def told(pane: Pane, names: dict[str, str]) -> dict[str, Any]:
+def told(pane: Pane, names: dict[str, str]) -> Json:
     """A pane as JSON."""
     text = str(pane.run.strategy)
     return {

@@ -10,7 +10,6 @@ from queue import Empty, Full, Queue
 from shutil import rmtree
 from tempfile import TemporaryDirectory
 from threading import Event, Lock, Thread
-from typing import Any
 
 from rollout.backend import Backend
 from rollout.errors import OutputError, RolloutError
@@ -21,6 +20,7 @@ from rollout.show.live.pane import Made, Pane, first_text, told
 from rollout.show.live.wire import SPEEDS, Order, Outbox, block_messages, error
 from rollout.specs import part_from_text
 from rollout.strategy import Strategy
+from rollout.text import Json
 
 __all__ = ["MOST", "ORDERS", "Session"]
 
@@ -63,7 +63,7 @@ class Session:
         except BaseException:
             self._folder.cleanup()
             raise
-        self._log: deque[dict[str, Any]] = deque(maxlen=LINES)
+        self._log: deque[Json] = deque(maxlen=LINES)
         self._lines = 0
         self._orders: Queue[Order] = Queue(ORDERS)
         self._wake, self._over, self._lock = Event(), False, Lock()

@@ -14,6 +14,7 @@ from PIL import Image
 from rollout.errors import RolloutError
 from rollout.run.video import Frames
 from rollout.show.live.pane import Made, Pane
+from rollout.text import Json
 
 __all__ = [
     "HEADER",
@@ -68,10 +69,10 @@ class Order:
     do: str
     pane: int | None = None
     value: Any = None
-    reply: Callable[[dict[str, Any]], None] = lambda message: None
+    reply: Callable[[Json], None] = lambda message: None
 
 
-def read_order(text: str | bytes, reply: Callable[[dict[str, Any]], None]) -> Order:
+def read_order(text: str | bytes, reply: Callable[[Json], None]) -> Order:
     """A client's message as an order. Raises RolloutError."""
     if len(text) > LONGEST:
         raise RolloutError(f"a message has {LONGEST} characters at most, this one {len(text)}.")
@@ -106,7 +107,7 @@ def _text(value: Any, name: str) -> str:
     return text
 
 
-def error(why: str) -> dict[str, Any]:
+def error(why: str) -> Json:
     """What a client is told that asked for what cannot be."""
     return {"type": "error", "text": why}
 
@@ -122,7 +123,7 @@ class Outbox:
         self.dropped = 0
         """Blocks that a slow client did not get."""
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def tell(self, message: Json) -> None:
         """Add a note."""
         with self._lock:
             self._notes.append(json.dumps(message, ensure_ascii=False))
