@@ -29,20 +29,21 @@ HEADS = {"kv": "KV", "ms": "time", "passes": "passes"}
 
 def as_html(sections: Sequence[Section]) -> str:
     """The page."""
-    seen = _looks(sections)
+    looks_by_key = _looks(sections)
     texts = {row.identity: row.text for section in sections for row in section.rows}
-    shown = [_section(n, section, seen) for n, section in enumerate(sections)]
+    section_views = [_section(n, section, looks_by_key) for n, section in enumerate(sections)]
     template = environment(HOME).get_template("leaderboard.html")
     return template.render(
-        sections=shown,
-        columns=_columns(shown),
-        texts={look.number: texts[identity] for identity, look in seen.items()},
+        sections=section_views,
+        columns=_columns(section_views),
+        texts={look.number: texts[identity] for identity, look in looks_by_key.items()},
         charts=[
-            {"title": section.title, "figures": list(_figures(n, section, seen))} for n, section in enumerate(sections)
+            {"title": section.title, "figures": list(_figures(n, section, looks_by_key))}
+            for n, section in enumerate(sections)
         ],
         facts=_facts(sections),
         unfinished=[text for section in sections for text in unfinished(section.runs)],
-        looks=list(seen.values()),
+        looks=list(looks_by_key.values()),
         least=LEAST,
         letters=ascii_lowercase,
         uses=USES,
@@ -51,9 +52,9 @@ def as_html(sections: Sequence[Section]) -> str:
     )
 
 
-def _columns(shown: Sequence[Mapping[str, Any]]) -> list[Json]:
+def _columns(section_views: Sequence[Mapping[str, Any]]) -> list[Json]:
     """The columns of all sections, each once."""
-    once = {(c["use"], c["name"], c["suite"]): c for section in shown for c in section["columns"]}
+    once = {(c["use"], c["name"], c["suite"]): c for section in section_views for c in section["columns"]}
     return list(once.values())
 
 
@@ -62,8 +63,8 @@ def _looks(sections: Sequence[Section]) -> dict[str, Look]:
     rows = {row.identity: row.name for section in sections for row in section.rows}
     places = {identity: {"mean": place} for place, identity in enumerate(rows)}
     plan = {"strategies": rows, "baseline": sections[0].baseline.identity}
-    ranked = looks(plan, {"better": "lower", "means": places})
-    return {identity: replace(look, name=rows[identity]) for identity, look in ranked.items()}
+    looks_by_key = looks(plan, {"better": "lower", "means": places})
+    return {identity: replace(look, name=rows[identity]) for identity, look in looks_by_key.items()}
 
 
 def _facts(sections: Sequence[Section]) -> dict[str, str]:
@@ -80,7 +81,7 @@ def _facts(sections: Sequence[Section]) -> dict[str, str]:
     }
 
 
-def _section(number: int, section: Section, seen: Mapping[str, Look]) -> Json:
+def _section(number: int, section: Section, looks_by_key: Mapping[str, Look]) -> Json:
     sources = _sources(section)
     return {
         "number": number,
@@ -94,8 +95,8 @@ def _section(number: int, section: Section, seen: Mapping[str, Look]) -> Json:
         "costs": [_cost_head(kind, section) for kind in COSTS],
         "front": sum(row.front for row in section.rows),
         "tested": sum(column.tested for column in section.columns.values()),
-        "rows": [_row(section, row, seen, sources) for row in section.rows],
-        "references": [_row(section, row, seen, sources) for row in section.references],
+        "rows": [_row(section, row, looks_by_key, sources) for row in section.rows],
+        "references": [_row(section, row, looks_by_key, sources) for row in section.references],
     }
 
 
@@ -122,9 +123,9 @@ def _cost_head(kind: str, section: Section) -> Json:
     return {"name": HEADS[kind], "unit": unit, "about": about, "busy": busy}
 
 
-def _row(section: Section, row: Row, seen: Mapping[str, Look], sources: Sequence[Finished]) -> Json:
-    look = seen.get(row.identity)
-    letters = [seen[other.identity].letter for other in section.rows if other.name in row.dominated_by]
+def _row(section: Section, row: Row, looks_by_key: Mapping[str, Look], sources: Sequence[Finished]) -> Json:
+    look = looks_by_key.get(row.identity)
+    letters = [looks_by_key[other.identity].letter for other in section.rows if other.name in row.dominated_by]
     return {
         "look": look and replace(look, name=row.name),
         "name": row.name,
@@ -144,8 +145,8 @@ def _cell(section: Section, use: str, row: Row) -> Json | None:
     if cell is None:
         return None
     mean, span = with_interval(cell.mean, column_decimals(section.columns[use]))
-    shown = {"mean": mean, "interval": span, "best": cell.best, "name": cell.name, "stands_in": cell.stands_in}
-    return shown | _against(section, cell)
+    values = {"mean": mean, "interval": span, "best": cell.best, "name": cell.name, "stands_in": cell.stands_in}
+    return values | _against(section, cell)
 
 
 def _against(section: Section, cell: Cell) -> Json:
@@ -174,28 +175,30 @@ def _cost(section: Section, kind: str, row: Row, sources: Sequence[Finished]) ->
 
 def _sources(section: Section) -> list[Finished]:
     """The runs that times and passes are from, the usual one first."""
-    used = [cost.run for row in section.rows for kind, cost in row.costs.items() if kind != "kv"]
-    return [run for run in order(section.runs) if run in used]
+    runs = [cost.run for row in section.rows for kind, cost in row.costs.items() if kind != "kv"]
+    return [run for run in order(section.runs) if run in runs]
 
 
 def _unseen(blind: str) -> str:
     return f"This model cannot tell: {blind}." if blind else ""
 
 
-def _figures(number: int, section: Section, seen: Mapping[str, Look]) -> Iterator[Json]:
+def _figures(number: int, section: Section, looks_by_key: Mapping[str, Look]) -> Iterator[Json]:
     """Each use against the bytes that it takes; of strategies with the same rollouts the one that was rolled out."""
     for use, column in section.columns.items():
         rows = [row for row in section.rows if use in row.cells and not row.cells[use].stands_in and "kv" in row.costs]
         if not rows:
             continue
-        points = [(seen[row.identity], row.costs["kv"].value.to_dict(), row.cells[use].mean.to_dict()) for row in rows]
+        points = [
+            (looks_by_key[row.identity], row.costs["kv"].value.to_dict(), row.cells[use].mean.to_dict()) for row in rows
+        ]
         metric = column.metric
         name = f"{metric.name}, {metric.unit} {ARROWS[metric.better]}"
         chart = charts.scatter(
             points,
             xlabel="KV, MiB ↓",
             ylabel=name,
-            hollow=[seen[row.identity] for row in rows if not row.front],
+            hollow=[looks_by_key[row.identity] for row in rows if not row.front],
         )
         about = f"{metric.name} against the bytes that the cache holds, a point for each strategy, with 95% intervals."
         words = {"title": use, "about": f"{USES[use].capitalize()}.", "note": _unseen(column.blind)}

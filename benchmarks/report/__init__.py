@@ -31,44 +31,44 @@ SHOW = Path(show.__path__[0])
 def write_report(out: Path) -> Path:
     """Write OUT/report/index.html, its videos and summary.json; what the run has so far. Raises OutputError."""
     summary = summarise(out)
-    found = summary.to_dict()
+    data = summary.to_dict()
     folder = new_folder(out / "report", force=True)
-    scenes = _scenes(out, found, folder)
-    write_text(folder / "summary.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    page = environment().get_template("page.html").render(**_view(out, summary, found, scenes, folder))
+    scenes = _scenes(out, data, folder)
+    write_text(folder / "summary.json", json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    page = environment().get_template("page.html").render(**_view(out, summary, data, scenes, folder))
     write_text(folder / "index.html", page)
     return folder / "index.html"
 
 
-def _scenes(out: Path, found: Json, folder: Path) -> list[Json]:
-    primary = found["metrics"][found["plan"]["primary"]]
-    return videos.scenes(out, found, looks(found["plan"], primary), folder / "videos")
+def _scenes(out: Path, data: Json, folder: Path) -> list[Json]:
+    primary = data["metrics"][data["plan"]["primary"]]
+    return videos.scenes(out, data, looks(data["plan"], primary), folder / "videos")
 
 
-def _view(out: Path, summary: Summary, found: Json, scenes: list[Json], folder: Path) -> Json:
+def _view(out: Path, summary: Summary, data: Json, scenes: list[Json], folder: Path) -> Json:
     """Everything that the template shows."""
-    plan = found["plan"]
-    primary = found["metrics"][plan["primary"]]
-    seen = looks(plan, primary)
-    shown = [tile["src"] for scene in scenes for tile in scene["tiles"] if tile["src"]]
-    width, height = videos.size(folder / shown[0]) if shown else (1, 1)
+    plan = data["plan"]
+    primary = data["metrics"][plan["primary"]]
+    looks_by_name = looks(plan, primary)
+    sources = [tile["src"] for scene in scenes for tile in scene["tiles"] if tile["src"]]
+    width, height = videos.size(folder / sources[0]) if sources else (1, 1)
     events = videos.events(scenes)
     return {
         "plan": plan,
-        "found": found,
-        "facts": tables.facts(found),
+        "found": data,
+        "facts": tables.facts(data),
         "command": tables.command(out, summary.plan),
         "failures": tables.failures(summary),
-        "claims": tables.claims(found),
-        "columns": tables.columns(found),
-        "groups": tables.groups(found, seen),
-        "looks": list(seen.values()),
+        "claims": tables.claims(data),
+        "columns": tables.columns(data),
+        "groups": tables.groups(data, looks_by_name),
+        "looks": list(looks_by_name.values()),
         "primary": {**primary, "read": tables.READ[primary["better"]], "arrow": tables.ARROWS[primary["better"]]},
-        "forests": list(figures.forests(found, seen)),
-        "curves": list(figures.curves(found, seen, events)),
-        "reactions": list(figures.reactions(found, seen)),
-        "costs": list(figures.costs(found, seen)),
-        "pictures": list(figures.pictures(found, seen, scenes[0]["block"] if scenes else None)),
+        "forests": list(figures.forests(data, looks_by_name)),
+        "curves": list(figures.curves(data, looks_by_name, events)),
+        "reactions": list(figures.reactions(data, looks_by_name)),
+        "costs": list(figures.costs(data, looks_by_name)),
+        "pictures": list(figures.pictures(data, looks_by_name, scenes[0]["block"] if scenes else None)),
         "scenes": scenes,
         "size": {"width": width, "height": height},
         "intervals": tables.intervals(plan),

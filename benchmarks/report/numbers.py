@@ -11,13 +11,13 @@ from markupsafe import Markup, escape
 __all__ = ["breakable", "figure", "first_sentence", "interval", "places", "show", "ticked"]
 
 
-def places(found: Iterable[Mapping[str, Any]]) -> int:
+def places(intervals: Iterable[Mapping[str, Any]]) -> int:
     """Decimals that suit values with these intervals: two digits of the usual half width."""
-    found = list(found)
-    halves = [half for f in found if f["low"] is not None and (half := (f["high"] - f["low"]) / 2) > 0]
+    intervals = list(intervals)
+    halves = [half for f in intervals if f["low"] is not None and (half := (f["high"] - f["low"]) / 2) > 0]
     if halves:
         return min(5, max(0, 1 - floor(log10(median(halves)))))
-    largest = max((abs(f["mean"]) for f in found), default=0)
+    largest = max((abs(f["mean"]) for f in intervals), default=0)
     return min(5, max(0, 2 - floor(log10(largest)))) if largest > 0 else 0
 
 
@@ -36,11 +36,11 @@ def figure(value: float) -> str:
     return show(value, min(5, max(0, 2 - floor(log10(abs(value)))))) if value else "0"
 
 
-def interval(found: Mapping[str, Any], decimals: int, *, signed: bool = False) -> str:
+def interval(data: Mapping[str, Any], decimals: int, *, signed: bool = False) -> str:
     """[low, high], or that one prompt has none."""
-    if found["low"] is None:
+    if data["low"] is None:
         return "[one prompt]"
-    low, high = (show(found[side], decimals, signed=signed) for side in ("low", "high"))
+    low, high = (show(data[side], decimals, signed=signed) for side in ("low", "high"))
     return f"[{low}, {high}]"
 
 

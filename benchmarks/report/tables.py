@@ -30,9 +30,9 @@ KINDS = {"better": "yes", "worse": "no", "equivalent": "equal", "inconclusive": 
 """How a claim looks, by its verdict."""
 
 
-def facts(found: Mapping[str, Any]) -> dict[str, str]:
+def facts(data: Mapping[str, Any]) -> dict[str, str]:
     """What was run, on what, when."""
-    plan = found["plan"]
+    plan = data["plan"]
     backend, machine = plan["backend"], plan["machine"]
     gpu = f"{machine['gpu']}, " if machine.get("gpu") else ""
     packages = ", ".join(f"{k} {machine[k]}" for k in ("torch", "python") if k in machine)
@@ -45,7 +45,7 @@ def facts(found: Mapping[str, Any]) -> dict[str, str]:
         "Strategies": f"{len(plan['strategies']) - controls}{beside}; baseline {plan['baseline']}",
         **({"Axis": f"{axis['name']} {', '.join(map(str, axis['values']))}"} if axis else {}),
         "Prompts × seeds": f"{len(plan['scripts'])} × {len(plan['seeds'])}{prefix}",
-        "Rollouts": f"{found['done']} of {found['total']} done",
+        "Rollouts": f"{data['done']} of {data['total']} done",
         "Backend": f"{backend['name']} on {backend['device']}",
         "Weights": str(backend["weights"] or "unknown"),
         "Machine": f"{gpu}{machine['processor']}, {machine['cores']} cores; {crew}",
@@ -76,11 +76,11 @@ def failures(summary: Summary) -> list[dict[str, str]]:
     ]
 
 
-def claims(found: Mapping[str, Any]) -> list[Json]:
+def claims(data: Mapping[str, Any]) -> list[Json]:
     """Each claim in words and numbers, and where its interval lies on a strip on which right is as claimed."""
     out = []
-    for claim in found["claims"]:
-        metric = found["metrics"][claim["metric"]]
+    for claim in data["claims"]:
+        metric = data["metrics"][claim["metric"]]
         row: Json = {
             **claim,
             "kind": KINDS.get(claim.get("verdict", ""), "open"),
@@ -107,11 +107,11 @@ def _strip(claim: Mapping[str, Any], sign: int) -> dict[str, float]:
     return {"low": round(min(low, high), 1), "high": round(max(low, high), 1), "mean": round(middle, 1)}
 
 
-def columns(found: Mapping[str, Any]) -> list[Json]:
+def columns(data: Mapping[str, Any]) -> list[Json]:
     """The metrics, for heads of columns and for the glossary."""
     return [
         {**m, "about": _about(m), "arrow": ARROWS[m["better"]], "read": READ[m["better"]], "number": n}
-        for n, m in enumerate(found["plan"]["metrics"])
+        for n, m in enumerate(data["plan"]["metrics"])
     ]
 
 
@@ -119,9 +119,9 @@ def intervals(plan: Mapping[str, Any]) -> str:
     """How the intervals of a run were made."""
     if not plan.get("fixed"):
         return "Intervals are 95% ones of Student's t over prompts, each by the mean over its seeds."
-    whole = "The prompts are all there are, so that chance is in the seeds alone: 95% intervals of Student's t over the seeds"
+    population = "The prompts are all there are, so that chance is in the seeds alone: 95% intervals of Student's t over the seeds"
     sample = "; with one seed of a prompt they are taken as a sample of prompts" if len(plan["seeds"]) < 2 else ""
-    return f"{whole} within each prompt{sample}."
+    return f"{population} within each prompt{sample}."
 
 
 def matters(plan: Mapping[str, Any]) -> str:
@@ -136,19 +136,19 @@ def _about(metric: Mapping[str, Any]) -> str:
     return f"{about} Here its mean over the {SPAN} latent frames before frame {until[1]}." if until else about
 
 
-def groups(found: Mapping[str, Any], looks: Mapping[str, Look]) -> list[Json]:
+def groups(data: Mapping[str, Any], looks: Mapping[str, Look]) -> list[Json]:
     """Strategies of equal budget, each with a cell a metric."""
     out = []
-    for window, names in found["groups"].items():
-        strategies = found["plan"]["strategies"]
-        compared = [name for name in names if not strategies[name].get("control")]
-        best = {name: _best(metric, compared) for name, metric in found["metrics"].items()}
+    for window, names in data["groups"].items():
+        strategies = data["plan"]["strategies"]
+        competitors = [name for name in names if not strategies[name].get("control")]
+        best = {name: _best(metric, competitors) for name, metric in data["metrics"].items()}
         rows = [
             {
                 "look": looks[name],
                 "text": strategies[name]["text"],
                 "control": strategies[name].get("control", ""),
-                "cells": [_cell(found, metric, name, best[metric["name"]]) for metric in found["metrics"].values()],
+                "cells": [_cell(data, metric, name, best[metric["name"]]) for metric in data["metrics"].values()],
             }
             for name in names
         ]
@@ -156,7 +156,7 @@ def groups(found: Mapping[str, Any], looks: Mapping[str, Look]) -> list[Json]:
     return out
 
 
-def _cell(found: Mapping[str, Any], metric: Mapping[str, Any], name: str, best: str | None) -> Json | None:
+def _cell(data: Mapping[str, Any], metric: Mapping[str, Any], name: str, best: str | None) -> Json | None:
     mean = metric["means"].get(name)
     if mean is None:
         return None
@@ -168,7 +168,7 @@ def _cell(found: Mapping[str, Any], metric: Mapping[str, Any], name: str, best: 
         "n": mean["n"],
         "short": mean["n"] < 0.9 * max(m["n"] for m in metric["means"].values()),
     }
-    pair = against(metric, name, found["plan"]["baseline"])
+    pair = against(metric, name, data["plan"]["baseline"])
     if pair is not None:
         gap = places([pair])
         cell |= {
@@ -185,8 +185,8 @@ def against(metric: Mapping[str, Any], a: str, b: str) -> Json | None:
         if (pair["a"], pair["b"]) == (a, b):
             return dict(pair)
         if (pair["a"], pair["b"]) == (b, a):
-            turned = {"mean": -pair["mean"], "low": _minus(pair["high"]), "high": _minus(pair["low"])}
-            return {**pair, "a": a, "b": b, **turned, "verdict": TURNED.get(pair["verdict"], pair["verdict"])}
+            sides = {"mean": -pair["mean"], "low": _minus(pair["high"]), "high": _minus(pair["low"])}
+            return {**pair, "a": a, "b": b, **sides, "verdict": TURNED.get(pair["verdict"], pair["verdict"])}
     return None
 
 

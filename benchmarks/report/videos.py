@@ -25,16 +25,16 @@ MOST = 300
 """Videos that it copies at most, unless one prompt has more."""
 
 
-def scenes(out: Path, found: Mapping[str, Any], looks: Mapping[str, Look], to: Path) -> list[Json]:
+def scenes(out: Path, data: Mapping[str, Any], looks: Mapping[str, Look], to: Path) -> list[Json]:
     """Every scene that is shown, its videos linked or copied into `to`; what else lies there is removed."""
-    plan, store, why = found["plan"], Store(out), {e["cell"]: e["why"] for e in found["failed"]}
+    plan, store, why = data["plan"], Store(out), {e["cell"]: e["why"] for e in data["failed"]}
     # where there is an axis the last of each remains: videos at the axis' last value
     cells = {(c["seed"], c["prompt"], c["strategy"]): c for c in plan["cells"]}
-    values = {c["address"]: c["values"].get(plan["primary"]) for c in found["cells"]}
+    values = {c["address"]: c["values"].get(plan["primary"]) for c in data["cells"]}
     most = max(1, min(SCENES, MOST // len(looks)))
     prompts = min(most, len(plan["scripts"]))
     new_folder(to, force=True)
-    out_scenes, kept = [], set()
+    out_scenes, names = [], set()
     for seed, prompt in product(range(min(max(1, most // prompts), len(plan["seeds"]))), range(prompts)):
         tiles, script = [], None
         for name, look in looks.items():
@@ -45,7 +45,7 @@ def scenes(out: Path, found: Mapping[str, Any], looks: Mapping[str, Look], to: P
             if store.done(address) and video.is_file():
                 script = script or _script(store.record(address))
                 tile["src"] = f"videos/{address}.mp4"
-                kept.add(f"{address}.mp4")
+                names.add(f"{address}.mp4")
                 _link(video, to / f"{address}.mp4")
             else:
                 tile["why"] = why.get(address, "its video is gone" if store.done(address) else "not rolled out yet")
@@ -54,7 +54,7 @@ def scenes(out: Path, found: Mapping[str, Any], looks: Mapping[str, Look], to: P
             scene = {"prompt": prompt, "seed": plan["seeds"][seed], "text": _text(plan, cell), "tiles": tiles}
             out_scenes.append(scene | script)
     for old in to.iterdir():
-        if old.name not in kept:
+        if old.name not in names:
             old.unlink()
     return out_scenes
 
@@ -105,13 +105,13 @@ def size(path: Path) -> tuple[int, int]:
         raise OutputError(f"{path} cannot be read as a video: {error}. Run the suite again.") from error
 
 
-def events(shown: list[Json]) -> list[Json]:
+def events(scene_list: list[Json]) -> list[Json]:
     """Prompt changes and cuts, where all scenes have them at the same time: kind, latent frame, second."""
-    each = [
+    event_lists = [
         [
             {"kind": "cut" if shot["cut"] else "switch", "frame": shot["frames"][0], "s": shot["begin"]}
             for shot in scene["shots"][1:]
         ]
-        for scene in shown
+        for scene in scene_list
     ]
-    return each[0] if each and all(some == each[0] for some in each) else []
+    return event_lists[0] if event_lists and all(other == event_lists[0] for other in event_lists) else []

@@ -69,8 +69,8 @@ class FrameMap:
         rows = np.arange(begin, end)[self.watched[begin:end]]
         if not len(rows):
             return {}
-        held = {role: self.roles[rows] == n for n, role in enumerate(ROLES)}
-        parts = {role: (self.M[rows], held[role]) for role in ROLES[1:]}
+        masks = {role: self.roles[rows] == n for n, role in enumerate(ROLES)}
+        parts = {role: (self.M[rows], masks[role]) for role in ROLES[1:]}
         parts[Role.MEMORY.value] = self.memory[rows], self.memory[rows] > 0
         order = (*(role.value for role in Role), "block")
         return {
@@ -80,16 +80,16 @@ class FrameMap:
 
     def summary(self) -> list[dict[str, Any]]:
         """As JSON, where attention goes between changes; the first block after a change is told apart from the rest."""
-        told: list[dict[str, Any]] = []
+        parts: list[dict[str, Any]] = []
         edges = [(0, None), *((change.frame, change) for change in self.changes), (len(self.M), None)]
         for (begin, change), (end, _) in pairwise(edges):
             first = begin if change is None else begin + int((self.roles[begin] == ROLES.index("block")).sum())
-            what = None if change is None else f"{change.kind}, {change.cache}"
-            for part, after in (((begin, first), what), ((first, end), None)):
+            label = None if change is None else f"{change.kind}, {change.cache}"
+            for part, after in (((begin, first), label), ((first, end), None)):
                 shares = self.shares(*part)
                 if shares:
-                    told.append({"frames": list(part), "after": after, "shares": shares})
-        return told
+                    parts.append({"frames": list(part), "after": after, "shares": shares})
+        return parts
 
     def save(self, path: Path) -> None:
         """Write an .npz that needs no pickle: the fields, changes as `change_frame`, `change_kind`, ... Raises OutputError."""
@@ -105,14 +105,18 @@ class FrameMap:
         """Read what `save` wrote. Raises OutputError."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                found: dict[str, Any] = {name: file[name] for name in cls.__annotations__ if name != "changes"}
+                arrays: dict[str, Any] = {name: file[name] for name in cls.__annotations__ if name != "changes"}
                 columns = [file[f"change_{name}"].tolist() for name in Change.__annotations__]
         except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
             raise OutputError(
                 f"{path} cannot be read as an attention map. Give an attention.npz of 'rollout attn'."
             ) from error
-        found |= {"labels": tuple(found["labels"].tolist()), "layer": int(found["layer"]), "step": int(found["step"])}
-        return cls(**found, changes=tuple(Change(*row) for row in zip(*columns, strict=True)))
+        arrays |= {
+            "labels": tuple(arrays["labels"].tolist()),
+            "layer": int(arrays["layer"]),
+            "step": int(arrays["step"]),
+        }
+        return cls(**arrays, changes=tuple(Change(*row) for row in zip(*columns, strict=True)))
 
 
 def _savez(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
@@ -170,7 +174,7 @@ class AttentionMap:
         streams = max(len(of_role(slots, Role.MEMORY)) for _, slots, _ in self._seen)
         rates = policy.rates
         names = [f"{rate:g}" for rate in rates] if len(rates) == streams else [str(n + 1) for n in range(streams)]
-        found = FrameMap(
+        frame_map = FrameMap(
             np.zeros((frames, frames), np.float32),
             np.zeros((frames, streams), np.float32),
             tuple(f"memory {name}" for name in names),
@@ -182,8 +186,8 @@ class AttentionMap:
             self.step,
         )
         for block, slots, shares in self._seen:
-            _fill(found, block, slots, shares)
-        return found
+            _fill(frame_map, block, slots, shares)
+        return frame_map
 
     def _change(self, block: Block, prompt: str) -> None:
         switch = self.run.strategy.switch
@@ -208,25 +212,25 @@ def frame_shares(q: Tensor, keys: Tensor, tokens: int) -> Tensor:
     return total / heads
 
 
-def _within(what: str, given: int, number: int) -> int:
-    if not 0 <= given < number:
-        raise RolloutError(f"there is no {what} {given}: the {number} {what}s count from 0. Use 0 to {number - 1}.")
-    return given
+def _within(what: str, value: int, number: int) -> int:
+    if not 0 <= value < number:
+        raise RolloutError(f"there is no {what} {value}: the {number} {what}s count from 0. Use 0 to {number - 1}.")
+    return value
 
 
-def _fill(found: FrameMap, block: Block, slots: Sequence[Slot], shares: NDArray[np.float32] | None) -> None:
+def _fill(frame_map: FrameMap, block: Block, slots: Sequence[Slot], shares: NDArray[np.float32] | None) -> None:
     """Put a block's shares (frames, slots then own frames) where they belong."""
     rows, streams = slice(block.start, block.end), count()
-    found.roles[rows, rows] = ROLES.index("block")
+    frame_map.roles[rows, rows] = ROLES.index("block")
     for slot in slots:
         if slot.role is not Role.MEMORY:
-            found.roles[rows, slot.frame] = ROLES.index(slot.role.value)
+            frame_map.roles[rows, slot.frame] = ROLES.index(slot.role.value)
     if shares is None:
         return
-    found.watched[rows] = True
-    found.M[rows, rows] = shares[:, len(slots) :]
+    frame_map.watched[rows] = True
+    frame_map.M[rows, rows] = shares[:, len(slots) :]
     for n, slot in enumerate(slots):
         if slot.role is Role.MEMORY:
-            found.memory[rows, next(streams)] = shares[:, n]
+            frame_map.memory[rows, next(streams)] = shares[:, n]
         else:
-            found.M[rows, slot.frame] += shares[:, n]
+            frame_map.M[rows, slot.frame] += shares[:, n]

@@ -35,23 +35,23 @@ def draw(maps: Sequence[FrameMap], titles: Sequence[str] = (), *, width: float |
     from matplotlib.figure import Figure
 
     wide = width or (4.6 if len(maps) == 1 else 9.0)
-    strips = [STREAM * len(found.labels) + (0.08 if found.labels else 0) for found in maps]
+    strips = [STREAM * len(frame_map.labels) + (0.08 if frame_map.labels else 0) for frame_map in maps]
     side = (wide - LEFT - RIGHT - GAP * (len(maps) - 1) - sum(strips)) / len(maps)
     top = LINE * (2.4 + 1.4 * bool(titles))
     height = BELOW + side + top
     figure = Figure(figsize=(wide, height), facecolor="white")
     shades = LinearSegmentedColormap.from_list("attention", SHADES)
     norm = PowerNorm(
-        0.5, 0, max([float(m.max()) for found in maps for m in (found.M, found.memory) if m.size] + [1e-6])
+        0.5, 0, max([float(m.max()) for frame_map in maps for m in (frame_map.M, frame_map.memory) if m.size] + [1e-6])
     )
     x = LEFT
-    for n, (found, strip) in enumerate(zip(maps, strips, strict=True)):
+    for n, (frame_map, strip) in enumerate(zip(maps, strips, strict=True)):
         axes = figure.add_axes(((x + strip) / wide, BELOW / height, side / wide, side / height))
-        _panel(axes, found, shades, norm)
-        _changes(axes, found, side)
-        if found.labels:
-            box = (x / wide, BELOW / height, STREAM * len(found.labels) / wide, side / height)
-            _memory(figure.add_axes(box, sharey=axes), found, shades, norm)
+        _panel(axes, frame_map, shades, norm)
+        _changes(axes, frame_map, side)
+        if frame_map.labels:
+            box = (x / wide, BELOW / height, STREAM * len(frame_map.labels) / wide, side / height)
+            _memory(figure.add_axes(box, sharey=axes), frame_map, shades, norm)
             axes.tick_params(labelleft=False)
         if n < len(titles):
             place = (x / wide, 1 - 0.04 / height)
@@ -71,32 +71,32 @@ def _plain(axes: "Axes") -> None:
     axes.tick_params(labelsize=SIZE - 0.5, labelcolor=INK, color=(0, 0, 0, 0), length=2, pad=1)
 
 
-def _panel(axes: "Axes", found: FrameMap, shades: "Colormap", norm: "Normalize") -> None:
+def _panel(axes: "Axes", frame_map: FrameMap, shades: "Colormap", norm: "Normalize") -> None:
     """The map itself, its sinks under a bar of their colour, rows of given frames grey."""
     from matplotlib.ticker import MaxNLocator
 
     _plain(axes)
-    shown = np.ma.masked_where((found.roles == 0) | ~found.watched[:, None], found.M)
-    axes.imshow(shown, cmap=shades, norm=norm, aspect="auto")
+    shares = np.ma.masked_where((frame_map.roles == 0) | ~frame_map.watched[:, None], frame_map.M)
+    axes.imshow(shares, cmap=shades, norm=norm, aspect="auto")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
-    for first, last in runs(np.flatnonzero(~found.watched).tolist()):
+    for first, last in runs(np.flatnonzero(~frame_map.watched).tolist()):
         axes.axhspan(first - 0.5, last + 0.5, color=INK, alpha=0.07, lw=0)
         inside = _font(ha="right", va="center", transform=axes.get_yaxis_transform())
         axes.text(0.98, (first + last) / 2, "given", **inside)
-    apart = f", {found.seconds[-1] - found.seconds[-2]:.3g} s each" if len(found.seconds) > 1 else ""
+    apart = f", {frame_map.seconds[-1] - frame_map.seconds[-2]:.3g} s each" if len(frame_map.seconds) > 1 else ""
     axes.set_xlabel(f"the frame looked at{apart}", size=SIZE - 0.5, color=INK, labelpad=2)
-    sinks = runs(np.flatnonzero((found.roles == ROLES.index("sink")).any(0)).tolist())
+    sinks = runs(np.flatnonzero((frame_map.roles == ROLES.index("sink")).any(0)).tolist())
     for first, last in sinks:
-        _bar(axes, first, last, "sink", len(found.M))
+        _bar(axes, first, last, "sink", len(frame_map.M))
     if sinks:
         _above(axes, sinks[0][0], "sink", 0)
 
 
 def _above(axes: "Axes", column: int, text: str, line: int) -> None:
     """Words over a map, from a column on; line 0 is the lowest."""
-    raised = (0, 72 * (0.08 + LINE * line))
-    axes.annotate(text, (column - 0.5, 1), raised, axes.get_xaxis_transform(), "offset points", **_font())
+    offset = (0, 72 * (0.08 + LINE * line))
+    axes.annotate(text, (column - 0.5, 1), offset, axes.get_xaxis_transform(), "offset points", **_font())
 
 
 def _bar(axes: "Axes", first: int, last: int, role: str, frames: int) -> None:
@@ -108,24 +108,26 @@ def _bar(axes: "Axes", first: int, last: int, role: str, frames: int) -> None:
     axes.add_patch(Rectangle((first - 0.5, 1.006), *size, color=COLOURS[role], lw=0, **over))
 
 
-def _memory(axes: "Axes", found: FrameMap, shades: "Colormap", norm: "Normalize") -> None:
+def _memory(axes: "Axes", frame_map: FrameMap, shades: "Colormap", norm: "Normalize") -> None:
     """The memory's streams, a column each, blank where there is none."""
     _plain(axes)
-    axes.imshow(np.ma.masked_equal(found.memory, 0), cmap=shades, norm=norm, aspect="auto")
-    axes.set_xticks(range(len(found.labels)), [label.removeprefix("memory ") for label in found.labels], rotation=90)
+    axes.imshow(np.ma.masked_equal(frame_map.memory, 0), cmap=shades, norm=norm, aspect="auto")
+    axes.set_xticks(
+        range(len(frame_map.labels)), [label.removeprefix("memory ") for label in frame_map.labels], rotation=90
+    )
     axes.set_xlabel("memory", size=SIZE - 0.5, color=INK, labelpad=2)
-    _bar(axes, 0, len(found.labels) - 1, "memory", 0)
+    _bar(axes, 0, len(frame_map.labels) - 1, "memory", 0)
 
 
-def _changes(axes: "Axes", found: FrameMap, side: float) -> None:
+def _changes(axes: "Axes", frame_map: FrameMap, side: float) -> None:
     """Lines where a prompt changed (dashed) and where a cut fell (solid), named above as far as there is room."""
-    edges = [change.frame for change in found.changes] + [len(found.M)]
-    for change, (a, b) in zip(found.changes, pairwise(edges), strict=True):
+    edges = [change.frame for change in frame_map.changes] + [len(frame_map.M)]
+    for change, (a, b) in zip(frame_map.changes, pairwise(edges), strict=True):
         style: Any = "-" if change.kind == "cut" else (0, (3, 2))
         for line in (axes.axvline, axes.axhline):
             line(change.frame - 0.5, color=INK, lw=0.8, ls=style, alpha=0.6, gid=change.kind)
         names = f"{change.kind}: {change.cache}", change.kind
-        letters = ((b - a) / len(found.M) * side + GAP * (b == edges[-1])) / LETTER
+        letters = ((b - a) / len(frame_map.M) * side + GAP * (b == edges[-1])) / LETTER
         _above(axes, a, next((name for name in names if len(name) <= letters), ""), 1)
 
 

@@ -57,7 +57,7 @@ def _room(view: View, window: int) -> list[Cell]:
     if not old:
         return [("cache", "empty: the block sees itself alone")]
     used = _used(step.room.rows)
-    gone = [slot for i, slot in enumerate(old) if i not in used]
+    leavers = [slot for i, slot in enumerate(old) if i not in used]
     streams = [n for n, row in enumerate(step.room.rows) if folds(step.room.slots[n], row, old)]
     rows: list[Cell] = []
     if streams:
@@ -68,8 +68,8 @@ def _room(view: View, window: int) -> list[Cell]:
         into = f"memory ({len(streams)}), weight {shares}" if grows else f"new memory ({len(streams)})"
         mean = "over all tokens" if step.room.pooled.issuperset(streams) else "token by token"
         rows.append(("memory", f"{ranges(taken_in)} into {into}, {mean}"))
-    if gone:
-        rows.append(("cache", f"drops {listed(gone)}: window {window} is full"))
+    if leavers:
+        rows.append(("cache", f"drops {listed(leavers)}: window {window} is full"))
     return rows or [("cache", f"nothing leaves: {len(step.slots)} + {step.block.frames} of {window}")]
 
 
@@ -113,10 +113,10 @@ def differ(difference: Difference) -> list[Cell]:
     rows: list[Cell] = []
     shared = [key for key in difference.places if key[0] != "block"]
     alone = [(name, difference.of(Mark.ONLY, side)) for side, name in enumerate("AB")]
-    held = [f"{name} alone {named(keys)}" for name, keys in alone if keys]
-    if held or shared:
-        rows.append(("held", "; ".join([*held, f"both {named(shared) or 'nothing'}"])))
-    moves, made = difference.of(Mark.MOVED), difference.of(Mark.MADE)
+    parts = [f"{name} alone {named(keys)}" for name, keys in alone if keys]
+    if parts or shared:
+        rows.append(("held", "; ".join([*parts, f"both {named(shared) or 'nothing'}"])))
+    moves, remade = difference.of(Mark.MOVED), difference.of(Mark.MADE)
     if moves:
         a, b = ({key: place[side] for key, place in difference.places.items()} for side in (0, 1))
         newest = max(key for key in difference.places if key[0] == "block")
@@ -128,8 +128,8 @@ def differ(difference: Difference) -> list[Cell]:
         )
     elif difference.shift:
         rows.append(("in time", f"B's indices {difference.shift:+d}, distances equal: rotary attention cannot tell"))
-    if made:
-        rows.append(("made", f"averaged or encoded otherwise: {named(made)}"))
+    if remade:
+        rows.append(("made", f"averaged or encoded otherwise: {named(remade)}"))
     return rows or [("held", "both nothing")]
 
 

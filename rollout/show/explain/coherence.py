@@ -65,10 +65,10 @@ def reaches(steps: Iterable[Step], spec: Spec) -> list[Reach]:
     rows: list[Reach] = []
     for step, pairs in zip(steps, _curve(spec, steps)[0], strict=True):
         for role in PINNED:
-            own = [pair for pair in pairs if pair.role is role]
-            if own:
-                distances = [pair.distance for pair in own]
-                highest = max(pair.coherence for pair in own)
+            pairs_of_role = [pair for pair in pairs if pair.role is role]
+            if pairs_of_role:
+                distances = [pair.distance for pair in pairs_of_role]
+                highest = max(pair.coherence for pair in pairs_of_role)
                 rows.append(Reach(step.block, role, min(distances), max(distances), highest))
     return rows
 
@@ -86,8 +86,8 @@ def peaks(steps: Iterable[Step], spec: Spec) -> list[Pair]:
                 earliest.setdefault(pair.distance, pair)
     tops = [d for d in earliest if values[d - 1] <= values[d] >= values[d + 1]]
     beyond = [earliest[d] for d in tops or earliest]
-    ordered = sorted(beyond, key=lambda pair: -pair.coherence)
-    return ordered if tops else ordered[:1]
+    by_coherence = sorted(beyond, key=lambda pair: -pair.coherence)
+    return by_coherence if tops else by_coherence[:1]
 
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
@@ -105,8 +105,8 @@ def over_time(steps: Iterable[Step], spec: Spec) -> Table:
         block = next(iter(row.values())).block
         cells = [str(index), f"{block.start}-{block.end - 1}"]
         for role in roles:
-            own = row.get(role)
-            cells += ["", ""] if own is None else [f"{own.near}-{own.far}", f"{own.coherence:.2f}"]
+            pair = row.get(role)
+            cells += ["", ""] if pair is None else [f"{pair.near}-{pair.far}", f"{pair.coherence:.2f}"]
         rows.append(tuple(cells))
     columns = (head for role in roles for head in (f"{role.value} at distance", "coherence up to"))
     return ("block", "frames", *columns), rows

@@ -30,11 +30,11 @@ SHARED, DATES, AWAY = 1.4, 1.4, 0.75
 """Inches: the panel of frames, those of indices, and that of distances."""
 
 
-def paint(shown: Sequence[Side], script: Script, spec: Spec) -> "Figure":
+def paint(drawing: Sequence[Side], script: Script, spec: Spec) -> "Figure":
     """One strategy's blocks, or two strategies' with what differs."""
     seconds = spec.block * spec.stride / spec.fps
-    if len(shown) == 1:
-        side = shown[0]
+    if len(drawing) == 1:
+        side = drawing[0]
         text = str(side.strategy)
         figure = picture.draw(
             list(picture.told(view.step for view in side.views)),
@@ -45,7 +45,7 @@ def paint(shown: Sequence[Side], script: Script, spec: Spec) -> "Figure":
             width=WIDTH,
         )
     else:
-        figure = overlay(shown[0], shown[1], script.prompts, spec.trained, seconds)
+        figure = overlay(drawing[0], drawing[1], script.prompts, spec.trained, seconds)
     figure.set_facecolor(PAPER)
     return figure
 
@@ -63,7 +63,7 @@ def overlay(a: Side, b: Side, prompts: Sequence[str], trained: int, seconds: flo
     """Above, the frames that only one of them holds or both; below, the indices of each: what agrees is pale."""
     from matplotlib.figure import Figure
 
-    found = [compare(*both) for both in zip(a.views, b.views, strict=True)]
+    differences = [compare(*both) for both in zip(a.views, b.views, strict=True)]
     steps = list(picture.told(view.step for view in a.views))
     above = picture.head(steps, prompts, (WIDTH - picture.LEFT - picture.RIGHT) * 72)
     top = 0.33 + picture.LINE * (max(len(text) for _, text, _ in above) + 1.4)
@@ -72,19 +72,19 @@ def overlay(a: Side, b: Side, prompts: Sequence[str], trained: int, seconds: flo
     for name, tall in (("frames", SHARED), ("a", DATES), ("b", DATES), ("away", AWAY)):
         bottom -= tall
         box = (picture.LEFT / WIDTH, bottom / height, (WIDTH - picture.LEFT - picture.RIGHT) / WIDTH, tall / height)
-        panels.append(figure.add_axes(box, facecolor="none", label=name, xlim=(-0.5, len(found) - 0.5)))
+        panels.append(figure.add_axes(box, facecolor="none", label=name, xlim=(-0.5, len(differences) - 0.5)))
         bottom -= picture.GAP
-    frames = _frames(found)
+    frames = _frames(differences)
     picture.frame(panels[0], "Cached frames by number", a.views[-1].step.block.end - 1, INK)
     looks = {role: {"facecolor": colour, "linewidth": 0} for role, colour in SIDES.items()}
     for role, look in looks.items():
         if frames[role]:
             picture.fill(panels[0], role, frames[role], look)
     roles = {"reach"}
-    for axes, side, name, marked in zip(panels[1:3], (a, b), "AB", ("first", "second"), strict=True):
-        whole = picture.marks(list(picture.told(view.step for view in side.views)), trained)
-        picture.panel(axes, _short(f"{name}, {side.name}: temporal index"), {}, whole.reach, INK)
-        roles |= _indices(axes, side.views, [getattr(x, marked) for x in found])
+    for axes, side, name, attribute in zip(panels[1:3], (a, b), "AB", ("first", "second"), strict=True):
+        marks_of_side = picture.marks(list(picture.told(view.step for view in side.views)), trained)
+        picture.panel(axes, _short(f"{name}, {side.name}: temporal index"), {}, marks_of_side.reach, INK)
+        roles |= _indices(axes, side.views, [getattr(x, attribute) for x in differences])
     _away(panels[3], (a, b), trained)
     for axes in panels[:-1]:
         axes.tick_params(labelbottom=False)
@@ -118,10 +118,10 @@ def _away(axes: "Axes", sides: Sequence[Side], trained: int) -> None:
     axes.set_ylim(0, max(*map(max, away), trained) * 1.08)
 
 
-def _frames(found: Sequence[Difference]) -> dict[str, list[picture.Span]]:
+def _frames(differences: Sequence[Difference]) -> dict[str, list[picture.Span]]:
     """Cached frames that both hold, only A, only B, as runs a block; memory is no frame."""
     spans: dict[str, list[picture.Span]] = {"both": [], "a": [], "b": []}
-    for x in found:
+    for x in differences:
         only = [set(_numbers(x.of(Mark.ONLY, side))) for side in (0, 1)]
         for role, numbers in zip(spans, (set(_numbers(x.places)), *only), strict=True):
             spans[role] += [(x.block, *run) for run in picture.runs(numbers)]
@@ -132,18 +132,18 @@ def _numbers(keys: Iterable[Key]) -> list[int]:
     return [n for kind, n in keys if kind == "frame"]
 
 
-def _indices(axes: "Axes", views: Sequence[View], marked: Sequence[Mapping[Key, Mark]]) -> set[str]:
+def _indices(axes: "Axes", views: Sequence[View], marks: Sequence[Mapping[Key, Mark]]) -> set[str]:
     """A strategy's slots by role, what is the same in both pale; the roles that occur."""
     spans: dict[str, list[picture.Span]] = {}
-    for view, found in zip(views, marked, strict=True):
+    for view, view_marks in zip(views, marks, strict=True):
         block = view.step.block
         roles = [slot.role.value for slot in view.step.slots] + ["block"] * block.frames
         by_role: dict[str, list[int]] = {}
         for role, (key, index) in zip(roles, view.indices().items(), strict=True):
-            by_role.setdefault(f"{role}-same" if found[key] is Mark.SAME else role, []).append(index)
+            by_role.setdefault(f"{role}-same" if view_marks[key] is Mark.SAME else role, []).append(index)
         for role, numbers in by_role.items():
             spans.setdefault(role, []).extend((block.index, *run) for run in picture.runs(numbers))
-    for role, some in spans.items():
+    for role, stretches in spans.items():
         plain = role.removesuffix("-same")
-        picture.fill(axes, role, some, picture.style(plain, INK) | ({"alpha": PALE} if role != plain else {}))
+        picture.fill(axes, role, stretches, picture.style(plain, INK) | ({"alpha": PALE} if role != plain else {}))
     return {role.removesuffix("-same") for role in spans}

@@ -41,7 +41,7 @@ class Side:
     views: Sequence[View]
 
 
-def sides(named: Iterable[tuple[str, Strategy]], script: Script, spec: Spec, longest: int = LONGEST) -> list[Side]:
+def sides(strategies: Iterable[tuple[str, Strategy]], script: Script, spec: Spec, longest: int = LONGEST) -> list[Side]:
     """Roll out strategies over a script without a model. Raises OutputError where it is too long to be shown."""
     blocks = script.count(spec)
     if blocks > longest:
@@ -49,33 +49,33 @@ def sides(named: Iterable[tuple[str, Strategy]], script: Script, spec: Spec, lon
             f"the script has {blocks} blocks; a picture shows {longest} at most. Shorten its durations to "
             f"{longest * spec.block * spec.stride / spec.fps:g}s in all: what a strategy does repeats."
         )
-    return [Side(name, strategy, list(views(strategy, blocks_of(script, spec), spec))) for name, strategy in named]
+    return [Side(name, strategy, list(views(strategy, blocks_of(script, spec), spec))) for name, strategy in strategies]
 
 
-def page(shown: Sequence[Side], script: Script, spec: Spec, *, text: str, command: str) -> str:
+def page(drawing: Sequence[Side], script: Script, spec: Spec, *, text: str, command: str) -> str:
     """The page as HTML: `text` is the script as given, `command` what made it. Raises OutputError."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     home = Path(__file__).parent
-    differences = [compare(a, b) for a, b in zip(*(side.views for side in shown), strict=True)] if shown[1:] else []
-    data = json.dumps(_data(shown, differences, script, spec), ensure_ascii=False, separators=(",", ":"))
+    differences = [compare(a, b) for a, b in zip(*(side.views for side in drawing), strict=True)] if drawing[1:] else []
+    data = json.dumps(_data(drawing, differences, script, spec), ensure_ascii=False, separators=(",", ":"))
     if len(data) > LARGEST:
         raise OutputError(
             f"the page would hold {len(data) / 2**20:.0f} MiB, more than {LARGEST >> 20}. Shorten the script or the window."
         )
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(home), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     texts = [(home / name).read_text(encoding="utf-8") for name in ("../base.css", "page.css", "ruler.js", "page.js")]
     style, code = "".join(texts[:2]), "".join(texts[2:])
-    return made.get_template("page.html").render(
-        sides=[{"name": side.name, "text": str(side.strategy), "parts": _parts(side.strategy)} for side in shown],
+    return environment.get_template("page.html").render(
+        sides=[{"name": side.name, "text": str(side.strategy), "parts": _parts(side.strategy)} for side in drawing],
         trained=spec.trained,
         script=text,
         command=command,
         facts=_facts(script, spec),
-        rows=list(_rows(shown, differences, spec)),
+        rows=list(_rows(drawing, differences, spec)),
         data=Markup(data.replace("<", "\\u003c")),  # noqa: S704  # no tag can open in it
         style=Markup(style),  # noqa: S704  # our own
         code=Markup(code),  # noqa: S704
@@ -112,17 +112,17 @@ def _says(strategy: Strategy, axis: str) -> str:
     return " ".join(text.split("\n\n")[0].replace("`", "").split())
 
 
-def _data(shown: Sequence[Side], differences: Sequence[Difference], script: Script, spec: Spec) -> Json:
+def _data(drawing: Sequence[Side], differences: Sequence[Difference], script: Script, spec: Spec) -> Json:
     """What the page's script draws."""
-    blocks = [view.step.block for view in shown[0].views]
+    blocks = [view.step.block for view in drawing[0].views]
     return {
         "trained": spec.trained,
         "size": spec.block,
         "times": [round(spec.seconds(block.start), 3) for block in blocks] + [round(spec.seconds(blocks[-1].end), 3)],
         "prompts": list(script.prompts),
         "blocks": [[block.start, block.prompt, int(block.switch), int(block.cut)] for block in blocks],
-        "sides": [_side(side, n, differences, spec.trained) for n, side in enumerate(shown)],
-        "differ": [differ(found) for found in differences],
+        "sides": [_side(side, n, differences, spec.trained) for n, side in enumerate(drawing)],
+        "differ": [differ(difference) for difference in differences],
     }
 
 
@@ -132,20 +132,20 @@ def _side(side: Side, number: int, differences: Sequence[Difference], trained: i
     steps = []
     for n, view in enumerate(side.views):
         step = view.step
-        placed = zip(step.slots, step.placement.slots, strict=True)
-        told: Json = {
-            "slots": [[ROLES.index(slot.role), slot.frame, index] for slot, index in placed],
+        pairs = zip(step.slots, step.placement.slots, strict=True)
+        entry: Json = {
+            "slots": [[ROLES.index(slot.role), slot.frame, index] for slot, index in pairs],
             "own": list(step.placement.block),
             "says": cells(view, window=window, trained=trained),
         }
         if step.replay is not None:
-            told["again"] = list(step.replay.frames)
+            entry["again"] = list(step.replay.frames)
         if any(folds(slot, row, view.offered) for slot, row in zip(step.room.slots, step.room.rows, strict=True)):
-            told["mix"] = _mix(view)
+            entry["mix"] = _mix(view)
         if differences:
             marks = (differences[n].first, differences[n].second)[number]
-            told["marks"] = "".join(CODES[mark] for mark in marks.values())
-        steps.append(told)
+            entry["marks"] = "".join(CODES[mark] for mark in marks.values())
+        steps.append(entry)
     return {"name": side.name, "steps": steps}
 
 
@@ -165,28 +165,28 @@ def _mix(view: View) -> list[Json]:
     ]
 
 
-def _rows(shown: Sequence[Side], differences: Sequence[Difference], spec: Spec) -> Iterable[Json]:
+def _rows(drawing: Sequence[Side], differences: Sequence[Difference], spec: Spec) -> Iterable[Json]:
     """The table: every block at which something happens, and of a pattern that repeats the first few."""
-    same = 0
-    for n, views_ in enumerate(zip(*(side.views for side in shown), strict=True)):
+    repeats = 0
+    for n, views_ in enumerate(zip(*(side.views for side in drawing), strict=True)):
         step = views_[0].step
-        before = [side.views[n - 1].pattern() for side in shown] if n else None
-        same = same + 1 if before == [view.pattern() for view in views_] and step.switch is None else 0
-        if same < STEADY:
+        before = [side.views[n - 1].pattern() for side in drawing] if n else None
+        repeats = repeats + 1 if before == [view.pattern() for view in views_] and step.switch is None else 0
+        if repeats < STEADY:
             yield {
                 "block": n,
                 "at": f"{spec.seconds(step.block.start):.2f}",
                 "frames": ranges(range(step.block.start, step.block.end)),
-                "sides": [_cells(side, view, spec) for side, view in zip(shown, views_, strict=True)],
+                "sides": [_cells(side, view, spec) for side, view in zip(drawing, views_, strict=True)],
                 "differ": differ(differences[n]) if differences else [],
                 "event": step.switch is not None,
             }
-        elif same == STEADY:
+        elif repeats == STEADY:
             yield {}
 
 
 def _cells(side: Side, view: View, spec: Spec) -> Json:
     step = view.step
-    held = f"{listed(step.slots)}, at {ranges(step.placement.slots)}" if step.slots else "nothing"
+    content = f"{listed(step.slots)}, at {ranges(step.placement.slots)}" if step.slots else "nothing"
     rows = cells(view, window=side.strategy.policy.window, trained=spec.trained)
-    return {"held": held, "own": ranges(step.placement.block), "says": rows}
+    return {"held": content, "own": ranges(step.placement.block), "says": rows}

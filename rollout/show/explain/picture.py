@@ -47,14 +47,14 @@ def told(steps: Iterable[Step]) -> Iterator[Json]:
             before = step.switch.slots
         if step.replay is not None:
             before = in_order(before + replayed(step.replay, step.block.frames, step.block.scene))
-        folded = {
+        mixtures = {
             before[i].frame
             for slot, row in zip(step.room.slots, step.room.rows, strict=True)
             if slot.role is Role.MEMORY
             for i, _ in row
             if before[i].role is Role.RECENT
         }
-        yield step.to_dict() | {"folded": sorted(folded), "replayed": list(step.replay.frames) if step.replay else []}
+        yield step.to_dict() | {"folded": sorted(mixtures), "replayed": list(step.replay.frames) if step.replay else []}
         before = step.after
 
 
@@ -74,30 +74,30 @@ class Marks:
 
 def marks(steps: Sequence[Mapping[str, Any]], trained: int) -> Marks:
     """Steps to runs."""
-    found, born = Marks(), None
+    result, born = Marks(), None
     for step in steps:
-        own, again = step["placement"]["block"], step.get("replayed", [])
+        block_indices, again = step["placement"]["block"], step.get("replayed", [])
         slots = [(s["role"], s["frame"], p) for s, p in zip(step["slots"], step["placement"]["slots"], strict=True)]
         frames = {role: [f for r, f, _ in slots if r == role] for role in ROLES}
         dates = {role: [p for r, _, p in slots if r == role] for role in ROLES}
-        frames["block"], dates["block"] = list(range(step["start"], step["start"] + len(own))), own
+        frames["block"], dates["block"] = list(range(step["start"], step["start"] + len(block_indices))), block_indices
         frames["again"] = [f for r, f, _ in slots if f in again and r != "memory"]
         dates["again"] = [p for r, f, p in slots if f in again and r != "memory"]
         memory = frames["memory"]
         born = min([*step.get("folded", ()), *([] if born is None else [born])], default=None) if memory else None
         frames["folded"] = [] if born is None else list(range(born, max(memory)))
-        for into, numbers in ((found.holds, frames), (found.dates, dates)):
+        for into, numbers in ((result.holds, frames), (result.dates, dates)):
             for role, values in numbers.items():
                 into.setdefault(role, []).extend((step["block"], *run) for run in runs(values))
-        found.reach.append((max(0, max(own) - trained + 1), max(trained - 1, *own)))
-        found.crowd = {index: n for index, n in Counter(p for _, _, p in slots).items() if n > 1}
-    return found
+        result.reach.append((max(0, max(block_indices) - trained + 1), max(trained - 1, *block_indices)))
+        result.crowd = {index: n for index, n in Counter(p for _, _, p in slots).items() if n > 1}
+    return result
 
 
 def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
     """Numbers as their longest stretches without a gap, first and last."""
     stretches = groupby(enumerate(sorted(set(numbers))), lambda pair: pair[1] - pair[0])
-    return [(some[0][1], some[-1][1]) for some in (list(pairs) for _, pairs in stretches)]
+    return [(stretch[0][1], stretch[-1][1]) for stretch in (list(pairs) for _, pairs in stretches)]
 
 
 def draw(
@@ -116,7 +116,7 @@ def draw(
     """
     from matplotlib.figure import Figure
 
-    found, first = marks(steps, trained), steps[0]["block"]
+    whole_marks, first = marks(steps, trained), steps[0]["block"]
     above = head(steps, prompts, (width - LEFT - RIGHT) * 72)
     lines = max(len(text) for _, text, _ in above)
     top = 0.33 + LINE * (lines + (1.4 if title else 0))
@@ -128,17 +128,17 @@ def draw(
         panels.append(figure.add_axes(box, facecolor="none", label=name))
         panels[-1].set_xlim(first - 0.5, first + len(steps) - 0.5)
     holds, dates = panels
-    panel(holds, "What it remembers: cached frames by number", found.holds, [], ink)
-    panel(dates, "When the model takes them to be: temporal index", found.dates, found.reach, ink)
+    panel(holds, "What it remembers: cached frames by number", whole_marks.holds, [], ink)
+    panel(dates, "When the model takes them to be: temporal index", whole_marks.dates, whole_marks.reach, ink)
     apart(dates, steps, trained, ink)
-    for index, count in found.crowd.items():
+    for index, count in whole_marks.crowd.items():
         dates.text(first + len(steps) - 0.4, index, f"×{count}", **font(ink, va="center"))
     events(panels, above, ink)
     holds.tick_params(labelbottom=False)
     dates.set_xlabel(f"block, {seconds:.3g} s each" if seconds else "block", size=SIZE, color=ink, labelpad=2)
     if title:
         figure.text(0.01, 1 - 0.05 / height, title, **font(ink, size=SIZE + 1, weight="bold", va="top"))
-    roles = [role for role in WORDS if role == "reach" or found.holds.get(role)]
+    roles = [role for role in WORDS if role == "reach" or whole_marks.holds.get(role)]
     legend(figure, {WORDS[role]: style(role, ink) for role in roles}, ink)
     return figure
 
@@ -162,7 +162,7 @@ def frame(axes: "Axes", name: str, high: float, ink: str) -> None:
 
 def panel(axes: "Axes", name: str, spans: Mapping[str, Sequence[Span]], reach: list[tuple[int, int]], ink: str) -> None:
     """One panel: a mark a run, from 0 to the highest number."""
-    frame(axes, name, max([n for some in spans.values() for _, _, n in some] + [n for _, n in reach]), ink)
+    frame(axes, name, max([n for stretches in spans.values() for _, _, n in stretches] + [n for _, n in reach]), ink)
     if reach:
         edges = [axes.get_xlim()[0] + i for i in range(len(reach) + 1)]
         low = [a - 0.5 for a, _ in [*reach, reach[-1]]]
@@ -201,8 +201,8 @@ def fill(axes: "Axes", role: str, spans: Sequence[Span], look: Mapping[str, Any]
 
 def apart(axes: "Axes", steps: Sequence[Mapping[str, Any]], trained: int, ink: str) -> None:
     """An arrow where the newest query ends farther from a cached frame than training ever saw."""
-    placed = steps[-1]["placement"]
-    low, high = min(placed["slots"] + placed["block"]), max(placed["block"])
+    placement = steps[-1]["placement"]
+    low, high = min(placement["slots"] + placement["block"]), max(placement["block"])
     if high - low < trained:
         return
     place, text = axes.get_yaxis_transform(), f"{high - low} apart,\n{trained - 1} at most in training"
@@ -222,8 +222,8 @@ def head(steps: Sequence[Mapping[str, Any]], prompts: Sequence[str], width: floa
         lines = [f"{number + 1}{'#' if step['cut'] else ''}"]
         if min(room) >= 10:
             prompt = prompts[number] if number < len(prompts) else ""
-            what = ", ".join(["cut"] * step["cut"] + ["new prompt"] * step["switch"]) if event else ""
-            lines = [what[:letters], *wrap(prompt, letters, max_lines=3, placeholder="…")]
+            words = ", ".join(["cut"] * step["cut"] + ["new prompt"] * step["switch"]) if event else ""
+            lines = [words[:letters], *wrap(prompt, letters, max_lines=3, placeholder="…")]
         out.append((step["block"], lines, ("cut" if step["cut"] else "switch") if event else ""))
     return out
 
@@ -237,9 +237,9 @@ def events(panels: Sequence["Axes"], head: Sequence[Segment], ink: str) -> None:
             name = f"{axes.get_label()}-{event}"
             axes.axvline(block - 0.5, color=ink, lw=0.9, ls=style, alpha=0.75, zorder=4, gid=name)
         for n, line in enumerate(lines):
-            where, raised = panels[0].get_xaxis_transform(), (1, 72 * (0.23 + LINE * (above - n - 1)))
+            where, offset = panels[0].get_xaxis_transform(), (1, 72 * (0.23 + LINE * (above - n - 1)))
             bold = font(ink, weight="normal" if n else "bold")
-            panels[0].annotate(line, (block - 0.5, 1), raised, where, "offset points", **bold)
+            panels[0].annotate(line, (block - 0.5, 1), offset, where, "offset points", **bold)
 
 
 def legend(figure: "Figure", looks: Mapping[str, Mapping[str, Any]], ink: str) -> None:

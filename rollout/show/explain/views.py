@@ -32,48 +32,48 @@ class View:
     def indices(self) -> dict[Key, int]:
         """The temporal index of everything that the block attends to."""
         slots = zip(keys(self.step.slots), self.step.placement.slots, strict=True)
-        own = zip(range(self.step.block.start, self.step.block.end), self.step.placement.block, strict=True)
-        return dict(slots) | {("block", frame): index for frame, index in own}
+        block_indices = zip(range(self.step.block.start, self.step.block.end), self.step.placement.block, strict=True)
+        return dict(slots) | {("block", frame): index for frame, index in block_indices}
 
     def pattern(self) -> tuple[object, ...]:
         """What the block sees, apart from the frames' numbers moving on with time."""
         step, start = self.step, self.step.block.start
-        held = tuple((s.role, s.frame if s.role is Role.SINK else s.frame - start) for s in step.slots)
+        content = tuple((s.role, s.frame if s.role is Role.SINK else s.frame - start) for s in step.slots)
         moves = step.placement.block[-1] == step.block.end - 1  # absolute positions move on by themselves
         base = start if moves else 0
-        placed = zip(step.slots, step.placement.slots, strict=True)
-        return held, tuple(p - base for s, p in placed if s.role is Role.RECENT), moves
+        pairs = zip(step.slots, step.placement.slots, strict=True)
+        return content, tuple(p - base for s, p in pairs if s.role is Role.RECENT), moves
 
 
 def keys(slots: Iterable[Slot]) -> list[Key]:
     """What each slot holds."""
-    found: list[Key] = []
+    contents: list[Key] = []
     for slot in slots:
-        streams = sum(kind == "memory" for kind, _ in found)
-        found.append(("memory", streams) if slot.role is Role.MEMORY else ("frame", slot.frame))
-    return found
+        streams = sum(kind == "memory" for kind, _ in contents)
+        contents.append(("memory", streams) if slot.role is Role.MEMORY else ("frame", slot.frame))
+    return contents
 
 
 def views(strategy: Strategy, blocks: Iterable[Block], spec: Spec) -> Iterator[View]:
     """The steps of a whole rollout with what led to them. Raises CacheError."""
     before: tuple[Slot, ...] = ()
-    made: tuple[int, ...] = ()
+    sources: tuple[int, ...] = ()
     for step in simulate(strategy, blocks, spec):
-        offered = before
+        candidates = before
         if step.switch is not None:
-            offered, made = step.switch.slots, _made(made, step.switch.rows, step.switch.pooled)
+            candidates, sources = step.switch.slots, _made(sources, step.switch.rows, step.switch.pooled)
         if step.replay is not None:
             again = replayed(step.replay, step.block.frames, step.block.scene)
-            both = [*zip(offered, made, strict=True)]
+            both = [*zip(candidates, sources, strict=True)]
             both += [(s, hash((s.frame, step.block.index, step.replay.bidirectional))) for s in again]
-            offered, made = in_order(offered + again), tuple(m for r in Role for s, m in both if s.role is r)
-        made = _made(made, step.room.rows, step.room.pooled)
+            candidates, sources = in_order(candidates + again), tuple(m for r in Role for s, m in both if s.role is r)
+        sources = _made(sources, step.room.rows, step.room.pooled)
         calm = replace(step.block, cut=False)
         natural = strategy.positions.place(step.slots, calm, reach(strategy, spec))
-        yield View(step, before, offered, natural, made)
+        yield View(step, before, candidates, natural, sources)
         before = step.after
-        born = [*zip(step.slots, made, strict=True), *((s, hash((s.frame,))) for s in step.admitted)]
-        made = tuple(m for r in Role for s, m in born if s.role is r)
+        born = [*zip(step.slots, sources, strict=True), *((s, hash((s.frame,))) for s in step.admitted)]
+        sources = tuple(m for r in Role for s, m in born if s.role is r)
 
 
 def _made(old: tuple[int, ...], rows: Iterable[Row], pooled: frozenset[int]) -> tuple[int, ...]:
@@ -114,21 +114,21 @@ class Difference:
 
     def of(self, mark: Mark, side: int = 0) -> list[Key]:
         """What has that mark on a side."""
-        return [key for key, found in (self.first, self.second)[side].items() if found is mark]
+        return [key for key, other in (self.first, self.second)[side].items() if other is mark]
 
 
 def compare(first: View, second: View) -> Difference:
     """Where two strategies differ at one block."""
     block, a, b = first.step.block, first.indices(), second.indices()
     shift = second.step.placement.block[-1] - first.step.placement.block[-1]
-    made = [dict(zip(keys(view.step.slots), view.made, strict=True)) for view in (first, second)]
+    sources = [dict(zip(keys(view.step.slots), view.made, strict=True)) for view in (first, second)]
 
     def mark(key: Key) -> Mark:
         if key not in a or key not in b:
             return Mark.ONLY
         if b[key] - a[key] != shift:
             return Mark.MOVED
-        return Mark.SAME if made[0].get(key) == made[1].get(key) else Mark.MADE
+        return Mark.SAME if sources[0].get(key) == sources[1].get(key) else Mark.MADE
 
     both = {key: (a[key], b[key]) for key in a if key in b}
     return Difference(block.index, {key: mark(key) for key in a}, {key: mark(key) for key in b}, both, shift)

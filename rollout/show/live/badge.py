@@ -41,7 +41,7 @@ class Watch:
             return
         if before is not None and before != prompt:
             self._change(before, prompt)
-        longest = max(described.span for described in self.world.properties.values())
+        longest = max(prop.span for prop in self.world.properties.values())
         self._frames.append(frames)
         del self._frames[: -(BEFORE + LIMIT + longest) // len(frames)]
         if self._since is not None:
@@ -56,18 +56,18 @@ class Watch:
 
     def _look(self, since: int, longest: int) -> None:
         """Obeyed after n frames: a property that is read from several frames counts from the first of them."""
-        seen = self.world.track(np.concatenate(self._frames))
+        readings = self.world.track(np.concatenate(self._frames))
         firsts = []
-        for name, wanted in self._wanted.items():
+        for name, label in self._wanted.items():
             span = self.world.properties[name].span
-            shown = seen.values[name]
-            after = shown[len(shown) - since + span // 2 :]
+            values = readings.values[name]
+            after = values[len(values) - since + span // 2 :]
             last = min(since - span, LIMIT)  # the last window that lies wholly after the change
-            shows = after[: max(0, last + 1)] == wanted
+            shows = after[: max(0, last + 1)] == label
             firsts.append(int(shows.int().argmax()) if bool(shows.any()) else None)
-        reached = [first for first in firsts if first is not None]
-        if len(reached) == len(firsts):
-            self.state, self._since = {"state": "obeyed", "frames": max(reached)}, None
+        reactions = [first for first in firsts if first is not None]
+        if len(reactions) == len(firsts):
+            self.state, self._since = {"state": "obeyed", "frames": max(reactions)}, None
         elif since >= LIMIT + longest:
             self.state, self._since = {"state": "never", "frames": LIMIT}, None
         else:

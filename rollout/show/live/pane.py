@@ -91,7 +91,7 @@ class Pane:
         """Roll out, decode, record and measure one block. Raises RolloutError, and whatever a backend raises."""
         begun = time.monotonic()
         result = next(self.run)
-        made = time.monotonic()
+        rolled_at = time.monotonic()
         try:
             self._output = self._output or Output(self.folder, self.backend, blocks=SHEET, latents=True)
             self._output.add(result)
@@ -104,7 +104,7 @@ class Pane:
             self.watch.add(frames, self.prompt, result.prompts[0])
         self.prompt, self.pending = result.prompts[0], []
         now = time.monotonic()
-        self.writing += now - made
+        self.writing += now - rolled_at
         self.seconds += now - begun
         index = result.block.index
         kinds = tuple(event.kind for event in self._events(index) if event.block == index)
@@ -138,10 +138,10 @@ class Pane:
         self._whole()
         output = self._copy(folder)
         output.close(keep=False)
-        spec, done = self.backend.spec, self.blocks
+        spec, blocks = self.backend.spec, self.blocks
         (first,) = Script.parse(self.recipe.text).prompts
-        script = Script((Shot(first, done * spec.block * spec.stride / spec.fps),))
-        events = tuple(self._events(done - 1))
+        script = Script((Shot(first, blocks * spec.block * spec.stride / spec.fps),))
+        events = tuple(self._events(blocks - 1))
         recipe = replace(self.recipe, text=str(script), events=events)
         timings = times(self.seconds, self.writing, output.frames)
         RunFolder.finish(
@@ -154,7 +154,7 @@ class Pane:
                 timings=timings,
                 digests=output.digests,
                 events=events,  # not those of a block that failed
-                blocks=done,
+                blocks=blocks,
             ),
         )
 
@@ -167,8 +167,8 @@ class Pane:
     def _copy(self, folder: Path) -> Output:
         """An output that goes on in another folder, where this one is now."""
         assert self._output is not None
-        told, tensors = self._output.state()
-        state = deepcopy(told), _own(tensors)
+        facts, tensors = self._output.state()
+        state = deepcopy(facts), _own(tensors)
         try:
             for name in FILES:
                 copyfile(self.folder / name, folder / name)

@@ -86,8 +86,8 @@ class Session:
         if self._thread.is_alive():
             self._thread.join()
         try:
-            kept = [pane for pane in self.panes if pane.blocks and not pane.lost]
-            return self.save(kept) if save and kept else None
+            panes = [pane for pane in self.panes if pane.blocks and not pane.lost]
+            return self.save(panes) if save and panes else None
         finally:
             for pane in self.panes:
                 pane.close()
@@ -129,18 +129,18 @@ class Session:
 
         A block is begun so late that it is just done when the one before has been seen: a prompt shows soonest then.
         """
-        changed = False
+        news = False
         for order in self._waiting():
             self._obey(order)
-            changed = True
+            news = True
         now = self.clock()
         ready = [pane for pane, begin in self._begins() if begin <= now]
         for pane in ready:
-            changed |= self._advance(pane)
+            news |= self._advance(pane)
         now = self.clock()
         for pane in ready:
             pane.due = max(pane.due, now) + pane.length
-        if changed:
+        if news:
             self._publish()
         waits = [begin - now for _, begin in self._begins()]
         return max(0.0, min(waits)) if waits else None
@@ -162,18 +162,18 @@ class Session:
         """One block of a pane; whether its state is another now."""
         before, begun = told(pane, self._names), self.clock()
         try:
-            made = pane.advance()
+            block = pane.advance()
         except Exception as problem:
             pane.stopped = str(problem) if isinstance(problem, RolloutError) else f"{type(problem).__name__}: {problem}"
             self._note(pane, f"stopped: {pane.stopped}")
             return True
         spent = self.clock() - begun
         pane.cost = 0.7 * pane.cost + 0.3 * spent if pane.cost else spent
-        self._show(pane, made, pane.length or spent)
+        self._show(pane, block, pane.length or spent)
         return told(pane, self._names) != before
 
-    def _show(self, pane: Pane, made: Made, seen: float) -> None:
-        messages = block_messages(pane, made, seen)
+    def _show(self, pane: Pane, block: Made, seconds: float) -> None:
+        messages = block_messages(pane, block, seconds)
         with self._lock:
             self._last[pane.number] = messages
             for client in self._clients:
@@ -190,9 +190,9 @@ class Session:
         except Exception as problem:  # a plugin's, or the disk's: the session goes on
             order.reply(error(f"{order.do} failed: {type(problem).__name__}: {problem}"))
 
-    def _each(self, order: Order, panes: Sequence[Pane], do: Callable[[Pane], None], pending: str, said: str) -> None:
+    def _each(self, order: Order, panes: Sequence[Pane], do: Callable[[Pane], None], pending: str, verb: str) -> None:
         """Do it to each pane that takes it; what others say against it goes to whoever asked."""
-        done = []
+        names = []
         for pane in panes:
             try:
                 do(pane)
@@ -201,9 +201,9 @@ class Session:
                 continue
             pane.stopped = ""
             pane.pending.append(pending)
-            done.append(pane)
-        if done:
-            self._note(None if len(done) == len(self.panes) else done, said)
+            names.append(pane)
+        if names:
+            self._note(None if len(names) == len(self.panes) else names, verb)
 
     def _do_prompt(self, order: Order, panes: Sequence[Pane]) -> None:
         panes[0].run.backend.encode(order.value)  # refused for all, or for none
@@ -301,10 +301,14 @@ class Session:
 
     def _note(self, panes: Sequence[Pane] | Pane | None, text: str) -> None:
         """A line of the log."""
-        some = [panes] if isinstance(panes, Pane) else panes
-        numbers = [] if some is None or (len(some) == len(self.panes) > 1) else [pane.number for pane in some]
+        panes_listed = [panes] if isinstance(panes, Pane) else panes
+        numbers = (
+            []
+            if panes_listed is None or (len(panes_listed) == len(self.panes) > 1)
+            else [pane.number for pane in panes_listed]
+        )
         self._lines += 1
-        block = max(pane.blocks for pane in (some or self.panes))
+        block = max(pane.blocks for pane in (panes_listed or self.panes))
         self._log.append({"line": self._lines, "panes": numbers, "block": block, "text": text})
 
     def _publish(self) -> None:

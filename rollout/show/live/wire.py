@@ -150,20 +150,20 @@ class Outbox:
     def take(self) -> list[str | bytes]:
         """All that waits, the state first."""
         with self._lock:
-            found: list[str | bytes] = [] if self._state is None else [self._state]
-            found += self._notes
+            messages_out: list[str | bytes] = [] if self._state is None else [self._state]
+            messages_out += self._notes
             for messages in self._blocks.values():
-                found += messages
+                messages_out += messages
             self._state, self._blocks = None, {}
             self._notes.clear()
-        return found
+        return messages_out
 
 
-def block_messages(pane: Pane, made: Made, seen: float) -> list[str | bytes]:
+def block_messages(pane: Pane, finished_block: Made, seconds: float) -> list[str | bytes]:
     """A block as its description and its frames; all of it is seen for `seen` seconds."""
-    result, spec = made.result, pane.backend.spec
+    result, spec = finished_block.result, pane.backend.spec
     block = result.block
-    placed = zip(result.slots, result.placement.slots, strict=True)
+    pairs = zip(result.slots, result.placement.slots, strict=True)
     head = {
         "type": "block",
         "pane": pane.number,
@@ -174,19 +174,21 @@ def block_messages(pane: Pane, made: Made, seen: float) -> list[str | bytes]:
         "number": block.prompt,
         "switch": block.switch,
         "cut": block.cut,
-        "events": made.events,
-        "slots": [(slot.role.value, slot.frame, index) for slot, index in placed],
+        "events": finished_block.events,
+        "slots": [(slot.role.value, slot.frame, index) for slot, index in pairs],
         "at": result.placement.block,
         "trained": spec.trained,
         "badge": None if pane.watch is None else pane.watch.state,
     }
-    each = min(65535, round(1000 * seen / len(made.frames)))
+    milliseconds = min(65535, round(1000 * seconds / len(finished_block.frames)))
     first = spec.pixel_frames(block.start)
     frames = []
-    for n, frame in enumerate(made.frames):
+    for n, frame in enumerate(finished_block.frames):
         kind, data = picture(frame)
         number = block.prompt % 65536
-        frames.append(HEADER.pack(VERSION, pane.number, kind, min(n, 255), number, each, block.index, first + n) + data)
+        frames.append(
+            HEADER.pack(VERSION, pane.number, kind, min(n, 255), number, milliseconds, block.index, first + n) + data
+        )
     return [json.dumps(head, ensure_ascii=False), *frames]
 
 
