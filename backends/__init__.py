@@ -42,8 +42,8 @@ class Source:
     def of(cls, name: str) -> "Source":
         """Read a module. Raises BackendError where it lacks what has no default."""
         names = vars(import_module(name))
-        required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
-        missing = [member for member in required if member not in names]
+        members = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+        missing = [member for member in members if member not in names]
         if missing:
             raise BackendError(
                 f"the backend module {name} lacks {' and '.join(missing)}. rollout.backends.Source says what it needs."

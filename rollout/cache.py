@@ -292,12 +292,12 @@ class KVCache:
         self._broken = why
 
     @contextmanager
-    def _all_or_none(self, what: str) -> Iterator[None]:
+    def _all_or_none(self, action: str) -> Iterator[None]:
         """Mark the cache unusable where a write to some layers only is left behind."""
         try:
             yield
         except BaseException:
-            self.fail(f"{what} stopped half-way")
+            self.fail(f"{action} stopped half-way")
             raise
 
     def _usable(self) -> None:

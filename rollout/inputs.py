@@ -20,10 +20,10 @@ __all__ = ["check_members", "check_memory", "check_strategies", "given_latents",
 T = TypeVar("T")
 
 
-def rows(values: Sequence[T], batch: int, what: str) -> list[T]:
+def rows(values: Sequence[T], batch: int, noun: str) -> list[T]:
     """One value a batch row: all of them, or one for all."""
     if len(values) not in (1, batch):
-        raise RolloutError(f"{len(values)} {what} do not fit a batch of {batch}. Give one, or one a row.")
+        raise RolloutError(f"{len(values)} {noun} do not fit a batch of {batch}. Give one, or one a row.")
     return list(values) * (batch if len(values) == 1 else 1)
 
 
@@ -34,7 +34,7 @@ def same_plan(scripts: Sequence[Script]) -> None:
         raise ScriptError("the scripts of a batch differ in timing. Give all the same durations and cuts.")
 
 
-def given_latents(latents: Tensor | None, backend: Backend, batch: int, what: str) -> Tensor | None:
+def given_latents(latents: Tensor | None, backend: Backend, batch: int, noun: str) -> Tensor | None:
     """Latents (F or B, F, C, H, W) of whole blocks as (B, F, C, H, W), where they lie. Raises RolloutError."""
     if latents is None:
         return None
@@ -43,11 +43,11 @@ def given_latents(latents: Tensor | None, backend: Backend, batch: int, what: st
     shape = batch_latents.shape
     if batch_latents.ndim != 5 or tuple(shape[2:]) != spec.latent or shape[0] not in (1, batch) or shape[1] == 0:
         raise RolloutError(
-            f"the {what} has the shape {tuple(latents.shape)}; {spec.name} takes (frames, "
+            f"the {noun} has the shape {tuple(latents.shape)}; {spec.name} takes (frames, "
             f"{', '.join(map(str, spec.latent))})."
         )
     if shape[1] % spec.block:
-        raise RolloutError(f"the {what} has {shape[1]} frames; give whole blocks of {spec.block}.")
+        raise RolloutError(f"the {noun} has {shape[1]} frames; give whole blocks of {spec.block}.")
     return batch_latents.expand(batch, -1, -1, -1, -1)
 
 

@@ -195,7 +195,7 @@ class Store:
                 tensors_by_name[f"exact.{i}"] = torch.stack([torch.stack(pair).cpu() for pair in slot.copy.layers])
         return [slot.to_dict() for slot in entries], tensors_by_name
 
-    def restore(self, slots: Sequence[Mapping[str, Any]], packed: Mapping[str, Tensor]) -> list[Entry]:
+    def restore(self, slots: Sequence[Mapping[str, Any]], saved_tensors: Mapping[str, Tensor]) -> list[Entry]:
         """The way back. Raises ValueError, KeyError or TypeError."""
         entries = [Entry.from_dict(slot) for slot in slots]
         batch, window, *rest = self.keys[0].shape
@@ -204,7 +204,7 @@ class Store:
             raise ValueError("its rows do not fit the window")
 
         def read(name: str, size: Sequence[int], dtype: torch.dtype) -> Tensor:
-            tensor = packed[name]
+            tensor = saved_tensors[name]
             if list(tensor.shape) != list(size) or tensor.dtype != dtype:
                 raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {dtype} {tuple(size)}")
             return tensor.to(self.device)

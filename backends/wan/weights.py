@@ -49,17 +49,17 @@ def read_checkpoint(path: Path, *, raw: bool = False) -> dict[str, Tensor]:
     return {strip(name, PREFIXES): tensor for name, tensor in _tensors(path, state.get(key, state)).items()}
 
 
-def _read(path: Path, what: str) -> Mapping[str, Any]:
+def _read(path: Path, kind: str) -> Mapping[str, Any]:
     """What a .pt or safetensors file holds, memory-mapped; no pickled code is run. Raises BackendError."""
     if not path.is_file():
-        raise BackendError(f"the {what} {path} is not a file. Give a .pt or .safetensors file.")
+        raise BackendError(f"the {kind} {path} is not a file. Give a .pt or .safetensors file.")
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise BackendError(f"{path} cannot be read as a {what}: {_first_line(error)}. It may be truncated.") from error
+        raise BackendError(f"{path} cannot be read as a {kind}: {_first_line(error)}. It may be truncated.") from error
     except Exception as error:  # torch.load's refusals of pickled code have no common class
         raise BackendError(
             f"{path} is no plain tensor file, and rollout runs no pickled code: {_first_line(error)}."
@@ -111,8 +111,8 @@ def convert(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[st
     missing, extra = sorted(shapes.keys() - new_names.keys()), sorted(new_names.keys() - shapes.keys())
     if missing or extra:
         parts = [
-            f"{what} {len(names)} tensors ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for what, names in (("lacks", missing), ("has unexpected", extra))
+            f"{verb} {len(names)} tensors ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for verb, names in (("lacks", missing), ("has unexpected", extra))
             if names
         ]
         raise BackendError(

@@ -93,10 +93,10 @@ class Stage:
         draw = ImageDraw.Draw(canvas)
         for n, (run, picture) in enumerate(zip(self.runs, pictures, strict=True)):
             x, y = self._corners[n]
-            resized = self._scaled(picture)
+            small = self._scaled(picture)
             if frame >= run.frames:
-                resized = Image.blend(resized, Image.new("RGB", self.pane, PAPER), 0.6)
-            canvas.paste(resized, (x, y))
+                small = Image.blend(small, Image.new("RGB", self.pane, PAPER), 0.6)
+            canvas.paste(small, (x, y))
             if frame >= run.frames:
                 draw.text((x + self.pane[0] // 2, y + self.pane[1] // 2), "ended", INK, font(14), anchor="mm")
             if not self._shared:

@@ -130,10 +130,10 @@ def curves(
 def cumulative(values: Sequence[tuple[Look, Sequence[float]]], *, limit: float, xlabel: str) -> Spec:
     """The share of rollouts whose value is reached by x, up to `limit`, at which nothing had happened."""
     lines = []
-    for look, reached in values:
-        before = sorted(v for v in reached if v < limit)
-        share = [(n + 1) / len(reached) for n in range(len(before))]
-        mean = [0.0, *share, len(before) / len(reached)]
+    for look, times in values:
+        before = sorted(v for v in times if v < limit)
+        share = [(n + 1) / len(times) for n in range(len(before))]
+        mean = [0.0, *share, len(before) / len(times)]
         lines.append((look, {"x": [0.0, *before, limit], "mean": mean, "low": mean, "high": mean}))
     return _lines(lines, Axis(alt.X, -0.1, limit, xlabel), Axis(alt.Y, -0.02, 1.04), [], step=True)
 
@@ -178,7 +178,7 @@ def _ends(lines: Sequence[Line]) -> list[tuple[Look, float, float]]:
         for look, curve in lines
         if not look.quiet
     ]
-    return [(look, *known[-1]) for look, known in points if known]
+    return [(look, *points_there[-1]) for look, points_there in points if points_there]
 
 
 def _letters(lines: Sequence[Line], x: Axis, y: Axis, colour: alt.Color) -> list[alt.Chart]:

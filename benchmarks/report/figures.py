@@ -32,16 +32,16 @@ def _figure(spec: charts.Spec, key: str, title: str, aloud: str, **more: Any) ->
     return {"spec": spec | {"description": f"{title}. {aloud}"}, "title": title, "key": key, **more}
 
 
-def forests(found: Mapping[str, Any], looks: Mapping[str, Look]) -> Iterator[Figure]:
+def forests(data: Mapping[str, Any], looks: Mapping[str, Look]) -> Iterator[Figure]:
     """Paired differences of the primary metric: against the baseline, then within equal budgets."""
-    plan, metric = found["plan"], found["metrics"][found["plan"]["primary"]]
+    plan, metric = data["plan"], data["metrics"][data["plan"]["primary"]]
     base, common = plan["baseline"], {"unit": metric["unit"], "better": metric["better"]}
     rows = [_row(pair, looks) for pair in metric["pairs"] if pair["b"] == base]
     if rows:
         chart = charts.forest(_best_first(rows, metric), **common)
         about = f"Differences in {metric['name']} from {base}, with 95% intervals."
         yield _figure(chart, "forest-base", f"Against {base}", about, pairs=_told(rows))
-    for window, names in found["groups"].items():
+    for window, names in data["groups"].items():
         inside = [p for p in metric["pairs"] if {p["a"], p["b"]} <= set(names)]
         note = ""
         if len(names) > PAIRED and inside:
@@ -74,11 +74,9 @@ def _told(rows: Sequence[charts.Row]) -> list[Mapping[str, Any]]:
     return [row.pair for row in rows]
 
 
-def curves(
-    found: Mapping[str, Any], looks: Mapping[str, Look], events: Sequence[Mapping[str, Any]]
-) -> Iterator[Figure]:
+def curves(data: Mapping[str, Any], looks: Mapping[str, Look], events: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
     """One chart a metric that has curves."""
-    for n, metric in enumerate(found["metrics"].values()):
+    for n, metric in enumerate(data["metrics"].values()):
         lines = [(looks[name], c) for name, c in metric["curves"].items() if any(y is not None for y in c["mean"])]
         lines.sort(key=lambda line: not line[0].quiet)
         if metric.get("sweep"):
@@ -103,7 +101,7 @@ def _sweep(n: int, metric: Mapping[str, Any], looks: Mapping[str, Look]) -> Figu
     lines.sort(key=lambda line: not line[0].quiet)
     chart = charts.curves(lines, xlabel=sweep["axis"], share=metric["unit"] == "share")
     about = f"Mean {metric['name']} over {sweep['axis']} for each strategy, with 95% bands."
-    fits = ", ".join(f"{look.letter} {fitted}" for look, curve in lines if (fitted := fit_text(curve["fit"])))
+    fits = ", ".join(f"{look.letter} {fit}" for look, curve in lines if (fit := fit_text(curve["fit"])))
     kind = next((curve["fit"]["kind"] for _, curve in lines if curve["fit"]["kind"]), "")
     note = f"{kind.capitalize()}: {fits}" if fits else ""
     return _figure(chart, f"sweep-{n}", f"{metric['name']} over {sweep['axis']}", about, note=note, **_head(metric))
@@ -116,7 +114,7 @@ def _head(metric: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def reactions(found: Mapping[str, Any], looks: Mapping[str, Look]) -> Iterator[Figure]:
+def reactions(data: Mapping[str, Any], looks: Mapping[str, Look]) -> Iterator[Figure]:
     """How soon prompt changes show: the share of rollouts that have reacted by each frame."""
     for name, word in (("reaction", "the new action shows"), ("letting_go", "the old action is gone")):
         values = [
@@ -124,24 +122,24 @@ def reactions(found: Mapping[str, Any], looks: Mapping[str, Look]) -> Iterator[F
                 look,
                 [
                     c["values"][name]
-                    for c in found["cells"]
+                    for c in data["cells"]
                     if c["strategy"] == each and c["values"].get(name) is not None
                 ],
             )
             for each, look in looks.items()
         ]
-        values = sorted(((look, some) for look, some in values if some), key=lambda pair: not pair[0].quiet)
+        values = sorted(((look, times) for look, times in values if times), key=lambda pair: not pair[0].quiet)
         if values:
             chart = charts.cumulative(values, limit=REACT, xlabel=f"latent frames until {word}")
             about = f"The share of rollouts in which {word}, by frames after the prompt change, for each strategy."
-            yield _figure(chart, f"reaction-{name}", name, about, **_head(found["metrics"][name]))
+            yield _figure(chart, f"reaction-{name}", name, about, **_head(data["metrics"][name]))
 
 
-def costs(found: Mapping[str, Any], looks: Mapping[str, Look]) -> Iterator[Figure]:
+def costs(data: Mapping[str, Any], looks: Mapping[str, Look]) -> Iterator[Figure]:
     """The primary metric against what was paid for it."""
-    primary = found["metrics"][found["plan"]["primary"]]
+    primary = data["metrics"][data["plan"]["primary"]]
     for name in COSTS:
-        cost = found["metrics"].get(name, {"means": {}})
+        cost = data["metrics"].get(name, {"means": {}})
         points = [
             (look, cost["means"][n], primary["means"][n])
             for n, look in looks.items()
@@ -154,9 +152,9 @@ def costs(found: Mapping[str, Any], looks: Mapping[str, Look]) -> Iterator[Figur
             yield _figure(chart, f"cost-{name}", f"{primary['name']} against {name}", about)
 
 
-def pictures(found: Mapping[str, Any], looks: Mapping[str, Look], seconds: float | None) -> Iterator[Figure]:
+def pictures(data: Mapping[str, Any], looks: Mapping[str, Look], seconds: float | None) -> Iterator[Figure]:
     """Each strategy's cache and positions over the first script."""
-    plan = found["plan"]
+    plan = data["plan"]
     prompts = Script.parse(plan["scripts"][0]).prompts
     for name, strategy in plan["strategies"].items():
         if strategy.get("control") in ("truth", "swap"):  # no cache, and one that is drawn already

@@ -14,9 +14,9 @@ ROOM = 11
 """Pixels that a letter keeps from points and other letters."""
 
 
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
+def spread(places: Sequence[float], gap: float) -> list[float]:
     """Sorted places in 0..1 at least `gap` apart and as near to those that are wanted as a sweep up and down makes them."""
-    spots = list(wanted)
+    spots = list(places)
     for n in range(1, len(spots)):
         spots[n] = max(spots[n], spots[n - 1] + gap)
     limit = 1.0

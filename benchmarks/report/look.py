@@ -51,7 +51,7 @@ def looks(plan: Mapping[str, Any], primary: Mapping[str, Any]) -> dict[str, Look
     """Every strategy's look, by name; `primary` is the primary metric as summarised."""
     names = list(plan["strategies"])
     others = [name for name in names if name != plan["baseline"]]
-    shown = {plan["baseline"], *sorted(others, key=lambda name: _loss(primary, name))[: FOCUS - 1]}
+    in_full = {plan["baseline"], *sorted(others, key=lambda name: _loss(primary, name))[: FOCUS - 1]}
     out = {}
     for number, name in enumerate(names):
         turn = 0 if name == plan["baseline"] else 1 + others.index(name)
@@ -62,7 +62,7 @@ def looks(plan: Mapping[str, Any], primary: Mapping[str, Any]) -> dict[str, Look
             tone=0 if turn == 0 else 1 + (turn - 1) % TONES,
             shape=MARKERS[turn % len(MARKERS)],
             dash=DASHES[(turn + turn // (TONES + 1)) % len(DASHES)],
-            quiet=name not in shown,
+            quiet=name not in in_full,
         )
     return out
 

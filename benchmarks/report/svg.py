@@ -28,8 +28,8 @@ def inline(figure: "Figure", *, key: str, title: str, about: str) -> Markup:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
         figure.savefig(buffer, format="svg", transparent=True)
     text = re.sub(ELSEWHERE, "", buffer.getvalue(), flags=re.DOTALL)
-    used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', text))
-    text = re.sub(r' id="([\w-]+)"', lambda m: m[0] if m[1] in used else "", text)
+    ids = set(re.findall(r'(?:url\(|href=")#([\w-]+)', text))
+    text = re.sub(r' id="([\w-]+)"', lambda m: m[0] if m[1] in ids else "", text)
     text = re.sub(r'( id="|url\(#|href="#)', rf"\1{key}-", text)
     text = re.sub("#[0-9a-f]{6}", lambda m: PAGE.get(m[0], m[0]), text)
     text = re.sub("<[^>]+>", lambda tag: re.sub(r"-?\d+\.\d+", _short, tag[0]), text)

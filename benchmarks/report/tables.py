@@ -54,8 +54,8 @@ def facts(data: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _some(count: int, what: str) -> str:
-    return f"{count} {what}" + "s" * (count != 1)
+def _some(count: int, noun: str) -> str:
+    return f"{count} {noun}" + "s" * (count != 1)
 
 
 def command(out: Path, plan: Plan) -> str:
@@ -119,9 +119,9 @@ def intervals(plan: Mapping[str, Any]) -> str:
     """How the intervals of a run were made."""
     if not plan.get("fixed"):
         return "Intervals are 95% ones of Student's t over prompts, each by the mean over its seeds."
-    population = "The prompts are all there are, so that chance is in the seeds alone: 95% intervals of Student's t over the seeds"
+    text = "The prompts are all there are, so that chance is in the seeds alone: 95% intervals of Student's t over the seeds"
     sample = "; with one seed of a prompt they are taken as a sample of prompts" if len(plan["seeds"]) < 2 else ""
-    return f"{population} within each prompt{sample}."
+    return f"{text} within each prompt{sample}."
 
 
 def matters(plan: Mapping[str, Any]) -> str:

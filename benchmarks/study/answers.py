@@ -116,9 +116,9 @@ def _json(path: Path) -> Any:
         raise _Wrong(f"it is not whole JSON ({str(error).splitlines()[0]})") from error
 
 
-def _object(data: Any, kind: str, what: str) -> Json:
+def _object(data: Any, kind: str, subject: str) -> Json:
     if not isinstance(data, dict) or data.get("format") != kind:
-        raise _Wrong(f"it is not {what}")
+        raise _Wrong(f"it is not {subject}")
     return data
 
 

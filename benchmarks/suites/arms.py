@@ -94,19 +94,19 @@ def read_controls(source: Source, strategies: Strategies, entry: Entry, fill: Fi
     return arms
 
 
-def _arm(source: Source, text: object, fill: Filling, what: str, *keys: str) -> Arm:
+def _arm(source: Source, text: object, fill: Filling, subject: str, *keys: str) -> Arm:
     """A strategy's text with the axis filled in. Raises SuiteError at its line."""
     if not isinstance(text, str):
-        source.refuse(f"{what} is a text, a preset or 'POSITIONS POLICY+SWITCH'.", *keys)
+        source.refuse(f"{subject} is a text, a preset or 'POSITIONS POLICY+SWITCH'.", *keys)
     spec_text = fill(text)
     hole = re.search(r"\{[^{}]*\}", spec_text)
     if hole:
         has = (
             f"[axis] has {fill.name}" if fill.name else f"there is no [axis]. Add {hole[0][1:-1]} = [...] under [axis]"
         )
-        source.refuse(f"{what} has {hole[0]}, and {has}.", *keys)
+        source.refuse(f"{subject} has {hole[0]}, and {has}.", *keys)
     try:
         return Arm(strategy_of(spec_text), text=text if fill.within(text) else "")
     except RolloutError as error:
         at = f" at {fill.name} = {fill}" if fill.within(text) else ""
-        source.refuse(f"{what.removeprefix('the ')}{at}: {error}", *keys)
+        source.refuse(f"{subject.removeprefix('the ')}{at}: {error}", *keys)

@@ -180,10 +180,10 @@ def _check_names(source: Source, suite: Suite) -> None:
     """What is named is there."""
     names = {"strategies": tuple(suite.strategies), "metrics": suite.metrics}
 
-    def check(what: str, value: str, *keys: str, nth: int = 0) -> None:
-        if value not in names[what]:
-            known_names = ", ".join(names[what])
-            source.refuse(f"{keys[-1]} is {value!r}, which is none of the {what}: {known_names}.", *keys, nth=nth)
+    def check(group: str, value: str, *keys: str, nth: int = 0) -> None:
+        if value not in names[group]:
+            known_names = ", ".join(names[group])
+            source.refuse(f"{keys[-1]} is {value!r}, which is none of the {group}: {known_names}.", *keys, nth=nth)
 
     check("strategies", suite.baseline, "baseline")
     check("metrics", suite.primary, "primary")

@@ -44,10 +44,8 @@ class History:
             try:
                 recipe, first = Recipe.from_dict(data["recipe"]), int(data["job"]["first"])
                 state = data["rollout"]
-                logged = state["progress" if "progress" in state else "timeline"][
-                    "events"
-                ]  # the first edition's, today's
-                events = tuple(Event.from_dict(event) for event in logged)
+                log = state["progress" if "progress" in state else "timeline"]["events"]  # the first edition's, today's
+                events = tuple(Event.from_dict(event) for event in log)
                 frames = int(data["output"]["latents"])
             except (KeyError, TypeError, ValueError) as error:
                 raise OutputError(

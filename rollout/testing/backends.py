@@ -56,14 +56,14 @@ def _check_spec(spec: Spec) -> None:
         raise CheckError(f"the spec's block {spec.block}, trained {spec.trained} and table {spec.table} do not rise.")
 
 
-def _check_tensor(what: str, x: object, shape: tuple[int, ...], device: torch.device) -> Tensor:
+def _check_tensor(subject: str, x: object, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Shape, kind, device and finite values."""
     if not isinstance(x, Tensor) or tuple(x.shape) != shape:
-        raise CheckError(f"{what} is {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}, not {shape}.")
+        raise CheckError(f"{subject} is {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}, not {shape}.")
     if not x.is_floating_point() or x.device.type != device.type:
-        raise CheckError(f"{what} is {x.dtype} on {x.device}: numbers with a point on {device} are asked for.")
+        raise CheckError(f"{subject} is {x.dtype} on {x.device}: numbers with a point on {device} are asked for.")
     if not bool(x.isfinite().all()):
-        raise CheckError(f"{what} is not finite.")
+        raise CheckError(f"{subject} is not finite.")
     return x
 
 

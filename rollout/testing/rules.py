@@ -176,8 +176,8 @@ def _follow(strategy: Strategy, events: Sequence[str], spec: Spec, *, execute: b
             if pair is not None:
                 pair.run(step)
         except Exception as error:
-            what = str(error) if isinstance(error, RolloutError) else f"{type(error).__name__}: {error}"
-            raise CheckError(f"{strategy}, block {block.index}: {what}") from error
+            reason = str(error) if isinstance(error, RolloutError) else f"{type(error).__name__}: {error}"
+            raise CheckError(f"{strategy}, block {block.index}: {reason}") from error
         steps.append((slots, step))
         slots = step.after
     for before, step in reversed(steps):  # a rule that remembers what it was asked answers otherwise now

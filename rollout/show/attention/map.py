@@ -212,9 +212,9 @@ def frame_shares(q: Tensor, keys: Tensor, tokens: int) -> Tensor:
     return total / heads
 
 
-def _within(what: str, value: int, number: int) -> int:
+def _within(noun: str, value: int, number: int) -> int:
     if not 0 <= value < number:
-        raise RolloutError(f"there is no {what} {value}: the {number} {what}s count from 0. Use 0 to {number - 1}.")
+        raise RolloutError(f"there is no {noun} {value}: the {number} {noun}s count from 0. Use 0 to {number - 1}.")
     return value
 
 

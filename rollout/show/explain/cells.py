@@ -24,8 +24,8 @@ def _event(view: View) -> list[Cell]:
         return []
     word = "cut, new prompt" if block.cut and block.switch else "cut" if block.cut else "new prompt"
     again = step.replay.frames if step.replay else ()
-    used = _used(step.switch.rows)
-    drops = [slot for i, slot in enumerate(view.before) if i not in used and slot.frame not in again]
+    sources = _used(step.switch.rows)
+    drops = [slot for i, slot in enumerate(view.before) if i not in sources and slot.frame not in again]
     if step.replay is not None:
         how = "one pass" if step.replay.bidirectional else "block by block"
         parts = [f"recache {ranges(again)}, {how}"]
@@ -56,8 +56,8 @@ def _room(view: View, window: int) -> list[Cell]:
     step, old = view.step, view.offered
     if not old:
         return [("cache", "empty: the block sees itself alone")]
-    used = _used(step.room.rows)
-    leavers = [slot for i, slot in enumerate(old) if i not in used]
+    sources = _used(step.room.rows)
+    leavers = [slot for i, slot in enumerate(old) if i not in sources]
     streams = [n for n, row in enumerate(step.room.rows) if folds(step.room.slots[n], row, old)]
     rows: list[Cell] = []
     if streams:
@@ -111,11 +111,11 @@ def _distances(view: View, trained: int) -> list[Cell]:
 def differ(difference: Difference) -> list[Cell]:
     """Where two strategies differ at a block, as A and B."""
     rows: list[Cell] = []
-    shared = [key for key in difference.places if key[0] != "block"]
+    common = [key for key in difference.places if key[0] != "block"]
     alone = [(name, difference.of(Mark.ONLY, side)) for side, name in enumerate("AB")]
     parts = [f"{name} alone {named(keys)}" for name, keys in alone if keys]
-    if parts or shared:
-        rows.append(("held", "; ".join([*parts, f"both {named(shared) or 'nothing'}"])))
+    if parts or common:
+        rows.append(("held", "; ".join([*parts, f"both {named(common) or 'nothing'}"])))
     moves, remade = difference.of(Mark.MOVED), difference.of(Mark.MADE)
     if moves:
         a, b = ({key: place[side] for key, place in difference.places.items()} for side in (0, 1))

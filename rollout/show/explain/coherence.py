@@ -55,8 +55,8 @@ def _distances(step: Step) -> Iterator[tuple[int, Role, int, int]]:
     """(frame of the block, role, cached frame, temporal distance) of all that is pinned."""
     for slot, index in zip(step.slots, step.placement.slots, strict=True):
         if slot.role in PINNED:
-            for frame, own in zip(range(step.block.start, step.block.end), step.placement.block, strict=True):
-                yield frame, slot.role, slot.frame, abs(own - index)
+            for frame, place in zip(range(step.block.start, step.block.end), step.placement.block, strict=True):
+                yield frame, slot.role, slot.frame, abs(place - index)
 
 
 def reaches(steps: Iterable[Step], spec: Spec) -> list[Reach]:

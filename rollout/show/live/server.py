@@ -43,12 +43,14 @@ CROWDED, TOO_MUCH = 1013, 1008
 def listen(port: int) -> socket.socket:
     """A socket on 127.0.0.1; port 0 is any that is free. Raises RolloutError where the port is in use."""
     try:
-        found = socket.create_server((ADDRESS, port))
+        listener = socket.create_server((ADDRESS, port))
     except (OSError, OverflowError) as problem:
         why = getattr(problem, "strerror", None) or str(problem)
         raise RolloutError(f"port {port} cannot be used: {why}. Choose another --port, or 0 for any.") from problem
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WAITING)  # each connection's: old frames do not pile up in it
-    return found
+    listener.setsockopt(
+        socket.SOL_SOCKET, socket.SO_SNDBUF, WAITING
+    )  # each connection's: old frames do not pile up in it
+    return listener
 
 
 def server(session: Session, port: int) -> uvicorn.Server:
@@ -122,10 +124,10 @@ class Guard:
             await self.inner(scope, receive, self._with_headers(send))
 
     def _refused(self, scope: Scope) -> str:
-        found: dict[bytes, list[str]] = {}
+        headers: dict[bytes, list[str]] = {}
         for name, value in scope["headers"]:
-            found.setdefault(name, []).append(value.decode("latin-1").lower())
-        hosts, origins = found.get(b"host", []), found.get(b"origin", [])
+            headers.setdefault(name, []).append(value.decode("latin-1").lower())
+        hosts, origins = headers.get(b"host", []), headers.get(b"origin", [])
         if len(hosts) != 1 or hosts[0] not in self.hosts:
             return "another host"
         if not origins:
