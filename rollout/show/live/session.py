@@ -16,16 +16,14 @@ from rollout.errors import OutputError, RolloutError
 from rollout.files import free_folder
 from rollout.registry import find, names
 from rollout.run.recipe import Recipe
+from rollout.show.live.orders import MOST, obey
 from rollout.show.live.pane import Made, Pane, first_text, told
-from rollout.show.live.wire import SPEEDS, Order, Outbox, block_messages, error
-from rollout.specs import part_from_text
+from rollout.show.live.wire import SPEEDS, Order, Outbox, block_messages
 from rollout.strategy import Strategy
 from rollout.text import Json
 
 __all__ = ["MOST", "ORDERS", "Session"]
 
-MOST = 4
-"""Panes at a time."""
 ORDERS = 64
 """Orders that wait at most."""
 LINES = 40
@@ -51,15 +49,15 @@ class Session:
             raise RolloutError(f"a session has 1 to {MOST} panes, not {len(strategies)}.")
         self.backend, self.out, self.clock = backend, out, clock
         self.presets = {name: str(find("presets", name).strategy) for name in names("presets")}
-        self._names = {text: name for name, text in self.presets.items()}
+        self.names = {text: name for name, text in self.presets.items()}
         self._folder = TemporaryDirectory(prefix="rollout-live-")
-        self._made = 0
+        self._folders = 0
         self._recipe = replace(recipe, text=first_text(recipe.text, backend))
         self.panes: list[Pane] = []
         try:
             for number, strategy in enumerate(strategies, 1):
                 begin = replace(self._recipe, strategy=strategy)
-                self.panes.append(Pane(number, backend, begin, self._new_folder()))
+                self.panes.append(Pane(number, backend, begin, self.new_folder()))
         except BaseException:
             self._folder.cleanup()
             raise
@@ -101,11 +99,6 @@ class Session:
             raise RolloutError(f"{ORDERS} orders wait already. Try again in a moment.") from None
         self._wake.set()
 
-    @property
-    def clients(self) -> int:
-        """How many look on."""
-        return len(self._clients)
-
     def join(self, client: Outbox) -> None:
         """Tell a client the state as it is now, and from now on whatever happens."""
         with self._lock:
@@ -131,7 +124,7 @@ class Session:
         """
         news = False
         for order in self._waiting():
-            self._obey(order)
+            obey(self, order)
             news = True
         now = self.clock()
         ready = [pane for pane, begin in self._begins() if begin <= now]
@@ -160,17 +153,17 @@ class Session:
 
     def _advance(self, pane: Pane) -> bool:
         """One block of a pane; whether its state is another now."""
-        before, begun = told(pane, self._names), self.clock()
+        before, begun = told(pane, self.names), self.clock()
         try:
             block = pane.advance()
         except Exception as problem:
             pane.stopped = str(problem) if isinstance(problem, RolloutError) else f"{type(problem).__name__}: {problem}"
-            self._note(pane, f"stopped: {pane.stopped}")
+            self.note([pane], f"stopped: {pane.stopped}")
             return True
         spent = self.clock() - begun
         pane.cost = 0.7 * pane.cost + 0.3 * spent if pane.cost else spent
         self._show(pane, block, pane.length or spent)
-        return told(pane, self._names) != before
+        return told(pane, self.names) != before
 
     def _show(self, pane: Pane, block: Made, seconds: float) -> None:
         messages = block_messages(pane, block, seconds)
@@ -179,95 +172,6 @@ class Session:
             for client in self._clients:
                 client.block(pane.number, messages)
 
-    def _obey(self, order: Order) -> None:
-        try:
-            panes = [pane for pane in self.panes if order.pane in (None, pane.number)]
-            if not panes:
-                raise RolloutError(f"there is no pane {order.pane}.")
-            getattr(self, f"_do_{order.do}")(order, panes)
-        except RolloutError as problem:
-            order.reply(error(str(problem)))
-        except Exception as problem:  # a plugin's, or the disk's: the session goes on
-            order.reply(error(f"{order.do} failed: {type(problem).__name__}: {problem}"))
-
-    def _each(self, order: Order, panes: Sequence[Pane], do: Callable[[Pane], None], pending: str, verb: str) -> None:
-        """Do it to each pane that takes it; what others say against it goes to whoever asked."""
-        names = []
-        for pane in panes:
-            try:
-                do(pane)
-            except RolloutError as problem:
-                order.reply(error(f"pane {pane.number}: {problem}"))
-                continue
-            pane.stopped = ""
-            pane.pending.append(pending)
-            names.append(pane)
-        if names:
-            self._note(None if len(names) == len(self.panes) else names, verb)
-
-    def _do_prompt(self, order: Order, panes: Sequence[Pane]) -> None:
-        panes[0].run.backend.encode(order.value)  # refused for all, or for none
-        self._each(order, panes, lambda pane: pane.run.prompt(order.value), order.value, f"prompt: {order.value}")
-
-    def _do_cut(self, order: Order, panes: Sequence[Pane]) -> None:
-        self._each(order, panes, lambda pane: pane.run.cut(), "cut", "cut")
-
-    def _do_flush(self, order: Order, panes: Sequence[Pane]) -> None:
-        switch = part_from_text("switch", order.do)
-        self._each(order, panes, lambda pane: pane.run.switch(switch), order.do, order.do)
-
-    _do_recache = _do_flush
-
-    def _do_use(self, order: Order, panes: Sequence[Pane]) -> None:
-        strategy = self._strategy(order.value)
-        name = self._names.get(str(strategy), str(strategy))
-        self._each(order, panes, lambda pane: pane.run.use(strategy), name, f"strategy: {name}")
-
-    def _do_pause(self, order: Order, panes: Sequence[Pane]) -> None:
-        for pane in panes:
-            if pane.paused and not order.value:
-                self._rejoin(pane)
-            pane.paused = order.value
-        self._note(panes, "paused" if order.value else "goes on")
-
-    def _do_speed(self, order: Order, panes: Sequence[Pane]) -> None:
-        for pane in panes:
-            if pane.speed != order.value:
-                pane.speed = float(order.value)
-                self._rejoin(pane)
-        self._note(panes, f"speed: {order.value:g}x" if order.value else "as fast as possible")
-
-    def _do_fork(self, order: Order, panes: Sequence[Pane]) -> None:
-        free = [n for n in range(1, MOST + 1) if n not in {pane.number for pane in self.panes}]
-        if not free:
-            raise RolloutError(f"there are {MOST} panes already. Close one first.")
-        strategy = None if order.value is None else self._strategy(order.value)
-        folder = self._new_folder()
-        try:
-            fork = panes[0].fork(free[0], folder, strategy)
-        except BaseException:
-            rmtree(folder, ignore_errors=True)
-            raise
-        self.panes.append(fork)
-        self.panes.sort(key=lambda pane: pane.number)
-        self._note([fork], f"forked from {fork.origin}")
-
-    def _do_close(self, order: Order, panes: Sequence[Pane]) -> None:
-        if len(self.panes) == 1:
-            raise RolloutError("the last pane stays open.")
-        (pane,) = panes
-        self.panes.remove(pane)
-        with self._lock:
-            self._last.pop(pane.number, None)
-            for client in self._clients:
-                client.forget(pane.number)
-        pane.close()
-        rmtree(pane.folder, ignore_errors=True)
-        self._note([pane], "closed")
-
-    def _do_save(self, order: Order, panes: Sequence[Pane]) -> None:
-        self._note(panes, f"saved in {self.save(panes)}")
-
     def save(self, panes: Sequence[Pane]) -> Path:
         """Write the runs of panes into a new folder below `out`, whole or not at all. Raises OutputError."""
         folder = free_folder(self.out)
@@ -275,7 +179,7 @@ class Session:
         try:
             rmtree(partial, ignore_errors=True)
             for pane in panes:
-                name = self._names.get(str(pane.run.strategy), pane.run.strategy.policy.kind)
+                name = self.names.get(str(pane.run.strategy), pane.run.strategy.policy.kind)
                 into = partial / f"{pane.number}-{name}"
                 into.mkdir(parents=True)
                 pane.save(into)
@@ -286,29 +190,31 @@ class Session:
             rmtree(partial, ignore_errors=True)
         return folder
 
-    def _rejoin(self, pane: Pane) -> None:
+    def forget(self, pane: Pane) -> None:
+        """Take a pane off the session and off every client's queue."""
+        self.panes.remove(pane)
+        with self._lock:
+            self._last.pop(pane.number, None)
+            for client in self._clients:
+                client.forget(pane.number)
+
+    def rejoin(self, pane: Pane) -> None:
         """Bring a pane into step with another of its speed."""
         now = self.clock()
         others = [p.due for p in self.panes if p is not pane and p.running and p.speed == pane.speed]
         pane.due = others[0] if others and others[0] > now - pane.length else now
 
-    def _strategy(self, text: str) -> Strategy:
-        return Strategy.from_text(text) if " " in text or text not in self.presets else find("presets", text).strategy
+    def new_folder(self) -> Path:
+        """A path for a pane's recording, not made yet."""
+        self._folders += 1
+        return Path(self._folder.name) / str(self._folders)
 
-    def _new_folder(self) -> Path:
-        self._made += 1
-        return Path(self._folder.name) / str(self._made)
-
-    def _note(self, panes: Sequence[Pane] | Pane | None, text: str) -> None:
-        """A line of the log."""
-        panes_listed = [panes] if isinstance(panes, Pane) else panes
-        numbers = (
-            []
-            if panes_listed is None or (len(panes_listed) == len(self.panes) > 1)
-            else [pane.number for pane in panes_listed]
-        )
+    def note(self, panes: Sequence[Pane] | None, text: str) -> None:
+        """Add a line to the log; a line about all panes names none."""
+        everyone = panes is None or len(panes) == len(self.panes) > 1
+        numbers = [] if panes is None or everyone else [pane.number for pane in panes]
         self._lines += 1
-        block = max(pane.blocks for pane in (panes_listed or self.panes))
+        block = max(pane.blocks for pane in panes or self.panes)
         self._log.append({"line": self._lines, "panes": numbers, "block": block, "text": text})
 
     def _publish(self) -> None:
@@ -326,7 +232,7 @@ class Session:
             "most": MOST,
             "speeds": SPEEDS,
             "presets": self.presets,
-            "panes": [told(pane, self._names) for pane in self.panes],
+            "panes": [told(pane, self.names) for pane in self.panes],
             "log": list(self._log),
         }
         return json.dumps(state, ensure_ascii=False)
