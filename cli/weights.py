@@ -31,6 +31,6 @@ def import_(
 @app.command("show")
 def show(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A Wan folder in diffusers' format.")]) -> None:
     """Say what a folder holds."""
-    from rollout.backends.wan.weights import describe
+    from rollout.backends.wan.folder import describe
 
     print(json.dumps(describe(folder), indent=2))

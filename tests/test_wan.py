@@ -18,11 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rollout import Schedule, Strategy, generate, load_backend, preset
+from rollout.backends.wan import weights
+from rollout.backends.wan.folder import INDEX, describe
 from rollout.backends.wan.hooks import ExactTimesteps, hooked
 from rollout.backends.wan.model import Wan, load_transformer
 from rollout.backends.wan.text import TextEncoder, clean
 from rollout.backends.wan.vae import WanDecoder, encode_frames, unscale
-from rollout.backends.wan.weights import describe, import_checkpoint, read_checkpoint
+from rollout.backends.wan.weights import import_checkpoint, read_checkpoint
 from rollout.cache import KVCache
 from rollout.errors import BackendError, OutputError
 from rollout.run.video import read_video
@@ -378,6 +380,28 @@ def test_import_reads_every_form_of_a_checkpoint(kind: str, folder: Path, tmp_pa
         import_checkpoint(path, folder, tmp_path / "raw", raw=True)
         raw = load_transformer(tmp_path / "raw", device=torch.device("cpu"), dtype=torch.float32)
         assert all((p == 0).all() for p in raw.parameters())
+
+
+def test_a_large_checkpoint_is_written_in_shards(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned = transformer(seed=9)
+    save_file(original_names(tuned), tmp_path / "w.safetensors")
+    plain = import_checkpoint(tmp_path / "w.safetensors", folder, tmp_path / "one")
+    monkeypatch.setattr(weights, "SHARD", 20_000)
+    sharded = import_checkpoint(tmp_path / "w.safetensors", folder, tmp_path / "to")
+    files = list((tmp_path / "to" / "transformer").glob("*-of-*.safetensors"))
+    assert len(files) > 2
+    assert sharded == plain
+    model = load_transformer(tmp_path / "to", device=torch.device("cpu"), dtype=torch.float32)
+    for name, tensor in tuned.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    index = tmp_path / "to" / "transformer" / INDEX
+    for name in ("../w.safetensors", str(tmp_path / "w.safetensors"), "w.bin"):
+        index.write_text(json.dumps({"weight_map": {"proj_out.weight": name}}))
+        with pytest.raises(BackendError, match="no safetensors file beside it"):
+            load_transformer(tmp_path / "to", device=torch.device("cpu"), dtype=torch.float32)
+    index.write_text("[]")
+    with pytest.raises(BackendError, match="cannot be read"):
+        describe(tmp_path / "to")
 
 
 def test_import_merges_a_lora(folder: Path, tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ from torch import Tensor
 from rollout.backend import Attend, BackendDefaults, Spec
 from rollout.backends.wan import SPATIAL, digest
 from rollout.backends.wan import spec as geometry
+from rollout.backends.wan.folder import read_config
 from rollout.backends.wan.hooks import compile_blocks, hooked
 from rollout.backends.wan.text import TextEncoder
 from rollout.backends.wan.vae import WanDecoder, encode_frames
-from rollout.backends.wan.weights import read_config
 from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
+from rollout.text import cause
 
 __all__ = ["Wan", "load_transformer", "load_wan"]
 
@@ -144,7 +145,7 @@ def load_transformer(folder: Path, *, device: torch.device, dtype: torch.dtype) 
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise BackendError(f"the transformer of {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise BackendError(f"the transformer of {folder} cannot be loaded: {cause(error)}") from error
     wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
     if wrong:
         raise BackendError(
@@ -179,9 +180,11 @@ def load_wan(
     from diffusers import AutoencoderKLWan
 
     try:
-        vae = AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=torch.float32, local_files_only=True)
+        vae = AutoencoderKLWan.from_pretrained(
+            folder / "vae", torch_dtype=torch.float32, local_files_only=True, use_safetensors=True
+        )
     except (OSError, ValueError, RuntimeError) as error:
-        raise BackendError(f"the VAE of {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise BackendError(f"the VAE of {folder} cannot be loaded: {cause(error)}") from error
     transformer = load_transformer(folder, device=torch.device("cpu") if low_vram else place, dtype=kind)
     if low_vram:
         transformer.enable_group_offload(

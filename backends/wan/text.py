@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rollout.errors import BackendError, OutputError
 from rollout.files import fingerprint, write_whole
+from rollout.text import cause
 
 __all__ = ["TOKENS", "TextEncoder", "clean"]
 
@@ -99,10 +100,8 @@ class TextEncoder:
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
             model = UMT5EncoderModel.from_pretrained(
-                self.folder / "text_encoder", dtype=self.dtype, local_files_only=True
+                self.folder / "text_encoder", dtype=self.dtype, local_files_only=True, use_safetensors=True
             )
         except (OSError, ValueError, json.JSONDecodeError) as error:
-            raise BackendError(
-                f"the text encoder of {self.folder} cannot be loaded: {str(error).splitlines()[0]}"
-            ) from error
+            raise BackendError(f"the text encoder of {self.folder} cannot be loaded: {cause(error)}") from error
         return tokenizer, model.to(self.device).eval()

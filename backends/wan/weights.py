@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rollout.backends.wan.folder import FILES, INDEX, describe, read_config
 from rollout.errors import BackendError, OutputError
-from rollout.text import Json
+from rollout.text import Json, cause
 
 __all__ = [
     "LORA_PREFIXES",
     "PREFIXES",
     "SHARD",
     "convert",
-    "describe",
     "import_checkpoint",
     "merge_lora",
     "read_checkpoint",
-    "read_config",
     "strip",
 ]
 
@@ -55,14 +55,13 @@ def _read(path: Path, kind: str) -> Mapping[str, Any]:
         raise BackendError(f"the {kind} {path} is not a file. Give a .pt or .safetensors file.")
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise BackendError(f"{path} cannot be read as a {kind}: {_first_line(error)}. It may be truncated.") from error
+        raise BackendError(f"{path} cannot be read as a {kind}: {cause(error)}. It may be truncated.") from error
     except Exception as error:  # torch.load's refusals of pickled code have no common class
         raise BackendError(
-            f"{path} is no plain tensor file, and rollout runs no pickled code: {_first_line(error)}."
+            f"{path} is no plain tensor file, and rollout runs no pickled code: {cause(error)}."
         ) from error
     return state if isinstance(state, Mapping) else {}
 
@@ -72,10 +71,6 @@ def _tensors(path: Path, state: Any) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
         raise BackendError(f"{path} holds no mapping of names to tensors. Give a model's state dict.")
     return dict(state)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
 
 
 def strip(name: str, prefixes: Iterable[str]) -> str:
@@ -168,10 +163,15 @@ def import_checkpoint(
         merge_lora(tensors, lora, alpha=alpha)
     weights = convert(tensors, config)
     with _whole_folder(to) as partial:
-        _link_tree(base, partial, skip=base / "transformer")
+        hidden = shutil.ignore_patterns(".*")
+
+        def skipped(path: str, names: list[str]) -> set[str]:
+            return hidden(path, names) | ({"transformer"} if Path(path) == base else set())
+
+        shutil.copytree(base, partial, ignore=skipped, copy_function=_link, dirs_exist_ok=True)
         (partial / "transformer").mkdir()
         (partial / "transformer" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        _save_shards(weights, partial / "transformer")
+        _save(weights, partial / "transformer")
         source = {
             "checkpoint": checkpoint.name,
             "weights": "generator" if raw else "generator_ema",
@@ -179,29 +179,6 @@ def import_checkpoint(
         }
         (partial / "rollout.json").write_text(json.dumps(source, indent=2) + "\n")
     return describe(to)
-
-
-def read_config(folder: Path) -> Json:
-    """The transformer's config of a diffusers-format folder. Raises BackendError."""
-    path = folder / "transformer" / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BackendError(
-            f"{folder} is no Wan folder of diffusers: {path} {_why(error)}. Give the folder of Wan2.1-T2V-1.3B-Diffusers."
-        ) from error
-    if config.get("_class_name") != "WanTransformer3DModel":
-        raise BackendError(
-            f"{path} is of {config.get('_class_name')!r}, not WanTransformer3DModel. Give a Wan 2.1 folder."
-        )
-    if config.get("added_kv_proj_dim") or config.get("image_dim"):
-        raise BackendError(f"{path} is an image-to-video model. rollout runs text-to-video Wan 2.1.")
-    settings: Json = config
-    return settings
-
-
-def _why(error: Exception) -> str:
-    return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({_first_line(error)})"
 
 
 @contextmanager
@@ -224,67 +201,20 @@ def _whole_folder(to: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _link_tree(base: Path, to: Path, *, skip: Path) -> None:
-    for folder, folders, files in os.walk(base):
-        here = Path(folder)
-        folders[:] = [f for f in folders if here / f != skip and not f.startswith(".")]
-        (to / here.relative_to(base)).mkdir(exist_ok=True)
-        for name in files:
-            source, target = (here / name).resolve(), to / here.relative_to(base) / name
-            try:
-                target.hardlink_to(source)
-            except OSError:
-                shutil.copyfile(source, target)
+def _link(source: str, target: str) -> str:
+    """Hard-link a file, or copy it where the disk does not allow that; a link's own target, as in a cache of models."""
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copyfile(source, target)
+    return target
 
 
-def _save_shards(tensors: dict[str, Tensor], folder: Path) -> None:
+def _save(tensors: dict[str, Tensor], folder: Path) -> None:
     """Safetensors in diffusers' file names, one shard in memory at a time."""
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, tensor in tensors.items():
-        bytes_ = tensor.numel() * tensor.element_size()
-        if shards[-1] and size + bytes_ > SHARD:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += bytes_
-    stem, index = "diffusion_pytorch_model", dict[str, str]()
-    for n, names in enumerate(shards):
-        file = f"{stem}.safetensors" if len(shards) == 1 else f"{stem}-{n + 1:05d}-of-{len(shards):05d}.safetensors"
+    split = split_torch_state_dict_into_shards(tensors, filename_pattern=FILES, max_shard_size=SHARD)
+    for file, names in split.filename_to_tensors.items():
         save_file({name: tensors[name].contiguous() for name in names}, folder / file, metadata={"format": "pt"})
-        index |= dict.fromkeys(names, file)
-    if len(shards) > 1:
-        total = sum(t.numel() * t.element_size() for t in tensors.values())
-        (folder / f"{stem}.safetensors.index.json").write_text(
-            json.dumps({"metadata": {"total_size": total}, "weight_map": index})
-        )
-
-
-def describe(folder: Path) -> Json:
-    """What a folder holds: geometry, parameters, dtype, parts, and where an imported transformer came from."""
-    config = read_config(folder)
-    count, kinds = 0, set()
-    for file in sorted((folder / "transformer").glob("*.safetensors")):
-        try:
-            with safe_open(file, "pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118
-                    part = tensors.get_slice(name)
-                    size = 1
-                    for n in part.get_shape():
-                        size *= n
-                    count += size
-                    kinds.add(part.get_dtype())
-        except (SafetensorError, OSError) as error:
-            raise BackendError(f"{file} cannot be read as safetensors: {_first_line(error)}.") from error
-    parts = [p for p in ("vae", "text_encoder", "tokenizer") if (folder / p).is_dir()]
-    source = folder / "rollout.json"
-    return {
-        "layers": config["num_layers"],
-        "heads": config["num_attention_heads"],
-        "head_dim": config["attention_head_dim"],
-        "parameters": count,
-        "dtype": sorted(kinds),
-        "parts": parts,
-        "missing": [p for p in ("vae", "text_encoder", "tokenizer") if p not in parts],
-        "imported": json.loads(source.read_text()) if source.is_file() else None,
-    }
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / INDEX).write_text(json.dumps(index))

@@ -7,6 +7,7 @@ from shutil import rmtree
 from rollout.benchmarks.leaderboard.board import Section, sections
 from rollout.errors import OutputError
 from rollout.files import new_folder, write_text
+from rollout.text import cause
 
 __all__ = ["FILES", "write_leaderboard"]
 
@@ -40,7 +41,7 @@ def write_leaderboard(
             else:
                 (out / name).unlink(missing_ok=True)  # an earlier one would have other numbers
     except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror or error}. Choose another --out.") from error
+        raise OutputError(f"{out} cannot be written: {cause(error)}. Choose another --out.") from error
     finally:
         rmtree(partial, ignore_errors=True)
     return board

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from rollout.errors import BackendError, SpecError
 from rollout.files import fingerprint
 from rollout.run.video import Frames
+from rollout.text import cause
 
 __all__ = ["Extractor", "batched_frames", "check_extractor", "chunked", "extractor", "label", "resize"]
 
@@ -116,7 +117,7 @@ def _transformer(name: str) -> Extractor:
         logging.set_verbosity(before)
     except (OSError, ValueError, RuntimeError) as error:
         raise BackendError(
-            f"the weights of the feature extractor {name!r} are not at hand: {str(error).splitlines()[0]} "
+            f"the weights of the feature extractor {name!r} are not at hand: {cause(error)} "
             "Give their folder, or leave the metric out."
         ) from error
     means, stds = _normalising(where, clip)

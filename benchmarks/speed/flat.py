@@ -93,7 +93,7 @@ def _start(
     backend: Backend, strategy: Strategy, prompt: str, blocks: int, folder: Path | None, every: int | None
 ) -> tuple[Rollout, Iterator[Result]]:
     spec = backend.spec
-    length = spec.block * spec.stride / spec.fps
+    length = spec.block_seconds
     if folder is None:
         run = generate(backend, strategy, Script((Shot(prompt, blocks * length),)))
         return run, run

@@ -115,7 +115,7 @@ def measure(backend: Backend, name: str, strategy: Strategy, prompt: str, *, blo
     fill = -(-strategy.policy.window // spec.block) + 1
 
     def started(model: Backend) -> Rollout:
-        run = generate(model, strategy, Script((Shot(prompt, (fill + blocks) * spec.block * spec.stride / spec.fps),)))
+        run = generate(model, strategy, Script((Shot(prompt, (fill + blocks) * spec.block_seconds),)))
         for _ in range(fill):
             next(run)
         return run

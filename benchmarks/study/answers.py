@@ -10,7 +10,7 @@ from rollout.benchmarks.study.build import KEY
 from rollout.benchmarks.study.order import SEEDS, Showing, showings
 from rollout.benchmarks.study.questions import HIGHEST, LOWEST, PREFERENCES
 from rollout.errors import OutputError
-from rollout.text import Json
+from rollout.text import Json, cause
 
 __all__ = ["Answer", "Key", "Rater", "read_answers", "read_key"]
 
@@ -111,9 +111,9 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise OutputError(f"{path} cannot be read: {error.strerror or error}. Give a file that is there.") from error
+        raise OutputError(f"{path} cannot be read: {cause(error)}. Give a file that is there.") from error
     except (ValueError, RecursionError) as error:
-        raise _Wrong(f"it is not whole JSON ({str(error).splitlines()[0]})") from error
+        raise _Wrong(f"it is not whole JSON ({cause(error)})") from error
 
 
 def _object(data: Any, kind: str, subject: str) -> Json:

@@ -19,7 +19,7 @@ from rollout.benchmarks.study.clips import Clip, Pair, choose, find_clips, find_
 from rollout.benchmarks.study.questions import QUESTIONS, Kind
 from rollout.errors import OutputError
 from rollout.files import new_folder, write_text
-from rollout.text import Json
+from rollout.text import Json, cause
 
 __all__ = ["KEY", "WHEN", "build_study"]
 
@@ -83,7 +83,7 @@ def _whole(folder: Path) -> Iterator[Path]:
         yield partial
         partial.rename(folder)
     except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror or error}. Choose another --out.") from error
+        raise OutputError(f"{folder} cannot be written: {cause(error)}. Choose another --out.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

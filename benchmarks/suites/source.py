@@ -3,12 +3,12 @@
 import re
 import tomllib
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rollout.benchmarks.suites.lines import line_of
 from rollout.errors import SuiteError
+from rollout.text import hint
 
 __all__ = ["KEYS", "Source", "read_source"]
 
@@ -58,9 +58,7 @@ class Source:
     def known(self, key: str, among: Mapping[str, Any] | tuple[str, ...], *keys: str, nth: int = 0) -> None:
         """Raise SuiteError for a key that is none, with the closest."""
         if key not in among:
-            near = get_close_matches(key, among, n=1, cutoff=0.5)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
-            self.refuse(f"unknown key {key!r}. {hint}There are {', '.join(among)}.", *keys, nth=nth)
+            self.refuse(f"unknown key {key!r}. {hint(key, among)}There are {', '.join(among)}.", *keys, nth=nth)
 
     def texts(self, *keys: str) -> tuple[str, ...]:
         """A list of texts under a key, () where there is none."""

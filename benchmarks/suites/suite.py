@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from rollout.registry import find
 from rollout.script import Script
 from rollout.strategies.presets import preset
 from rollout.strategy import Strategy
+from rollout.text import hint
 
 __all__ = ["SPACING", "SUITES", "Axis", "Claim", "Level", "Suite", "find_suite", "shipped", "strategy_of"]
 
@@ -125,9 +125,7 @@ def find_suite(name: str) -> Path:
             raise SuiteError(f"the suite {name} is not a file. Give a .toml, or one of {', '.join(shipped())}.")
         return path
     if name not in shipped():
-        near = get_close_matches(name, shipped(), n=1, cutoff=0.5)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
         raise SuiteError(
-            f"there is no suite {name[:60]!r}. {hint}There are {', '.join(shipped())}, or give a .toml file."
+            f"there is no suite {name[:60]!r}. {hint(name, shipped())}There are {', '.join(shipped())}, or give a .toml file."
         )
     return SUITES / f"{name}.toml"

@@ -32,7 +32,7 @@ SHARED, DATES, AWAY = 1.4, 1.4, 0.75
 
 def paint(drawing: Sequence[Side], script: Script, spec: Spec) -> "Figure":
     """One strategy's blocks, or two strategies' with what differs."""
-    seconds = spec.block * spec.stride / spec.fps
+    seconds = spec.block_seconds
     if len(drawing) == 1:
         side = drawing[0]
         text = str(side.strategy)

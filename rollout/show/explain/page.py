@@ -1,6 +1,5 @@
 """The page that steps through a strategy's blocks, or those of two: one file that opens from disk, without a network."""
 
-import inspect
 import json
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ from rollout.show.explain.views import Difference, Mark, View, compare, views
 from rollout.slots import Role
 from rollout.specs import GROUP_OF, part_to_text
 from rollout.strategy import AXES, Strategy
-from rollout.text import Json
+from rollout.text import Json, first_paragraph
 from rollout.timeline import blocks_of
 
 __all__ = ["LONGEST", "Side", "page", "sides"]
@@ -47,7 +46,7 @@ def sides(strategies: Iterable[tuple[str, Strategy]], script: Script, spec: Spec
     if blocks > longest:
         raise OutputError(
             f"the script has {blocks} blocks; a picture shows {longest} at most. Shorten its durations to "
-            f"{longest * spec.block * spec.stride / spec.fps:g}s in all: what a strategy does repeats."
+            f"{longest * spec.block_seconds:g}s in all: what a strategy does repeats."
         )
     return [Side(name, strategy, list(views(strategy, blocks_of(script, spec), spec))) for name, strategy in strategies]
 
@@ -89,7 +88,7 @@ def _hash(source: str) -> str:
 
 
 def _facts(script: Script, spec: Spec) -> dict[str, str]:
-    blocks, seconds = script.count(spec), spec.block * spec.stride / spec.fps
+    blocks, seconds = script.count(spec), spec.block_seconds
     return {
         "Length": f"{blocks} blocks of {spec.block} frames, {seconds:g} s each",
         "Model": f"{spec.name}, trained on {spec.trained} frames: indices 0 to {spec.trained - 1}",
@@ -106,10 +105,9 @@ def _parts(strategy: Strategy) -> list[dict[str, str]]:
 def _says(strategy: Strategy, axis: str) -> str:
     """A rule's own words; nothing where the rule is not registered."""
     try:
-        text = inspect.getdoc(find(GROUP_OF[axis], getattr(strategy, axis).kind)) or ""
+        return first_paragraph(find(GROUP_OF[axis], getattr(strategy, axis).kind))
     except RolloutError:
         return ""
-    return " ".join(text.split("\n\n")[0].replace("`", "").split())
 
 
 def _data(drawing: Sequence[Side], differences: Sequence[Difference], script: Script, spec: Spec) -> Json:

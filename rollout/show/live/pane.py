@@ -21,7 +21,7 @@ from rollout.run.video import Frames
 from rollout.script import Script, Shot
 from rollout.show.live.badge import Watch, watch
 from rollout.strategy import Strategy
-from rollout.text import Json
+from rollout.text import Json, cause
 from rollout.timeline import Event
 
 __all__ = ["Made", "Pane", "first_text", "told"]
@@ -85,7 +85,7 @@ class Pane:
     def length(self) -> float:
         """Seconds for which a block is seen; 0 where it is to go as fast as it can."""
         spec = self.backend.spec
-        return spec.block * spec.stride / spec.fps / self.speed if self.speed else 0.0
+        return spec.block_seconds / self.speed if self.speed else 0.0
 
     def advance(self) -> Made:
         """Roll out, decode, record and measure one block. Raises RolloutError, and whatever a backend raises."""
@@ -140,7 +140,7 @@ class Pane:
         output.close(keep=False)
         spec, blocks = self.backend.spec, self.blocks
         (first,) = Script.parse(self.recipe.text).prompts
-        script = Script((Shot(first, blocks * spec.block * spec.stride / spec.fps),))
+        script = Script((Shot(first, blocks * spec.block_seconds),))
         events = tuple(self._events(blocks - 1))
         recipe = replace(self.recipe, text=str(script), events=events)
         timings = times(self.seconds, self.writing, output.frames)
@@ -173,7 +173,7 @@ class Pane:
             for name in FILES:
                 copyfile(self.folder / name, folder / name)
         except OSError as error:
-            raise OutputError(f"{folder} cannot be written: {error.strerror}. Free some space.") from error
+            raise OutputError(f"{folder} cannot be written: {cause(error)}. Free some space.") from error
         return Output(folder, self.backend, blocks=SHEET, latents=True, earlier=state)
 
     def close(self) -> None:
@@ -188,7 +188,7 @@ def first_text(prompt: str, backend: Backend) -> str:
     if len(shots) != 1 or shots[0] != Shot(shots[0].prompt):
         raise RolloutError("a live session starts from one prompt, without durations and subtitles. Give just that.")
     spec = backend.spec
-    return str(Script((Shot(shots[0].prompt, spec.block * spec.stride / spec.fps),)))
+    return str(Script((Shot(shots[0].prompt, spec.block_seconds),)))
 
 
 def told(pane: Pane, names: dict[str, str]) -> Json:

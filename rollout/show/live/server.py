@@ -18,6 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from rollout.errors import RolloutError
 from rollout.show.live.session import Session
 from rollout.show.live.wire import LONGEST, Outbox, error, read_order
+from rollout.text import cause
 
 __all__ = ["ADDRESS", "listen", "server"]
 
@@ -44,8 +45,9 @@ def listen(port: int) -> socket.socket:
     try:
         listener = socket.create_server((ADDRESS, port))
     except (OSError, OverflowError) as problem:
-        why = getattr(problem, "strerror", None) or str(problem)
-        raise RolloutError(f"port {port} cannot be used: {why}. Choose another --port, or 0 for any.") from problem
+        raise RolloutError(
+            f"port {port} cannot be used: {cause(problem)}. Choose another --port, or 0 for any."
+        ) from problem
     # Every connection takes this size over: old frames do not pile up in it.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WAITING)
     return listener

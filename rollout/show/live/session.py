@@ -20,7 +20,7 @@ from rollout.show.live.orders import MOST, obey
 from rollout.show.live.pane import Made, Pane, first_text, told
 from rollout.show.live.wire import SPEEDS, Order, Outbox, block_messages
 from rollout.strategy import Strategy
-from rollout.text import Json
+from rollout.text import Json, cause
 
 __all__ = ["MOST", "ORDERS", "Session"]
 
@@ -185,7 +185,7 @@ class Session:
                 pane.save(into)
             partial.replace(folder)
         except OSError as problem:
-            raise OutputError(f"{folder} cannot be written: {problem.strerror}. Choose another --out.") from problem
+            raise OutputError(f"{folder} cannot be written: {cause(problem)}. Choose another --out.") from problem
         finally:
             rmtree(partial, ignore_errors=True)
         return folder

@@ -1,0 +1,82 @@
+"""A Wan folder in diffusers' format: its config, its files of weights, and what it holds."""
+
+import json
+from math import prod
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from rollout.errors import BackendError
+from rollout.text import Json, cause
+
+__all__ = ["FILES", "INDEX", "describe", "read_config"]
+
+FILES = "diffusion_pytorch_model{suffix}.safetensors"
+INDEX = f"{FILES.format(suffix='')}.index.json"
+"""Which tensor is in which file, where there are several."""
+
+
+def read_config(folder: Path) -> Json:
+    """The transformer's config of a diffusers-format folder. Raises BackendError."""
+    path = folder / "transformer" / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BackendError(
+            f"{folder} is no Wan folder of diffusers: {path} {_why(error)}. Give the folder of Wan2.1-T2V-1.3B-Diffusers."
+        ) from error
+    if config.get("_class_name") != "WanTransformer3DModel":
+        raise BackendError(
+            f"{path} is of {config.get('_class_name')!r}, not WanTransformer3DModel. Give a Wan 2.1 folder."
+        )
+    if config.get("added_kv_proj_dim") or config.get("image_dim"):
+        raise BackendError(f"{path} is an image-to-video model. rollout runs text-to-video Wan 2.1.")
+    _shards(folder / "transformer")
+    fields: Json = config
+    return fields
+
+
+def _why(error: Exception) -> str:
+    return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({cause(error)})"
+
+
+def _shards(folder: Path) -> list[Path]:
+    """A transformer's files of weights, those of its index where there is one. Raises BackendError."""
+    index = folder / INDEX
+    if not index.is_file():
+        return sorted(folder.glob("*.safetensors"))
+    try:
+        names = {Path(name) for name in json.loads(index.read_text())["weight_map"].values()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BackendError(f"{index} cannot be read: {cause(error)}. Get the folder again.") from error
+    for name in sorted(names):
+        if name.name != str(name) or name.suffix != ".safetensors":  # an index must not lead out of its folder
+            raise BackendError(f"{index} names {str(name)!r}, no safetensors file beside it. Get the folder again.")
+    return sorted(folder / name for name in names)
+
+
+def describe(folder: Path) -> Json:
+    """What a folder holds: geometry, parameters, dtype, parts, and where an imported transformer came from."""
+    config = read_config(folder)
+    count, kinds = 0, set()
+    for file in _shards(folder / "transformer"):
+        try:
+            with safe_open(file, "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118
+                    part = tensors.get_slice(name)
+                    count += prod(part.get_shape())
+                    kinds.add(part.get_dtype())
+        except (SafetensorError, OSError) as error:
+            raise BackendError(f"{file} cannot be read as safetensors: {cause(error)}.") from error
+    parts = [p for p in ("vae", "text_encoder", "tokenizer") if (folder / p).is_dir()]
+    source = folder / "rollout.json"
+    return {
+        "layers": config["num_layers"],
+        "heads": config["num_attention_heads"],
+        "head_dim": config["attention_head_dim"],
+        "parameters": count,
+        "dtype": sorted(kinds),
+        "parts": parts,
+        "missing": [p for p in ("vae", "text_encoder", "tokenizer") if p not in parts],
+        "imported": json.loads(source.read_text()) if source.is_file() else None,
+    }
