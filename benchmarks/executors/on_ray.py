@@ -163,7 +163,7 @@ def _joined(ray: Any, address: str | None, *, cpus: int) -> Iterator[None]:
         _knock(address)
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
-    with _as_it_was(ray, secret=address is None):
+    with _as_it_was(secret=address is None):
         try:
             try:
                 ray.init(**how)
@@ -213,18 +213,15 @@ def _token() -> str:
 
 
 @contextmanager
-def _as_it_was(ray: Any, *, secret: bool) -> Iterator[None]:
-    """Keep Ray from printing what its nodes report, and undo what this and Ray change in the environment."""
-    before, inside = dict(os.environ), ray._private.worker
-    loud = getattr(inside, "print_to_stdstream", None)
-    inside.print_to_stdstream = lambda *_, **__: None  # log_to_driver leaves it; a death is an attempt of ours anyway
+def _as_it_was(*, secret: bool) -> Iterator[None]:
+    """Undo what this and Ray change in the environment."""
+    before = dict(os.environ)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if secret and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & before.keys():
         os.environ["RAY_AUTH_TOKEN"] = _token()  # else Ray writes one into the user's home
     try:
         yield
     finally:
-        inside.print_to_stdstream = loud
         for name in [n for n in os.environ if n.startswith("RAY_") or n == "PYTHONBREAKPOINT"]:
             if name in before:
                 os.environ[name] = before[name]
