@@ -53,20 +53,20 @@ class Ray:
             count = min(places if gpu else max(1, min(places, self.workers)), len(tasks))
             make = ray.remote(_Actor).options(scheduling_strategy="SPREAD", **needs)
             crew = [_Ray(ray, make, f"ray-{n}", here) for n in range(count)]
-            seen = time.monotonic()
+            last_sign = time.monotonic()
 
             def heard() -> list[Hand]:
-                nonlocal seen
-                said = {hand.said: hand for hand in crew if hand.said is not None}
-                done, _ = ray.wait(list(said), timeout=5)
-                if done or any(hand.placed for hand in crew):
-                    seen = time.monotonic()
-                if time.monotonic() - seen > self.patience:
+                nonlocal last_sign
+                waiting = {hand.reply: hand for hand in crew if hand.reply is not None}
+                ready, _ = ray.wait(list(waiting), timeout=5)
+                if ready or any(hand.placed for hand in crew):
+                    last_sign = time.monotonic()
+                if time.monotonic() - last_sign > self.patience:
                     raise RolloutError(
                         f"the Ray cluster had no place for a worker in {self.patience:g} seconds: it needs {needs}, "
                         "and others hold them. Wait for them, or use another cluster."
                     )
-                return [said[ref] for ref in done]
+                return [waiting[ref] for ref in ready]
 
             yield from share(tasks, crew, heard)
 
@@ -86,10 +86,10 @@ class _Actor:
             os.chdir(folder)  # a model's path may be relative
         if not Path(setup.root).is_dir():
             return f"the node {platform.node()} does not see {setup.root}. Use an --out on a disk that all nodes share."
-        found = begin(setup)
-        if isinstance(found, str):
-            return found
-        self.worker = found
+        worker = begin(setup)
+        if isinstance(worker, str):
+            return worker
+        self.worker = worker
         return None
 
     def do(self, task: Task, name: str, number: int) -> Attempt:
@@ -101,7 +101,7 @@ class _Ray(Hand):
     """An actor, and the reference to what it will say next."""
 
     actor: Any = None
-    said: Any = None
+    reply: Any = None
 
     def __init__(self, ray: Any, make: Any, name: str, setup: Setup) -> None:
         self.ray, self.make, self.name, self.setup = ray, make, name, setup
@@ -109,7 +109,7 @@ class _Ray(Hand):
     def start(self) -> None:
         self.actor = self.make.remote()
         self._here = self.actor.here.remote()
-        self.said = self.actor.begin.remote(self.setup, str(Path.cwd()))
+        self.reply = self.actor.begin.remote(self.setup, str(Path.cwd()))
 
     @property
     def placed(self) -> bool:
@@ -117,15 +117,15 @@ class _Ray(Hand):
         return bool(self.ray.wait([self._here], timeout=0)[0])
 
     def send(self, task: Task, number: int) -> None:
-        self.said = self.actor.do.remote(task, self.name, number)
+        self.reply = self.actor.do.remote(task, self.name, number)
 
     def receive(self) -> Attempt | str | None:
-        said, self.said = self.said, None
+        reference, self.reply = self.reply, None
         try:
-            found: Attempt | str | None = self.ray.get(said)
+            answer: Attempt | str | None = self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
             raise Gone(_line(error)) from None
-        return found
+        return answer
 
     def end(self) -> None:
         if self.actor is not None:
@@ -188,21 +188,21 @@ def _quit(*_: Any) -> None:
 
 def _knock(address: str) -> None:
     """Raise RolloutError where nobody listens: Ray itself tries for minutes."""
-    named = os.environ.get("RAY_ADDRESS") or address if address == "auto" else address
-    if named == "auto":
+    cluster = os.environ.get("RAY_ADDRESS") or address if address == "auto" else address
+    if cluster == "auto":
         folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
         try:
-            named = Path(folder, "ray", "ray_current_cluster").read_text(encoding="utf-8").strip()
+            cluster = Path(folder, "ray", "ray_current_cluster").read_text(encoding="utf-8").strip()
         except OSError:
             return  # Ray may find one another way, and says at once that there is none
-    host, _, port = named.removeprefix("ray://").rpartition(":")
+    host, _, port = cluster.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
-        raise RolloutError(f"{named!r} is no address of a Ray cluster. Give auto, HOST:PORT or ray://HOST:PORT.")
+        raise RolloutError(f"{cluster!r} is no address of a Ray cluster. Give auto, HOST:PORT or ray://HOST:PORT.")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, ValueError, OverflowError) as error:
         raise RolloutError(
-            f"no Ray cluster answers at {named}: {error}. Start one with 'ray start --head', or leave --address out."
+            f"no Ray cluster answers at {cluster}: {error}. Start one with 'ray start --head', or leave --address out."
         ) from error
 
 
@@ -232,9 +232,10 @@ def _as_it_was(*, secret: bool) -> Iterator[None]:
 def _line(error: BaseException) -> str:
     """Ray's message in one line: what was raised, or how a process ended and where, without the table and the guesses."""
     text = re.sub(r"\x1b\[\d+m", "", str(error))
-    ended = re.search(r"Worker exit detail: (.+?)(?: Some common causes|\n|$)", text)
-    raised = re.findall(r"^([\w.]+(?:Error|Exception): .+)$", text, re.MULTILINE)
+    ending = re.search(r"Worker exit detail: (.+?)(?: Some common causes|\n|$)", text)
+    errors = re.findall(r"^([\w.]+(?:Error|Exception): .+)$", text, re.MULTILINE)
     where = re.search(r"\bip[:=] ?([\w.:]+)", text)
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("\t")]
-    found = ended[1] if ended else raised[-1] if raised else " ".join(lines)
-    return found.partition(" Note: ")[0][:400].rstrip(". ") + (f" (node {where[1]})" if where else "")
+    error_line = errors[-1] if errors else " ".join(lines)
+    reason = ending[1] if ending else error_line
+    return reason.partition(" Note: ")[0][:400].rstrip(". ") + (f" (node {where[1]})" if where else "")
