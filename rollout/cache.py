@@ -273,6 +273,7 @@ class KVCache:
 
     def _shift(self, placement: Placement) -> int:
         """What to add to a placement so that most recent frames' keys stay as they are."""
+        # Scores depend on differences alone: all indices may be shifted so that most stored keys need no rotation.
         recent = [
             (entry.copy is None, entry.turn - index)
             for slot, entry, index in zip(self.slots, self._entries, placement.slots, strict=True)

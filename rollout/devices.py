@@ -59,6 +59,7 @@ class Peak:
             torch.cuda.reset_peak_memory_stats(device)
             return
         try:
+            # 5 resets the peak of resident memory (VmHWM), see proc(5).
             Path("/proc/self/clear_refs").write_text("5")
         except OSError:
             self._fresh = False

@@ -52,14 +52,14 @@ def given_latents(latents: Tensor | None, backend: Backend, batch: int, noun: st
 
 
 def check_members(backend: Backend) -> None:
-    """Raise BackendError for a backend that lacks a member of the protocol; says which, and which mixin has it."""
+    """Raise BackendError that names the members of the protocol that a backend lacks, and the mixin that has them."""
     lack = lacks(backend, Backend, BackendDefaults)
     if lack:
         raise BackendError(f"the backend {type(backend).__name__} {lack}")
 
 
 def check_memory(backend: Backend, window: int, batch: int) -> None:
-    """Raise BackendError where the memory for `window` cached frames is not there."""
+    """Raise BackendError where the device has too little free memory for `window` cached frames."""
     need, free = kv_bytes(backend.spec, window, batch, backend.dtype), free_bytes(backend.device)
     if free is not None and need > free:
         raise BackendError(
@@ -82,7 +82,7 @@ def check_strategies(backend: Backend, strategy: Strategy, events: Sequence[Even
 
 
 def new_cache(backend: Backend, window: int, batch: int) -> KVCache:
-    """A cache for a backend. Raises BackendError where its memory is not there."""
+    """A cache for a backend. Raises BackendError where the device has too little free memory."""
     check_memory(backend, window, batch)
     attention = backend.attention or scaled_dot_product_attention
     return KVCache(backend.spec, window, batch, dtype=backend.dtype, device=backend.device, attention=attention)

@@ -116,6 +116,7 @@ def taken_over(strategy: Strategy, slots: Sequence[Slot], start: int, spec: Spec
         raise CompositionError(
             f"the cache holds {len(memory)} streams of memory, and policy '{kind}' has {streams}. {cure}"
         )
+    # Recent frames are contiguous: an old sink joins them where it borders on them, not across a gap.
     recent = [f for f in sorted(places) if f not in sinks and slots[places[f]].role is Role.RECENT]
     # positions date recent frames by their distance, so an old sink may join them only where no frame between is missing
     for frame in sorted((f for f in places if f not in sinks and f not in recent), reverse=True):

@@ -84,6 +84,7 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         if isinstance(value, Mapping):
             return _build(hint, value, where)
         raise SpecError(f"{where} is an object, not {_shown(value)}.")
+    # JSON writes 1.0 as 1 and true is an int in Python: numbers are told apart by hand.
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
         return float(value)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
@@ -118,6 +119,12 @@ def part_to_text(part: Any) -> str:
                 + "/".join("null" if v is None else repr(v) if isinstance(v, float) else str(v) for v in parts)
             )
     return kind_of(part) + (":" + ",".join(texts) if texts else "")
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "null"
+    return repr(value) if isinstance(value, float) else str(value)
 
 
 def _default(f: "dataclasses.Field[Any]") -> Any:

@@ -71,7 +71,8 @@ class Entry:
     def from_dict(cls, data: Mapping[str, Any]) -> "Entry":
         """From JSON, its copy still empty. Raises KeyError, TypeError, ValueError."""
         turn = None if data["turn"] is None else index(data["turn"])
-        copy = Average([]) if data["exact"] else RawKeys([]) if data["raw"] else None
+        raw = RawKeys([]) if data["raw"] else None
+        copy = Average([]) if data["exact"] else raw
         if (turn is None and copy is None) or abs(turn or 0) > FARTHEST:
             raise ValueError(f"a slot's keys are at the index {turn}")
         return cls(index(data["row"]), turn, copy)
@@ -104,7 +105,7 @@ class Store:
     def put(
         self, layer: int, k: Tensor, v: Tensor, turns: Tensor, stretches: list[tuple[slice, slice]], rows: Tensor
     ) -> None:
-        """Write a block's keys, rotated by `own`, and values (B, F*h*w, heads, D) to its rows; in stretches where eager."""
+        """Write a block's keys, rotated by `turns`, and values (B, F*h*w, heads, D) to its rows; in stretches where eager."""
         keys, values = self.keys[layer], self.values[layer]
         if torch.compiler.is_compiling():  # rows change from block to block: as a tensor they recompile nothing
             shape = (len(k), -1, *keys.shape[2:])
@@ -117,7 +118,7 @@ class Store:
         self.rotated += 2 * k.numel() * k.element_size()
 
     def read(self, layer: int, count: int) -> Pair:
-        """The rotated keys and the values of the first `used` rows, (B, used*h*w, heads, D)."""
+        """The rotated keys and the values of the first `count` rows, (B, count*h*w, heads, D)."""
         return self.keys[layer][:, :count].flatten(1, 2), self.values[layer][:, :count].flatten(1, 2)
 
     def raw(self, layer: int, entry: Entry) -> Pair:
@@ -146,6 +147,7 @@ class Store:
         free = iter(set(range(self.window)) - {entry.row for entry in stay})
         fresh: dict[int, Entry] = {}
         for i, row in mixtures.items():
+            # Averaged in place a memory allocates nothing; two new slots must not write to the same tensors.
             before = old[row[0][0]].copy
             in_place = isinstance(before, Average) and all(before is not entry.copy for entry in fresh.values())
             average = before if in_place and before is not None else Average([])
@@ -171,7 +173,7 @@ class Store:
     def keep(self, row: int, turn: int, raw_keys: Sequence[Tensor], natural: int, *, lasting: bool) -> Entry:
         """Hold a new frame whose keys were written at `turn`: with a copy where it is pinned, else at its `natural` index.
 
-        `staged`: its raw keys (B, h*w, heads, D) a layer, where either is needed.
+        `raw_keys`: (B, h*w, heads, D) a layer, where either is needed.
         """
         if lasting:
             return Entry(row, turn, RawKeys([part.to(self.dtype, copy=True) for part in raw_keys]))

@@ -103,6 +103,6 @@ class World(Protocol):
         """(F, ...) signed differences of a property that is a number, in its unit; wrapped where the world is round."""
         ...
 
-    def error(self, name: str, seen: Seen, true: "Tensor") -> "Tensor":
+    def error(self, name: str, readings: Seen, true: "Tensor") -> "Tensor":
         """(F,) how far a property is from its true values: 0 or 1 for a label; NaN where it cannot be judged."""
         ...

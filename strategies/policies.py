@@ -160,6 +160,7 @@ class Anchor(PolicyDefaults):
     def make_room(self, slots: Sequence[Slot], frames: int) -> Edit:
         """Once frames of the block after a cut are cached they become the sinks; then the oldest others go."""
         sinks, recent = of_role(slots, Role.SINK), of_role(slots, Role.RECENT)
+        # A scene is named by the block of its cut: its later blocks show it without the frame that the cut left in place.
         scene = slots[-1].scene if recent else 0
         fresh = [i for i in recent if slots[i].scene == scene and slots[i].block > scene]
         if scene and fresh:

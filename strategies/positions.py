@@ -33,6 +33,7 @@ class Cut:
 
     def target(self, head: int) -> int:
         """The index of the block's last frame under a head (or window) of `head` frames."""
+        # The end of the trained indices, or of a window that reaches further.
         return max(TRAINED - 1, head - 1) if self.to is None else self.to
 
     def jump(self, natural: Sequence[int], head: int) -> tuple[int, ...]:

@@ -61,6 +61,7 @@ class Recache(SwitchDefaults):
         if self.sink == "rebuild":
             frames = range(block.start - min(window, block.start), block.start)
             return keep(slots, ()), Replay(tuple(frames), len(sinks), both)
+        # Sinks alone keep their keys: there is nothing to encode again.
         if not recent:
             return keep(slots, range(len(slots))), None
         return keep(slots, sinks + memory), Replay(tuple(slots[i].frame for i in recent), 0, both)

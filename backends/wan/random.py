@@ -44,6 +44,7 @@ def random_wan(
     place = find_device(device)
     config = {"text_dim": 4096, "in_channels": 16, "out_channels": 16, **SIZES[size]}
     config |= {} if layers is None else {"num_layers": layers}
+    # Weights are drawn where they stay, without a copy on the CPU.
     torch.manual_seed(0)
     with place:
         model = WanTransformer3DModel(**config).to(find_dtype(dtype, place)).eval().requires_grad_(False)

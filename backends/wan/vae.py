@@ -25,6 +25,7 @@ class WanDecoder:
             unscale(self.vae, latents).to(self.vae.device, self.vae.dtype).transpose(0, 1)[None]
         )
         parts = []
+        # One latent at a time, as diffusers' own decode does: the cache of features makes the seams exact.
         for i in range(x.shape[2]):
             first = {"first_chunk": True} if self._first else {}
             parts.append(self.vae.decoder(x[:, :, i : i + 1], feat_cache=self._features, feat_idx=[0], **first))

@@ -115,6 +115,7 @@ def _check_denoise(backend: Backend, text: Tensor) -> None:
                 raise CheckError("denoise changes its input.")
             if not torch.equal(flow, backend.denoise(x, t, prompt, _Attends(backend, batch))):
                 raise CheckError("denoise gives one input two results.")
+            # Other answers of attend must show in the result.
             if torch.equal(flow, backend.denoise(x, t, prompt, _Attends(backend, batch, 0.5))):
                 raise CheckError("denoise does not use what attend returns.")
 

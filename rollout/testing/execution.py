@@ -53,6 +53,7 @@ class Pair:
 
     def _agree(self, frames: int, attends: Sequence[Any]) -> None:
         spec = self.spec
+        # Two videos, so that a mix-up of batch rows shows.
         size = 3, 2, frames * spec.tokens, spec.heads, spec.head_dim
         for layer in range(spec.layers):
             draw = torch.Generator().manual_seed(next(self.seeds))

@@ -50,6 +50,7 @@ class OracleCache:
             mixture: Mixture = {}
             for old, share in row:
                 for (number, pooled), weight in self._mixtures[old].items():
+                    # Pooled once, a frame stays pooled: later edits average it as it is.
                     source = number, pooled or i in edit.pooled
                     mixture[source] = mixture.get(source, 0.0) + share * weight
             mixtures.append(mixture)

@@ -47,6 +47,7 @@ def _curve(spec: Spec, steps: Iterable[Step]) -> tuple[list[list[Pair]], Tensor]
     """Every block's pairs of its frames with sinks and memory, and the coherence of all distances up to the greatest."""
     blocks = [list(_distances(step)) for step in steps]
     most = max((distance for block in blocks for *_, distance in block), default=0)
+    # One distance more than any in use: a peak is compared with both its neighbours.
     values = coherence(range(most + 2), spec.axes[0], spec.theta)
     return [[Pair(*pair, float(values[pair[-1]])) for pair in block] for block in blocks], values
 

@@ -84,7 +84,9 @@ def marks(steps: Sequence[Mapping[str, Any]], trained: int) -> Marks:
         frames["again"] = [f for r, f, _ in slots if f in again and r != "memory"]
         dates["again"] = [p for r, f, p in slots if f in again and r != "memory"]
         memory = frames["memory"]
-        born = min([*step.get("folded", ()), *([] if born is None else [born])], default=None) if memory else None
+        # A memory begins with the oldest frame that it ever took in, and ends where it is dropped.
+        oldest: list[int] = [] if born is None else [born]
+        born = min([*step.get("folded", ()), *oldest], default=None) if memory else None
         frames["folded"] = [] if born is None else list(range(born, max(memory)))
         for into, numbers in ((result.holds, frames), (result.dates, dates)):
             for role, values in numbers.items():

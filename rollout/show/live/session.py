@@ -131,6 +131,7 @@ class Session:
         for pane in ready:
             news |= self._advance(pane)
         now = self.clock()
+        # A pane that is late goes on from now: it does not hurry to catch up.
         for pane in ready:
             pane.due = max(pane.due, now) + pane.length
         if news:
@@ -141,6 +142,7 @@ class Session:
     def _begins(self) -> list[tuple[Pane, float]]:
         """The panes that go on, and when the next block of each is to be begun."""
         running = [pane for pane in self.panes if pane.running]
+        # A fifth more than blocks took of late; one thread makes them all in turn.
         lead = 1.2 * sum(pane.cost for pane in running)
         return [(pane, pane.due - min(lead, pane.length)) for pane in running]
 

@@ -86,6 +86,7 @@ def read_order(text: str | bytes, reply: Callable[[Json], None]) -> Order:
     unknown = set(data) - {"do", "pane", *ORDERS[do]}
     if unknown:
         raise RolloutError(f"'{do}' has no field {sorted(unknown)[0][:40]!r}.")
+    # type(): JSON's true is an int to isinstance.
     if not (pane is None and do not in ALONE) and type(pane) is not int:
         raise RolloutError(f"'{do}' needs a pane's number." if pane is None else "a pane is a whole number, or null.")
     value = data.get(ORDERS[do][0]) if ORDERS[do] else None
