@@ -120,7 +120,9 @@ def plain(value: Any) -> Any:
     """For JSON: six digits, which small p values need behind the zeros, and None for what is no number."""
     if not isinstance(value, float):
         return value
-    return float(f"{value:.6g}" if abs(value) < 1e-3 else f"{value:.6f}") if isfinite(value) else None
+    if not isfinite(value):
+        return None
+    return float(f"{value:.6g}" if abs(value) < 1e-3 else f"{value:.6f}")
 
 
 class Crossed:

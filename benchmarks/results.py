@@ -259,5 +259,5 @@ def number(value: float | None) -> str:
     size = abs(value)
     if 0 < size < 0.001:
         return f"{value:.1g}" if size >= 0.0001 else "0.0000"
-    digits = 3 if size < 0.1 else 2 if size < 10 else 1 if size < 100 else 0
+    digits = next((digits for limit, digits in ((0.1, 3), (10, 2), (100, 1)) if size < limit), 0)
     return "0" if size == 0 else f"{value:.{digits}f}"

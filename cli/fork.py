@@ -52,7 +52,8 @@ def fork(
     backend = reload_backend(history.recipe, history.weights, history.versions)
     begin = block * spec.block
     for number, recipe in enumerate(branches, 1):
-        into = free_folder(Path("out")) if out is None else out if len(branches) == 1 else out / str(number)
+        into = free_folder(Path("out")) if out is None else out
+        into = into / str(number) if out is not None and len(branches) > 1 else into
         snapshot = None if rebuild else history.nearest(block)
         job = Job(
             backend,

@@ -120,7 +120,9 @@ def _tables(result: Json) -> None:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.2f}"
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.2f}"
 
 
 def _interval(value: Json | None, *, sign: bool = False) -> str:

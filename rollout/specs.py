@@ -114,10 +114,7 @@ def part_to_text(part: Any) -> str:
                 dataclasses.astuple(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
             )
             parts = flat if isinstance(flat, tuple) else (flat,)
-            texts.append(
-                f"{f.name}="
-                + "/".join("null" if v is None else repr(v) if isinstance(v, float) else str(v) for v in parts)
-            )
+            texts.append(f"{f.name}=" + "/".join(map(_word, parts)))
     return kind_of(part) + (":" + ",".join(texts) if texts else "")
 
 

@@ -68,7 +68,8 @@ def column(frame: int, frames: int, width: int) -> int:
 
 def heights(rows: Sequence[Row]) -> list[int]:
     """Pixels of each row."""
-    return [LEVELS if row.unit else ROW if n else FIRST for n, row in enumerate(rows)]
+    bare = [FIRST] + [ROW] * (len(rows) - 1)
+    return [LEVELS if row.unit else height for row, height in zip(rows, bare[: len(rows)], strict=True)]
 
 
 def tall(rows: Sequence[Row]) -> int:

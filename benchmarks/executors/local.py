@@ -90,8 +90,9 @@ class _Process(Hand):
             assert self.process is not None
             self.process.join(5)
             code = self.process.exitcode
-            how = "its pipe broke" if code is None else f"signal {-code}" if code < 0 else f"exit code {code}"
-            raise Gone(how) from error
+            if code is None:
+                raise Gone("its pipe broke") from error
+            raise Gone(f"signal {-code}" if code < 0 else f"exit code {code}") from error
         return message
 
     def end(self) -> None:

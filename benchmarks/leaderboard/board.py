@@ -175,7 +175,7 @@ def _control(column: Column, n: str, mean: Interval, names_here: Mapping[str, st
     """A swapped memory against the strategy's own, and amnesia against the oracle."""
     role = column.judge.roles[n]
     oracles = [name for name in column.controls if column.judge.roles[name].role == "oracle"]
-    other = role.of if role.role == "swap" else (oracles or [""])[0] if role.role == "amnesia" else ""
+    other = {"swap": role.of, "amnesia": (oracles or [""])[0]}.get(role.role, "")
     if not other:
         return Cell(mean, n)
     verdict = column.judge.compared(n, other)

@@ -90,7 +90,8 @@ def _numbers(row: Row, column: Column, beside: Column | None, others: int) -> st
     """A strategy's metric, what must not suffer, what it costs, and how many others have the same rollouts there."""
     parts = [_measure(part, row.identity) for part in (column, beside) if part]
     cost = f"KV {figure(_price(row))} MiB" if "kv" in row.costs else "KV not measured"
-    aside = f"; {others} other{'s do' if others > 1 else ' does'} the same there" if others else ""
+    verb = "others do" if others > 1 else "other does"
+    aside = f"; {others} {verb} the same there" if others else ""
     return f"{', '.join(filter(None, parts))}; {cost}{aside}"
 
 

@@ -144,7 +144,8 @@ def slip(sample: Sample) -> Score | None:
     jumps = (off[1:] - off[:-1]).abs() > SLIP  # false beside NaN
     frames = (jumps.nonzero() + 1).flatten()
     frame_count = int((~off.isnan()).sum())
-    return Score(float(frames[0]) if len(frames) else float(frame_count)) if frame_count else None
+    first = [*frames.tolist(), frame_count][0]
+    return Score(float(first)) if frame_count else None
 
 
 def seam_motion(sample: Sample) -> Score | None:

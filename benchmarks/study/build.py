@@ -159,7 +159,8 @@ def bare_video(source: Path, target: Path) -> None:
             note = NOTES.get(stream.codec_context.name)
             strip = av.bitstream.BitStreamFilterContext(note, stream) if note else None
             for packet in file.demux(stream):
-                for piece in strip.filter(packet if packet.size else None) if strip else [packet] * bool(packet.size):
+                content = packet if packet.size else None  # None lets the filter give what it holds back
+                for piece in strip.filter(content) if strip else filter(None, [content]):
                     piece.stream = bare
                     copy.mux_one(piece)
         os.utime(target, (WHEN, WHEN))

@@ -171,7 +171,8 @@ def _check_fit(source: Source, suite: Suite, entry: Entry) -> None:
                 arm.strategy.check(spec, longest * spec.block)
             except RolloutError as error:
                 strategy_named = name in source.data.get("strategies", {})
-                keys = ("controls", name) if arm.control else ("strategies", name) if strategy_named else ("grid",)
+                keys = ("strategies", name) if strategy_named else ("grid",)
+                keys = ("controls", name) if arm.control else keys
                 at = "" if level.value is None else f" at {level.value!r}"
                 source.refuse(f"{'control' if arm.control else 'strategy'} {name!r}{at}: {error}", *keys)
 

@@ -28,7 +28,7 @@ class Sheet:
     def add(self, result: Result, frames: Frames, seconds: float) -> None:
         """Offer a block's middle frame."""
         block = result.block
-        mark = "cut" if block.cut else "switch" if block.switch else ""
+        mark = "cut" if block.cut else "switch" * block.switch
         if mark or block.index % self._every == 0:
             tile = Tile(thumbnail(frames[len(frames) // 2]), f"{seconds:.1f}s · {result.prompts[0]}", mark)
             self._tiles.append((bool(mark), tile))

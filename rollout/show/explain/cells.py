@@ -22,7 +22,7 @@ def _event(view: View) -> list[Cell]:
     step, block = view.step, view.step.block
     if step.switch is None:
         return []
-    word = "cut, new prompt" if block.cut and block.switch else "cut" if block.cut else "new prompt"
+    word = ", ".join(["cut"] * block.cut + ["new prompt"] * (block.switch or not block.cut))
     again = step.replay.frames if step.replay else ()
     sources = _used(step.switch.rows)
     drops = [slot for i, slot in enumerate(view.before) if i not in sources and slot.frame not in again]

@@ -226,7 +226,8 @@ def head(steps: Sequence[Mapping[str, Any]], prompts: Sequence[str], width: floa
             prompt = prompts[number] if number < len(prompts) else ""
             words = ", ".join(["cut"] * step["cut"] + ["new prompt"] * step["switch"]) if event else ""
             lines = [words[:letters], *wrap(prompt, letters, max_lines=3, placeholder="…")]
-        out.append((step["block"], lines, ("cut" if step["cut"] else "switch") if event else ""))
+        kind = "cut" if step["cut"] else "switch"
+        out.append((step["block"], lines, kind if event else ""))
     return out
 
 
