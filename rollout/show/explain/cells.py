@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from rollout.show.explain.picture import runs
 from rollout.show.explain.views import Difference, Key, Mark, View
 from rollout.slots import Role, Row, Slot
 
@@ -153,10 +154,4 @@ def listed(slots: Sequence[Slot]) -> str:
 
 def ranges(numbers: Iterable[int]) -> str:
     """Numbers as their stretches: 3–7, 9."""
-    stretches: list[list[int]] = []
-    for n in sorted(set(numbers)):
-        if stretches and n == stretches[-1][-1] + 1:
-            stretches[-1] = [stretches[-1][0], n]
-        else:
-            stretches.append([n])
-    return ", ".join("–".join(map(str, stretch)) for stretch in stretches)
+    return ", ".join(f"{first}" if first == last else f"{first}–{last}" for first, last in runs(numbers))
