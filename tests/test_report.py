@@ -251,6 +251,18 @@ def test_curves_hold_every_value_with_gaps_letters_and_events() -> None:
     assert [(row["x"], row["word"]) for row in rows_of(spec, "word")] == [(1, "new prompt"), (1.5, "cut")]
 
 
+def test_lines_that_end_together_are_named_once_in_the_ink_of_text() -> None:
+    found = found_of(4)
+    lines = [
+        (look, {"x": [0, 1], "mean": [n, 1.0], "low": [n, 0.0], "high": [n, 2.0]})
+        for n, look in enumerate(looks(found["plan"], found["metrics"]["m"]).values())
+    ]
+    spec = curves(lines, xlabel="frames", events=[])
+    assert [row["text"] for row in rows_of(spec, "spot")] == ["all"]
+    (texts,) = [layer for layer in spec["layer"] if layer["encoding"].get("text", {}).get("field") == "text"]
+    assert texts["encoding"]["color"] == {"value": "var(--ink)"}, "no strategy's colour, and not none"
+
+
 def test_a_forest_is_filled_where_a_verdict_is_clear_and_the_best_is_on_top() -> None:
     found = found_of(3)
     found["metrics"]["m"]["pairs"][1] |= {"mean": 2.0, "high": 3.0}

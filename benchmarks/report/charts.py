@@ -181,7 +181,7 @@ def _ends(lines: Sequence[Line]) -> list[tuple[Look, float, float]]:
     return [(look, *points_there[-1]) for look, points_there in points if points_there]
 
 
-def _letters(lines: Sequence[Line], x: Axis, y: Axis, colour: alt.Color) -> list[alt.Chart]:
+def _letters(lines: Sequence[Line], x: Axis, y: Axis, colour: Any) -> list[alt.Chart]:
     """A letter beside each line's end, apart from one another, each with a hair to its end."""
     height = y.high - y.low
     ends = sorted(_ends(lines), key=lambda line: line[2])
@@ -193,6 +193,7 @@ def _letters(lines: Sequence[Line], x: Axis, y: Axis, colour: alt.Color) -> list
     ]
     if len(ends) > 3 and ends[-1][2] - ends[0][2] < height / 50:
         values = [{**values[0], "letter": None, "text": "all", "spot": values[0]["y"]}]
+        colour = alt.value(INK)  # no strategy's own
     # beyond the axes: the chart leaves room for whatever is drawn there
     base = _data(values).transform_calculate(beyond=str(x.high + (x.high - x.low) * 0.05)).encode(color=colour)
     hairs = base.mark_rule(opacity=0.6).encode(
