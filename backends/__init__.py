@@ -1,7 +1,7 @@
 """Models to roll out, by name and imported on first use; a spec is readable without torch."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -63,18 +63,27 @@ class Entry:
         """What the module has. Raises BackendError."""
         return Source.of(self.module)
 
-    def spec(self) -> Spec:
-        """The default model's geometry, without torch."""
-        return self.source.spec()
+    def spec(self, block: int | None = None) -> Spec:
+        """The default model's geometry, without torch; with blocks of `block` frames."""
+        spec = self.source.spec()
+        return spec if block is None else replace(spec, block=block)
 
-    def load(self, **options: Any) -> Backend:
-        """Load the model. Raises BackendError, also for an option that it does not have."""
+    def load(self, *, block: int | None = None, **options: Any) -> Backend:
+        """Load the model; `block`: the frames that it denoises together, where not as it was trained.
+
+        Raises BackendError, also for an option that it does not have.
+        """
         load = self.source.load
         parameters = signature(load).parameters
         for option in options:
             if option not in parameters:
                 raise BackendError(f"the backend has no option {option!r}. Its options are {', '.join(parameters)}.")
-        return load(**options)
+        backend = load(**options)
+        if block is not None:
+            if block < 1:
+                raise BackendError(f"a block of {block} frames is none. Use 1 or more.")
+            backend.spec = replace(backend.spec, block=block)
+        return backend
 
     def check_prompt(self, prompt: str) -> None:
         """Raise PromptError for a prompt that the model does not understand, without loading it."""

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from rollout.loop import Result as Result
     from rollout.loop import Rollout as Rollout
     from rollout.loop import generate as generate
+    from rollout.refinements import Order as Order
+    from rollout.refinements import OrderDefaults as OrderDefaults
+    from rollout.refinements import Reads as Reads
+    from rollout.refinements import ReadsDefaults as ReadsDefaults
+    from rollout.refinements import Spectrum as Spectrum
+    from rollout.refinements import SpectrumDefaults as SpectrumDefaults
+    from rollout.refinements import StoreDefaults as StoreDefaults
+    from rollout.refinements import StoreRule as StoreRule
     from rollout.registry import load_plugin as load_plugin
     from rollout.registry import register as register
     from rollout.run.record import RunFolder as RunFolder
@@ -28,11 +36,15 @@ if TYPE_CHECKING:
     from rollout.script import Script as Script
     from rollout.slots import Block as Block
     from rollout.slots import Edit as Edit
-    from rollout.slots import Placement as Placement
+    from rollout.slots import Facts as Facts
+    from rollout.slots import Mix as Mix
+    from rollout.slots import Pass as Pass
+    from rollout.slots import Pick as Pick
     from rollout.slots import Replay as Replay
     from rollout.slots import Role as Role
     from rollout.slots import Row as Row
     from rollout.slots import Slot as Slot
+    from rollout.slots import View as View
     from rollout.slots import flush as flush
     from rollout.slots import in_order as in_order
     from rollout.slots import keep as keep
@@ -66,7 +78,8 @@ _HOME = {
     "run.record": "RunFolder RunRecord",
     "sampler": "Schedule",
     "script": "Script",
-    "slots": "Block Edit Placement Replay Role Row Slot flush in_order keep of_role",
+    "refinements": "Order OrderDefaults Reads ReadsDefaults Spectrum SpectrumDefaults StoreDefaults StoreRule",
+    "slots": "Block Edit Facts Mix Pass Pick Replay Role Row Slot View flush in_order keep of_role",
     "strategies.policies": "admit",
     "strategies.presets": "preset",
     "strategy": "Policy PolicyDefaults Positions PositionsDefaults Strategy Switch SwitchDefaults",

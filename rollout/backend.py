@@ -116,8 +116,12 @@ class Backend(Protocol):
         """A prompt's text features (1, tokens, dim). Raises PromptError."""
         ...
 
-    def denoise(self, x: "Tensor", t: float, prompt: "Tensor", attend: Attend) -> "Tensor":
-        """The flow at x (B, F, C, H, W) and timestep t in 0..1000; x0 = x - t / 1000 * flow."""
+    def denoise(self, x: "Tensor", t: "float | Tensor", prompt: "Tensor", attend: Attend) -> "Tensor":
+        """The flow at x (B, F, C, H, W) and timestep t in 0..1000; x0 = x - t / 1000 * flow.
+
+        `t` is one for all frames or, where blocks at several noise levels go together, one a frame (B, F); then `prompt`,
+        (B, tokens, dim), may be one a frame too (B, F, tokens, dim).
+        """
         ...
 
     def decoder(self) -> Decoder:

@@ -3,19 +3,30 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from rollout.backend import Backend, BackendDefaults
-from rollout.cache import KVCache, kv_bytes
+from rollout.cache import KVCache
 from rollout.devices import free_bytes
 from rollout.errors import BackendError, RolloutError, ScriptError
+from rollout.lanes import Lane
 from rollout.members import lacks
+from rollout.plan import check_handover
 from rollout.script import Script
-from rollout.strategy import Strategy
+from rollout.strategy import REFINEMENTS, Strategy
 from rollout.timeline import Event, reigns
 
-__all__ = ["check_members", "check_memory", "check_strategies", "given_latents", "new_cache", "rows", "same_plan"]
+__all__ = [
+    "check_members",
+    "check_memory",
+    "check_strategies",
+    "given_latents",
+    "new_caches",
+    "rows",
+    "same_plan",
+]
 
 T = TypeVar("T")
 
@@ -58,31 +69,78 @@ def check_members(backend: Backend) -> None:
         raise BackendError(f"the backend {type(backend).__name__} {lack}")
 
 
-def check_memory(backend: Backend, window: int, batch: int) -> None:
-    """Raise BackendError where the device has too little free memory for `window` cached frames."""
-    need, free = kv_bytes(backend.spec, window, batch, backend.dtype), free_bytes(backend.device)
+def check_memory(backend: Backend, strategy: Strategy, batch: int, steps: int = 4) -> None:
+    """Raise BackendError where the device has too little free memory for the frames that a strategy caches."""
+    spec, frames = backend.spec, strategy.stored + _ahead(backend, strategy, steps)
+    a_frame = batch * strategy.store.frame_bytes(spec, backend.dtype.itemsize)
+    need = frames * a_frame
+    lanes = strategy.policy.lanes(spec, None)
+    if lanes:  # each holds its own frames, for its own share of the heads
+        shares = [sum(map(len, lane.heads)) / (spec.layers * spec.heads) for lane in lanes]
+        need = int(
+            sum(strategy.of_lane(lane).stored * share for lane, share in zip(lanes, shares, strict=True)) * a_frame
+        )
+    place = torch.device("cpu") if strategy.store.on_host else backend.device
+    free = free_bytes(place)
     if free is not None and need > free:
         raise BackendError(
-            f"{window} cached frames take {need / 2**20:,.0f} MiB of keys and values; {backend.device} has {free / 2**20:,.0f} "
-            "free. Use a smaller window, batch or size."
+            f"{frames} cached frames take {need / 2**20:,.0f} MiB of keys and values; {place} has {free / 2**20:,.0f} "
+            "free. Use a smaller window, batch or size, or --store int8."
         )
 
 
-def check_strategies(backend: Backend, strategy: Strategy, events: Sequence[Event], blocks: int, batch: int) -> int:
-    """The largest window of a rollout's strategies; each is checked over the frames for which it is in force.
+def _ahead(backend: Backend, strategy: Strategy, steps: int) -> int:
+    """Frames of later blocks that passes see beside a block."""
+    return (strategy.order.joint(steps) - 1) * backend.spec.block
+
+
+def check_strategies(
+    backend: Backend, strategy: Strategy, events: Sequence[Event], blocks: int, batch: int, steps: int = 4
+) -> int:
+    """The most frames that a rollout's strategies cache; each is checked over the frames for which it is in force.
 
     Raises CompositionError, BackendError.
     """
     in_order = reigns(strategy, events)
     ends = [*(begin for begin, _ in in_order[1:]), blocks]
     for (_, ruling), end in zip(in_order, ends, strict=True):
+        check_handover(strategy, ruling, backend.spec)
         ruling.check(backend.spec, max(1, min(end, blocks)) * backend.spec.block)
-        check_memory(backend, ruling.policy.window, batch)
-    return max(ruling.policy.window for _, ruling in in_order)
+        check_memory(backend, ruling, batch, steps)
+    return max(ruling.stored for _, ruling in in_order)
 
 
-def new_cache(backend: Backend, window: int, batch: int) -> KVCache:
-    """A cache for a backend. Raises BackendError where the device has too little free memory."""
-    check_memory(backend, window, batch)
-    attention = backend.attention or scaled_dot_product_attention
-    return KVCache(backend.spec, window, batch, dtype=backend.dtype, device=backend.device, attention=attention)
+def new_caches(
+    backend: Backend,
+    strategy: Strategy,
+    lanes: Sequence[Lane],
+    batch: int,
+    steps: int,
+    *,
+    window: int | None = None,
+) -> tuple[KVCache, ...]:
+    """The cache of a strategy on a backend, or one a lane. Raises BackendError where the device has too little free memory."""
+    check_memory(backend, strategy, batch, steps)
+    multipliers = None
+    if strategy.spectrum.kind != REFINEMENTS["spectrum"]:
+        multipliers = torch.tensor(strategy.spectrum.multipliers(backend.spec), dtype=torch.float64)
+
+    def new(strategy: Strategy, stored: int, heads: Sequence[int] | None) -> KVCache:
+        return KVCache(
+            backend.spec,
+            stored,
+            batch,
+            ahead=_ahead(backend, strategy, steps),
+            needs=strategy.policy.needs,
+            multipliers=multipliers,
+            store=strategy.store,
+            heads=heads,
+            dtype=backend.dtype,
+            device=backend.device,
+            attention=backend.attention or scaled_dot_product_attention,
+        )
+
+    if not lanes:
+        return (new(strategy, strategy.stored if window is None else window, None),)
+    parts = [(strategy.of_lane(lane), [len(heads) for heads in lane.heads]) for lane in lanes]
+    return tuple(new(part, part.stored, counts) for part, counts in parts)

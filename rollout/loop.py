@@ -13,11 +13,18 @@ from rollout.cache import KVCache
 from rollout.costs import Costs, Encoded, count
 from rollout.errors import RolloutError
 from rollout.execute import Engine
-from rollout.inputs import check_members, check_memory, check_strategies, given_latents, rows, same_plan
-from rollout.plan import Step, decide, taken_over
+from rollout.inputs import (
+    check_members,
+    check_memory,
+    check_strategies,
+    given_latents,
+    rows,
+    same_plan,
+)
+from rollout.plan import Horizon, Step, check_handover, decide, decide_lanes, taken_over
 from rollout.sampler import Noise, Schedule, seeded
 from rollout.script import Script
-from rollout.slots import Block, Placement, Role, Slot
+from rollout.slots import Block, Role, Slot, View
 from rollout.strategy import Strategy, Switch
 from rollout.text import Json
 from rollout.timeline import Change, Course, Cut, Event, Moment, Once, Prompt, Timeline, Use
@@ -32,7 +39,7 @@ class Result:
     block: Block
     latents: Tensor
     slots: tuple[Slot, ...]
-    placement: Placement
+    placement: View
     prompts: tuple[str, ...]
 
 
@@ -76,18 +83,30 @@ class Rollout(Iterator[Result]):
                 f"and name a block from 1 to {self.blocks - 1}."
             )
         self._endless, self._exchange = endless, exchange
+        steps, opening = len(self.schedule.steps), self.schedule.first
+        last = None if endless else self.blocks - 1
+        self._horizon = Horizon(steps, self.first, last, None if opening is None else len(opening.steps))
+        strategy.order.check_plan(steps, None if endless else self.blocks - self.first)
+        if opening is not None and strategy.order.joint(steps) > 1:
+            raise RolloutError(
+                f"order '{strategy.order.kind}' denoises the first block together with others, so that it cannot have steps "
+                "of its own. Leave them out, or use order 'blocks'."
+            )
         self._initial, self._events = strategy, tuple(events)
         self.timeline = self._timeline(events)
         self.engine = Engine(
             backend,
             self.schedule,
             noise or seeded(rows(seeds, batch, "seeds"), spec.latent, device=backend.device),
+            strategy,
             batch=batch,
-            window=strategy.policy.window,
-            hold=max(hold, check_strategies(backend, strategy, events, self.blocks, batch)),
+            hold=max(hold, check_strategies(backend, strategy, events, self.blocks, batch, steps)),
+            first=self.first,
         )
         self.engine.encode(*self.timeline.course.texts, *_texts(event.change for event in events))
         backend.ready()  # it may free its text encoder now
+        self._ahead: deque[Moment] = deque()
+        """Of later blocks that passes see beside this one."""
         self._moment: Moment | None = None
         """Of a block that was begun and is not finished."""
         self._step: Step | None = None
@@ -112,7 +131,7 @@ class Rollout(Iterator[Result]):
     @property
     def done(self) -> int:
         """Finished blocks."""
-        return self.timeline.course.index - (self._moment is not None)
+        return self.timeline.course.index - (self._moment is not None) - len(self._ahead)
 
     def _timeline(self, events: Sequence[Event]) -> Timeline:
         course = Course(self._scripts, self.backend.spec, first=self.first, batch=self.batch, endless=self._endless)
@@ -142,7 +161,8 @@ class Rollout(Iterator[Result]):
         spec = self.backend.spec
         start = self.timeline.course.index * spec.block
         strategy.check(spec, max(self.blocks * spec.block, start + spec.block))
-        check_memory(self.backend, strategy.policy.window, self.batch)
+        check_handover(self.strategy, strategy, spec)
+        check_memory(self.backend, strategy, self.batch, self._horizon.steps)
         taken_over(strategy, self.cache.slots, start, spec)
         self.timeline.push(Use(strategy))
 
@@ -155,41 +175,70 @@ class Rollout(Iterator[Result]):
             engine.switch(step, strategy, moment.texts)
             self._prepared = 1
         if self._prepared == 1:
-            engine.make_room(step, strategy.policy.window)
+            engine.make_room(step, strategy)
             self._prepared = 2
         latents = None
         if block.index < self.encoded:
             assert self._history is not None
             latents = self._history[:, block.start : block.end].to(self.backend.device)
-        latents = engine.block(step, moment.texts, latents)
+        latents = engine.block(step, [moment.texts, *(later.texts for later in self._ahead)], latents)
         self._moment, self._step, self._prepared = None, None, 0
         return Result(block, latents, step.slots, step.placement, moment.texts)
 
     def _decide(self, moment: Moment) -> Step:
+        engine, block, spec = self.engine, moment.block, self.backend.spec
+        engine.regroup(moment.strategy)
+        if engine.lanes:
+            slots, facts = [cache.slots for cache in engine.caches], [cache.facts for cache in engine.caches]
+            return decide_lanes(
+                moment.strategy,
+                engine.lanes,
+                slots,
+                block,
+                spec,
+                facts=facts,
+                once=moment.once,
+                prepared=self._prepared,
+                horizon=self._horizon,
+            )
         return decide(
             moment.strategy,
             self.cache.slots,
-            moment.block,
-            self.backend.spec,
+            block,
+            spec,
             once=moment.once,
             prepared=self._prepared,
+            facts=self.cache.facts,
+            horizon=self._horizon,
         )
 
     def _begin(self) -> Moment:
         """The next block's moment, with the cache carried over where another strategy takes over."""
         timeline, spec = self.timeline, self.backend.spec
         index, successor = timeline.course.index, timeline.successor
-        if index >= self.blocks:  # beyond the plan nothing was checked beforehand
+        if self._ahead:
+            index, successor = self._ahead[0].block.index, self._ahead[0].strategy if self._ahead[0].handover else None
+        elif index >= self.blocks:  # beyond the plan nothing was checked beforehand
             if not self._endless:
                 raise StopIteration
             (successor or self.strategy).check(spec, (index + 1) * spec.block)
         if successor is not None:
             edit = taken_over(successor, self.cache.slots, index * spec.block, spec)
-            self.engine.hand_over(edit, successor.policy.window)
-        self._moment = moment = next(timeline)
+            self.engine.hand_over(edit, successor)
+        self._moment = moment = self._ahead.popleft() if self._ahead else next(timeline)
+        self._look_ahead(moment)
         if index == self._exchange:  # here and not where the block runs: one that failed is tried again
-            self.cache.exchange(i for i, slot in enumerate(self.cache.slots) if slot.role is not Role.RECENT)
+            for cache in self.engine.caches:
+                cache.exchange(i for i, slot in enumerate(cache.slots) if slot.role is not Role.RECENT)
         return moment
+
+    def _look_ahead(self, moment: Moment) -> None:
+        """Have the moments of the later blocks that this one's passes see."""
+        last = max(max(call.blocks) for call in self._horizon.of(moment.strategy.order, moment.block.index)) - len(
+            self._ahead
+        )
+        for _ in range(last - moment.block.index):
+            self._ahead.append(next(self.timeline))
 
     def state(self) -> tuple[Json, dict[str, Tensor]]:
         """Everything that later blocks depend on, as JSON and as tensors on the CPU. Raises CacheError.
@@ -199,7 +248,8 @@ class Rollout(Iterator[Result]):
         state, tensors = self.engine.state()
         index = self.timeline.course.index
         state["timeline"] = {
-            "blocks": index,
+            "blocks": index - len(self._ahead),
+            "ahead": len(self._ahead),
             "begun": self._moment is not None,
             "prepared": self._prepared,
             "events": [event.to_dict() for event in self.timeline.log],
@@ -212,8 +262,8 @@ class Rollout(Iterator[Result]):
         self.restore(state, tensors)
         assert self._history is not None
         self.engine.remember(self._history[:, : self.done * self.backend.spec.block])
-        costs_before = Encoded(self.done, rotated_bytes=self.cache.rotated)
-        self.engine.costs = Costs(encoded=costs_before, held_bytes=self.cache.bytes + self.cache.extra_bytes)
+        costs_before = Encoded(self.done, rotated_bytes=self.engine.rotated)
+        self.engine.costs = Costs(encoded=costs_before, held_bytes=self.engine.bytes + self.engine.extra_bytes)
 
     def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go back to a state of a rollout that was made alike. Raises ValueError, KeyError, TypeError, RolloutError."""
@@ -230,12 +280,15 @@ class Rollout(Iterator[Result]):
         for change in changes:
             if isinstance(change, Use):
                 change.strategy.check(self.backend.spec, self.blocks * self.backend.spec.block)
-        timeline = self._timeline((*events, *(event for event in self._events if event.block >= index)))
+        ahead = count(place.get("ahead", 0))
+        planned = (event for event in self._events if event.block >= index + ahead)
+        timeline = self._timeline((*events, *planned))
         moment = next(iter(deque(islice(timeline, index), maxlen=1)), None)
         for event in waiting:
             timeline.push(event.change)
         self.engine.encode(*timeline.course.texts, *_texts(changes))
-        self.engine.restore(state, tensors)
+        self.engine.restore(state, tensors, timeline.strategy)
+        self._ahead = deque(islice(timeline, ahead))
         self.timeline, self._moment, self._prepared = timeline, moment if begun else None, prepared
         self._step = self._decide(self._moment) if self._moment is not None and prepared else None
 

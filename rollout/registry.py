@@ -17,13 +17,26 @@ __all__ = ["GROUPS", "RULES", "find", "load_plugin", "names", "register", "regis
 
 _HOME = {
     "positions": ("rollout.strategies.positions:POSITIONS",),
-    "policies": ("rollout.strategies.policies:POLICIES", "rollout.benchmarks.controls.policies:POLICIES"),
+    "policies": (
+        "rollout.strategies.policies:POLICIES",
+        "rollout.strategies.deep:POLICIES",
+        "rollout.strategies.archive:POLICIES",
+        "rollout.strategies.heads:POLICIES",
+        "rollout.strategies.clips:POLICIES",
+        "rollout.benchmarks.controls.policies:POLICIES",
+    ),
     "switches": ("rollout.strategies.switches:SWITCHES",),
+    "spectra": ("rollout.strategies.spectra:SPECTRA",),
+    "reads": ("rollout.strategies.reads:READS",),
+    "orders": ("rollout.strategies.orders:ORDERS",),
+    "stores": ("rollout.strategies.stores:STORES",),
+    "scores": ("rollout.picks:SCORES",),
+    "facts": ("rollout.facts:FACTS",),
     "presets": ("rollout.strategies.presets:PRESETS",),
     "backends": ("rollout.backends:BACKENDS",),
     "metrics": ("rollout.benchmarks.metrics:METRICS",),
 }
-RULES = ("positions", "policies", "switches")
+RULES = ("positions", "policies", "switches", "spectra", "reads", "orders", "stores")
 GROUPS = tuple(_HOME)
 _added: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
 T = TypeVar("T")
@@ -119,4 +132,11 @@ def load_plugin(path: Path) -> None:
 
 
 def _singular(group: str) -> str:
-    return {"policies": "policy", "switches": "switch"}.get(group, group if group == "positions" else group[:-1])
+    irregular = {
+        "policies": "policy",
+        "switches": "switch",
+        "positions": "positions",
+        "spectra": "spectrum",
+        "reads": "reads",
+    }
+    return irregular.get(group, group[:-1])

@@ -37,10 +37,16 @@ def table(
     axes: Axes,
     *,
     theta: float = 10000.0,
+    multipliers: Tensor | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Turns cos + i sin (frames*h*w, sum(axes)), of whole frames at the given temporal indices, tokens row by row."""
+    """Turns cos + i sin (frames*h*w, sum(axes)), of whole frames at the given temporal indices, tokens row by row.
+
+    `multipliers` (heads or 1, axes[0]) of the temporal frequencies: then (frames*h*w, heads or 1, sum(axes)).
+    """
+    if multipliers is not None:
+        return _with_spectrum(frames, grid, axes, theta, multipliers, device, dtype)
     h, w = grid
     n = len(frames)
     kind = torch.complex128 if dtype == torch.float64 else torch.complex64
@@ -56,12 +62,34 @@ def table(
     return torch.cat(parts, -1).reshape(n * h * w, sum(axes))
 
 
+def _with_spectrum(
+    frames: Sequence[int] | Tensor,
+    grid: tuple[int, int],
+    axes: Axes,
+    theta: float,
+    multipliers: Tensor,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> Tensor:
+    """A table whose temporal frequencies are multiplied, one row of multipliers a head."""
+    plain = table(frames, grid, axes, theta=theta, device=device, dtype=dtype)
+    tokens, heads = grid[0] * grid[1], len(multipliers)
+    turns = angles(frames, axes[0], theta)[:, None] * multipliers.double()
+    time = torch.polar(torch.ones_like(turns), turns).to(device, plain.dtype)
+    space = plain[:, None, axes[0] :].expand(-1, heads, -1)
+    return torch.cat([time.repeat_interleave(tokens, 0), space], -1)
+
+
 def rotate(x: Tensor, turns: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """Rotate x (B, tokens, heads, D) by turns (tokens, D/2), in the turns' precision; into `out` where it is given."""
+    """Rotate x (B, tokens, heads, D) by turns (tokens or 1, D/2), in the turns' precision; into `out` where it is given.
+
+    Turns (tokens or 1, heads or 1, D/2) tell heads apart.
+    """
+    turns = turns if turns.ndim == 3 else turns[:, None]
     exact = torch.float64 if turns.dtype == torch.complex128 else torch.float32
-    pairs = torch.view_as_complex(x.to(exact).view(*x.shape[:-1], -1, 2))
+    pairs = torch.view_as_complex(x.to(exact).view(*x.shape[:-1], x.shape[-1] // 2, 2))
     if out is not None and out.dtype == exact:
-        torch.mul(pairs, turns[:, None], out=torch.view_as_complex(out.view(*out.shape[:-1], -1, 2)))
+        torch.mul(pairs, turns, out=torch.view_as_complex(out.view(*out.shape[:-1], out.shape[-1] // 2, 2)))
         return out
-    rotation = torch.view_as_real(pairs * turns[:, None]).flatten(-2)
+    rotation = torch.view_as_real(pairs * turns).flatten(-2)
     return rotation.to(x.dtype) if out is None else out.copy_(rotation)

@@ -1,4 +1,4 @@
-"""The few-step flow-matching schedule and its step (Self-Forcing, arXiv 2506.08009)."""
+"""The few-step flow-matching schedule and its noise (Self-Forcing, arXiv 2506.08009)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 from rollout.errors import RolloutError
 from rollout.slots import Block
+from rollout.text import Json
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from rollout.backend import Attend, Backend
-
-__all__ = ["Noise", "Schedule", "sample", "seeded"]
+__all__ = ["Noise", "Schedule", "seeded"]
 
 Noise = Callable[[Block, int], "Tensor"]
 """(block, step) -> standard normal (B, F, C, H, W); step 0 starts the block, step k re-noises after step k."""
@@ -23,12 +22,16 @@ Noise = Callable[[Block, int], "Tensor"]
 class Schedule:
     """Timesteps as fractions of 1000, warped by sigma' = shift s / (1 + (shift - 1) s).
 
-    `context` is the timestep (0..1000) of the clean pass that writes the cache.
+    `context` is the timestep (0..1000) of the clean pass that writes the cache. Without `warp` the model is told the steps
+    as they are, and the noise level is that of the nearest of 1000 shifted ones (CausVid, arXiv 2412.07772). `first`: the
+    first generated block's own steps (Causal Forcing).
     """
 
     steps: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
     shift: float = 5.0
     context: float = 0.0
+    warp: bool = True
+    first: "Schedule | None" = None
 
     def __post_init__(self) -> None:
         if (
@@ -41,6 +44,10 @@ class Schedule:
             )
         if self.shift <= 0 or not 0 <= self.context < 1000:
             raise RolloutError(f"shift {self.shift} must be above 0 and context noise {self.context} within 0..1000.")
+        if self.first is not None and self.first.first is not None:
+            raise RolloutError(
+                "the first block's schedule names another one for the first block. Give its steps alone."
+            )
 
     @classmethod
     def of(cls, steps: int, shift: float = 5.0, context: float = 0.0) -> "Schedule":
@@ -49,24 +56,41 @@ class Schedule:
             raise RolloutError(f"{steps} denoising steps are too few. Use 1 or more; the models are made for 4.")
         return cls(tuple(1 - i / steps for i in range(steps)), shift, context)
 
+    def to_dict(self) -> Json:
+        """As JSON; what is as usual of `warp` and `first` is left out."""
+        data: Json = {"steps": list(self.steps), "shift": self.shift, "context": self.context}
+        data |= {} if self.warp else {"warp": False}
+        return data | ({} if self.first is None else {"first": self.first.to_dict()})
+
     @property
     def sigmas(self) -> tuple[float, ...]:
-        """Noise levels after the shift, falling from 1."""
-        return tuple(self.shift * s / (1 + (self.shift - 1) * s) for s in self.steps)
+        """Noise levels, falling from 1 at the most."""
+        return tuple(sigma for _, sigma in self.levels)
 
+    @property
+    def levels(self) -> tuple[tuple[float, float], ...]:
+        """Of each step the timestep (0..1000) that the model is told, and the noise level."""
+        if self.warp:
+            sigmas = [self._shifted(s) for s in self.steps]
+            return tuple((1000 * sigma, sigma) for sigma in sigmas)
+        table = [self._shifted(n / 1000) for n in range(1, 1001)]
+        return tuple((1000 * s, min(table, key=lambda sigma: abs(sigma - s))) for s in self.steps)
 
-def sample(
-    backend: "Backend", block: Block, noise: Noise, prompt: "Tensor", attend: "Attend", schedule: Schedule
-) -> "Tensor":
-    """Denoise one block to x0 (B, F, C, H, W), with fresh noise between the steps."""
-    sigmas: Sequence[float] = schedule.sigmas
-    x = noise(block, 0)
-    for step, sigma in enumerate(sigmas):
-        x0 = x - sigma * backend.denoise(x, 1000 * sigma, prompt, attend)
-        if step + 1 < len(sigmas):
-            after = sigmas[step + 1]
-            x = (1 - after) * x0 + after * noise(block, step + 1)
-    return x0
+    def _shifted(self, s: float) -> float:
+        return self.shift * s / (1 + (self.shift - 1) * s)
+
+    def step(self, x: "Tensor", flow: "Tensor", level: int, fresh: "Callable[[int], Tensor]") -> "Tensor":
+        """Latents after the step at `level`: clean ones after the last, else noised to the next level with fresh(level + 1)."""
+        levels = self.levels
+        clean = x - levels[level][1] * flow
+        if level + 1 == len(levels):
+            return clean
+        sigma = levels[level + 1][1]
+        return (1 - sigma) * clean + sigma * fresh(level + 1)
+
+    def of_block(self, generated: int) -> "Schedule":
+        """The schedule of a block, counted from the first that is generated."""
+        return self.first if generated == 0 and self.first is not None else self
 
 
 def seeded(seeds: Sequence[int], latent: tuple[int, int, int], *, device: "torch.device | str" = "cpu") -> Noise:

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from rollout.errors import SpecError
@@ -17,16 +17,28 @@ from rollout.text import Json, hint
 
 __all__ = [
     "GROUP_OF",
+    "LEFT_OUT",
     "kind_of",
     "part_from_dict",
     "part_from_text",
     "part_to_dict",
     "part_to_text",
     "policy_and_switch",
+    "refinements",
 ]
 
-GROUP_OF = {"positions": "positions", "policy": "policies", "switch": "switches"}
+GROUP_OF = {
+    "positions": "positions",
+    "policy": "policies",
+    "switch": "switches",
+    "spectrum": "spectra",
+    "reads": "reads",
+    "order": "orders",
+    "store": "stores",
+}
 """The registry's group of each axis of a strategy."""
+LEFT_OUT = {"left_out": True}
+"""Metadata of a field that JSON leaves out at its default: one that came later, so that older records keep their identity."""
 
 
 def kind_of(part: Any) -> str:
@@ -36,7 +48,10 @@ def kind_of(part: Any) -> str:
 
 def part_to_dict(part: Any) -> Json:
     """The JSON form of one part: {"kind": ..., field: value, ...}."""
-    return {"kind": kind_of(part)} | {f.name: _plain(getattr(part, f.name)) for f in dataclasses.fields(part)}
+    fields = [
+        f for f in dataclasses.fields(part) if not (f.metadata == LEFT_OUT and getattr(part, f.name) == _default(f))
+    ]
+    return {"kind": kind_of(part)} | {f.name: _plain(getattr(part, f.name)) for f in fields}
 
 
 def _plain(value: Any) -> Any:
@@ -46,7 +61,7 @@ def _plain(value: Any) -> Any:
 
 
 def part_from_dict(axis: str, data: Any) -> Any:
-    """Build a part of an axis (positions, policy, switch) from its JSON form. Raises SpecError."""
+    """Build a part of an axis (positions, policy, switch, a refinement) from its JSON form. Raises SpecError."""
     if not isinstance(data, Mapping) or not isinstance(data.get("kind"), str):
         raise SpecError(
             f'{axis} must be an object with a "kind", such as {{"kind": {names(GROUP_OF[axis])[0]!r}}}, not {_shown(data)}.'
@@ -121,6 +136,8 @@ def part_to_text(part: Any) -> str:
 def _word(value: Any) -> str:
     if value is None:
         return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return repr(value) if isinstance(value, float) else str(value)
 
 
@@ -193,3 +210,19 @@ def policy_and_switch(text: str) -> tuple[Any, Any]:
                 f"Policies: {', '.join(policies)}; switches: {', '.join(switches)}."
             )
     return policy or find("policies", "sink")(), switch or find("switches", "keep")()
+
+
+def refinements(texts: Sequence[str]) -> dict[str, Any]:
+    """Read refinements, each "AXIS=RULE" such as `reads=commit:recent=9`. Raises SpecError."""
+    known = [axis for axis in GROUP_OF if axis not in ("positions", "policy", "switch")]
+    parts: dict[str, Any] = {}
+    for text in texts:
+        axis, equals, rule = text.partition("=")
+        if not equals or axis not in known:
+            raise SpecError(
+                f"{text[:60]!r} is no refinement. {hint(axis, known)}Write {', '.join(f'{name}=RULE' for name in known)}."
+            )
+        if axis in parts:
+            raise SpecError(f"the strategy names {axis} twice. Keep one.")
+        parts[axis] = part_from_text(axis, rule)
+    return parts

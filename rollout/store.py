@@ -1,100 +1,81 @@
 """Store: the one owner of a cache's tensors. The cache decides what happens to which slot; the store moves bytes.
 
-In every layer rows of rotated keys and of values, and beside them copies of what is rotated again: raw keys, in the
-cache's dtype, or a memory's keys and values in float32, in which it is averaged (a rate of 0.01 stalls in bf16).
+In every layer rows of rotated keys and of values. A key's place in the picture is for ever, its time is not: its channels
+of height and width are rotated once, and only those of time again when its slot is placed elsewhere. Beside the rows lie
+copies of what is rotated again: a slot's time channels, not rotated, in the cache's dtype, or a memory's keys and values
+in float32, in which it is averaged (a rate of 0.01 stalls in bf16).
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rollout.backend import Spec
+from rollout.coded import Buffer, Coded, pieces
+from rollout.entries import Average, Entry, Pair, RawTimes, of_heads
 from rollout.rope import rotate, table
-from rollout.slots import Row
+from rollout.slots import Mix
 from rollout.text import Json
 
-__all__ = ["FARTHEST", "TABLES", "Average", "Entry", "Pair", "RawKeys", "Store", "blend", "runs"]
+__all__ = ["TABLES", "Store", "runs"]
 
-Pair = tuple[Tensor, Tensor]
-"""Keys and values."""
 TABLES = 8
 """Tables of turns that are held: those of a block's frames, sinks, memory and evicted frames."""
 
-FARTHEST = 2**40
-"""Indices beyond are damage."""
-
-
-@dataclass(eq=False)
-class RawKeys:
-    """A copy of a slot's keys (B, h*w, heads, D) a layer, not rotated, in the cache's dtype."""
-
-    layers: list[Tensor]
-
-
-@dataclass(eq=False)
-class Average:
-    """A memory's keys and values a layer, not rotated, in float32 or better."""
-
-    layers: list[Pair]
-
-
-@dataclass(eq=False)
-class Entry:
-    """What the store holds of one slot: its row, the index at which the keys there are rotated, and its copy.
-
-    Without a copy the keys can only be turned back. `turn` is None where the rotated keys are still owed, from the copy.
-    """
-
-    row: int
-    turn: int | None
-    copy: RawKeys | Average | None = None
-
-    @property
-    def averaged(self) -> bool:
-        """A memory, in full precision."""
-        return isinstance(self.copy, Average)
-
-    def to_dict(self) -> Json:
-        """As JSON: of the copy only its kind."""
-        return {
-            "row": self.row,
-            "turn": self.turn,
-            "raw": isinstance(self.copy, RawKeys),
-            "exact": isinstance(self.copy, Average),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Entry":
-        """From JSON, its copy still empty. Raises KeyError, TypeError, ValueError."""
-        turn = None if data["turn"] is None else index(data["turn"])
-        raw = RawKeys([]) if data["raw"] else None
-        copy = Average([]) if data["exact"] else raw
-        if (turn is None and copy is None) or abs(turn or 0) > FARTHEST:
-            raise ValueError(f"a slot's keys are at the index {turn}")
-        return cls(index(data["row"]), turn, copy)
-
 
 class Store:
-    """`keys` and `values` (B, window, h*w, heads, D) a layer, allocated once; which row holds which slot a Entry says."""
+    """`keys` and `values` (B, rows, h*w, heads, D) a layer, allocated once; which row holds which slot a Entry says.
 
-    def __init__(self, spec: Spec, window: int, batch: int, dtype: torch.dtype, device: torch.device | str) -> None:
-        size = (batch, window, spec.tokens, spec.heads, spec.head_dim)
-        self.spec, self.window, self.batch, self.dtype, self.device = spec, window, batch, dtype, device
+    `multipliers` (heads or 1, axes[0]) change the temporal frequencies; `heads` is their number by layer, where not all of
+    the model's are here. `code`: the form of buffers that do not hold the model's own numbers.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        rows: int,
+        batch: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        multipliers: Tensor | None = None,
+        heads: Sequence[int] | None = None,
+        *,
+        code: type[Coded] | None = None,
+    ) -> None:
+        self.code = code
+        self.heads = tuple(heads or [spec.heads] * spec.layers)
+        sizes = [(batch, rows, spec.tokens, count, spec.head_dim) for count in self.heads]
+        self.spec, self.rows, self.batch, self.dtype, self.device = spec, rows, batch, dtype, device
+        self.multipliers, self.times = multipliers, 2 * spec.axes[0]
         self.exact = torch.promote_types(dtype, torch.float32)
-        self.keys = [torch.zeros(size, dtype=dtype, device=device) for _ in range(spec.layers)]
-        self.values = [torch.zeros(size, dtype=dtype, device=device) for _ in range(spec.layers)]
+        space = spec.head_dim - self.times
+        self.keys = [self._buffer(size, (self.times, space)) for size in sizes]
+        self.values = [self._buffer(size, (spec.head_dim,)) for size in sizes]
         self._tables: dict[tuple[int, ...], Tensor] = {}
         self.rotated = 0
         """Bytes that were rotated so far."""
 
+    def _buffer(self, size: tuple[int, ...], groups: tuple[int, ...]) -> Buffer:
+        if self.code is None:
+            return torch.zeros(size, dtype=self.dtype, device=self.device)
+        return self.code(size, groups, self.dtype, self.device)
+
+    def like(self, rows: int, heads: Sequence[int]) -> "Store":
+        """An empty store of the same kind."""
+        return Store(self.spec, rows, self.batch, self.dtype, self.device, self.multipliers, heads, code=self.code)
+
+    @property
+    def tensors(self) -> list[list[Tensor]]:
+        """By layer what keys and values are held in, rows in dimension 1 and heads in dimension 3."""
+        return [[*pieces(keys), *pieces(values)] for keys, values in zip(self.keys, self.values, strict=True)]
+
     @property
     def bytes(self) -> int:
         """Bytes of keys and values."""
-        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+        return sum(buffer.nbytes for buffer in (*self.keys, *self.values))
 
     def extra_bytes(self, entries: Iterable[Entry]) -> int:
         """Bytes of these slots' copies."""
@@ -107,6 +88,12 @@ class Store:
     ) -> None:
         """Write a block's keys, rotated by `turns`, and values (B, F*h*w, heads, D) to its rows; in stretches where eager."""
         keys, values = self.keys[layer], self.values[layer]
+        if isinstance(keys, Coded) or isinstance(values, Coded):
+            shape = (len(k), len(rows), *keys.size[2:]) if isinstance(keys, Coded) else ()
+            keys[:, rows] = rotate(k, turns).view(shape)
+            values[:, rows] = v.reshape(shape)
+            self.rotated += 2 * k.numel() * k.element_size()
+            return
         if torch.compiler.is_compiling():  # rows change from block to block: as a tensor they recompile nothing
             shape = (len(k), -1, *keys.shape[2:])
             keys.index_copy_(1, rows, rotate(k, turns).to(keys.dtype).view(shape))
@@ -117,53 +104,77 @@ class Store:
             values[:, place].flatten(1, 2).copy_(v[:, part])
         self.rotated += 2 * k.numel() * k.element_size()
 
-    def read(self, layer: int, count: int) -> Pair:
-        """The rotated keys and the values of the first `count` rows, (B, count*h*w, heads, D)."""
-        return self.keys[layer][:, :count].flatten(1, 2), self.values[layer][:, :count].flatten(1, 2)
+    def read(self, layer: int, rows: slice | Tensor) -> Pair:
+        """The rotated keys and the values of these rows, (B, rows*h*w, heads, D): a view of a slice, a copy of others."""
+        if isinstance(rows, slice):
+            return self.keys[layer][:, rows].flatten(1, 2), self.values[layer][:, rows].flatten(1, 2)
+        return (
+            self.keys[layer].index_select(1, rows).flatten(1, 2),
+            self.values[layer].index_select(1, rows).flatten(1, 2),
+        )
 
     def raw(self, layer: int, entry: Entry) -> Pair:
-        """A slot's raw keys and values in float32 or better; keys without a copy are turned back."""
+        """A slot's raw keys and values (B, h*w, heads, D) in float32 or better."""
+        keys, values = self.lifted(layer, entry)
+        keys = keys.clone()
+        keys[..., self.times :] = rotate(keys[..., self.times :], self._space().conj())
+        return keys, values
+
+    def lifted(self, layer: int, entry: Entry) -> Pair:
+        """A slot's keys as if at index 0, rotated in space alone, and values, in float32 or better."""
         if isinstance(entry.copy, Average):
             return entry.copy.layers[layer]
+        keys = self.keys[layer][:, entry.row].to(self.exact, copy=True)
         values = self.values[layer][:, entry.row].to(self.exact)
         if entry.copy is not None:
-            return entry.copy.layers[layer].to(self.exact), values
-        assert entry.turn is not None
-        back = self.table([entry.turn]).conj()
-        return self.rotate(self.keys[layer][:, entry.row].to(self.exact), back), values
+            keys[..., : self.times] = entry.copy.layers[layer]
+        else:
+            assert entry.turn is not None
+            keys[..., : self.times] = self.rotate(keys[..., : self.times], self.time(entry.turn).conj())
+        return keys, values
 
     def mix(
-        self,
-        mixtures: Mapping[int, Row],
-        old: Sequence[Entry],
-        stay: Iterable[Entry],
-        memory: set[int],
-        pooled: set[int],
+        self, mixtures: Mapping[int, Mix], old: Sequence[Entry], stay: Iterable[Entry], memory: set[int]
     ) -> dict[int, Entry]:
         """New slots as weighted sums of old ones, in rows that those which `stay` leave; `memory` in full precision.
 
         Their rotated keys wait for their next index. A memory that comes of another is averaged in its place.
         """
-        free = iter(set(range(self.window)) - {entry.row for entry in stay})
+        free = iter(sorted(set(range(self.rows)) - {entry.row for entry in stay}))
         fresh: dict[int, Entry] = {}
         for i, row in mixtures.items():
             # Averaged in place a memory allocates nothing; two new slots must not write to the same tensors.
-            before = old[row[0][0]].copy
+            before = old[row.sources[0]].copy
             in_place = isinstance(before, Average) and all(before is not entry.copy for entry in fresh.values())
             average = before if in_place and before is not None else Average([])
-            fresh[i] = Entry(next(free), None, average if i in memory else RawKeys([]))
+            fresh[i] = Entry(next(free), None, average if i in memory else RawTimes([]))
         for layer in range(self.spec.layers):
-            read = {source: self.raw(layer, old[source]) for row in mixtures.values() for source, _ in row}
-            sums = {i: blend(row, read, i in pooled) for i, row in mixtures.items()}
+            read = {source: self.lifted(layer, old[source]) for row in mixtures.values() for source in row.sources}
+            sums = {i: self._blend(row, read) for i, row in mixtures.items()}
             for i, pair in sums.items():
                 self._set(layer, fresh[i], pair)
         return fresh
 
+    def _blend(self, row: Mix, read: Mapping[int, Pair]) -> Pair:
+        """A weighted sum of slots' keys and values (B, h*w, heads, D), the keys rotated in space alone."""
+        (first, share), *rest = row.weights
+        keys, values = (x * share for x in read[first])
+        for old, weight in rest:
+            keys.add_(read[old][0], alpha=weight)
+            values.add_(read[old][1], alpha=weight)
+        if row.pooled:  # a mean over the picture is of keys that know no place in it
+            space = self._space()
+            keys[..., self.times :] = rotate(keys[..., self.times :], space.conj())
+            keys, values = (x.mean(1, keepdim=True).expand_as(x).contiguous() for x in (keys, values))
+            keys[..., self.times :] = rotate(keys[..., self.times :], space)
+        return keys, values
+
     def _set(self, layer: int, entry: Entry, pair: Pair) -> None:
-        """Write a blended slot's values and copy."""
+        """Write a blended slot's values, the channels of space, and its copy."""
         self.values[layer][:, entry.row] = pair[1]
-        if isinstance(entry.copy, RawKeys):
-            entry.copy.layers.append(pair[0].to(self.dtype).contiguous())
+        self.keys[layer][:, entry.row, ..., self.times :] = pair[0][..., self.times :]
+        if isinstance(entry.copy, RawTimes):
+            entry.copy.layers.append(pair[0][..., : self.times].to(self.dtype).contiguous())
         elif isinstance(entry.copy, Average) and layer < len(entry.copy.layers):
             for average, new in zip(entry.copy.layers[layer], pair, strict=True):
                 average.copy_(new)
@@ -176,105 +187,197 @@ class Store:
         `raw_keys`: (B, h*w, heads, D) a layer, where either is needed.
         """
         if lasting:
-            return Entry(row, turn, RawKeys([part.to(self.dtype, copy=True) for part in raw_keys]))
+            return Entry(row, turn, RawTimes([part[..., : self.times].to(self.dtype, copy=True) for part in raw_keys]))
         if turn != natural:
-            turns = self.table([natural])
             for keys, part in zip(self.keys, raw_keys, strict=True):
-                self.rotate(part.to(self.dtype), turns, out=keys[:, row])
+                self._turn(keys, row, part[..., : self.times].to(self.dtype), natural)
         return Entry(row, natural)
 
     def state(self, entries: Sequence[Entry]) -> tuple[list[Json], dict[str, Tensor]]:
         """All that these slots need, as JSON and by name: keys, values (layers, B, slots, h*w, heads, D), copies."""
         rows = [slot.row for slot in entries]
-        tensors_by_name = {
-            name: torch.stack([layer[:, rows].cpu() for layer in buffer])
-            for name, buffer in (("keys", self.keys), ("values", self.values))
-        }
+        tensors_by_name: dict[str, Tensor] = {}
+        for name, buffers in (("keys", self.keys), ("values", self.values)):
+            for part, layers in _by_part(name, buffers).items():
+                tensors_by_name |= self._packed(part, [layer[:, rows] for layer in layers])
         for i, slot in enumerate(entries):
-            if isinstance(slot.copy, RawKeys):
-                tensors_by_name[f"raw.{i}"] = torch.stack([keys.cpu() for keys in slot.copy.layers])
+            if slot.wins is not None:
+                tensors_by_name |= self._packed(f"wins.{i}", slot.wins)
+            if isinstance(slot.copy, RawTimes):
+                tensors_by_name |= self._packed(f"raw.{i}", slot.copy.layers)
             elif isinstance(slot.copy, Average):
-                tensors_by_name[f"exact.{i}"] = torch.stack([torch.stack(pair).cpu() for pair in slot.copy.layers])
+                tensors_by_name |= self._packed(f"exact.{i}", [torch.stack(pair) for pair in slot.copy.layers])
         return [slot.to_dict() for slot in entries], tensors_by_name
 
-    def restore(self, slots: Sequence[Mapping[str, Any]], saved_tensors: Mapping[str, Tensor]) -> list[Entry]:
-        """The way back. Raises ValueError, KeyError or TypeError."""
+    def restore(
+        self, slots: Sequence[Mapping[str, Any]], saved_tensors: Mapping[str, Tensor], *, raw_space: bool = False
+    ) -> list[Entry]:
+        """The way back; `raw_space`: copies are of keys that were not rotated in space either, as they once were.
+
+        Raises ValueError, KeyError or TypeError.
+        """
         entries = [Entry.from_dict(slot) for slot in slots]
-        batch, window, *rest = self.keys[0].shape
+        batch, window, tokens, channels = self.batch, self.rows, self.spec.tokens, self.spec.head_dim
         rows = [slot.row for slot in entries]
         if len(set(rows)) < len(rows) or any(not 0 <= row < window for row in rows):
             raise ValueError("its rows do not fit the window")
 
-        def read(name: str, size: Sequence[int], dtype: torch.dtype) -> Tensor:
-            tensor = saved_tensors[name]
-            if list(tensor.shape) != list(size) or tensor.dtype != dtype:
-                raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {dtype} {tuple(size)}")
-            return tensor.to(self.device)
+        def read(name: str, size: Sequence[int], dtype: torch.dtype, width: int = channels) -> list[Tensor]:
+            sizes = [(*size, count, width) for count in self.heads]
+            return self._unpacked(name, saved_tensors, sizes, dtype)
 
-        for name, buffer in (("keys", self.keys), ("values", self.values)):
-            tensors = read(name, [len(buffer), batch, len(rows), *rest], self.dtype)
-            for layer, tensor in zip(buffer, tensors, strict=True):
-                layer[:, rows] = tensor
+        for name, buffers in (("keys", self.keys), ("values", self.values)):
+            for part, layers in _by_part(name, buffers).items():
+                sizes = [(batch, len(rows), *layer.shape[2:]) for layer in layers]
+                for layer, tensor in zip(
+                    layers, self._unpacked(part, saved_tensors, sizes, layers[0].dtype), strict=True
+                ):
+                    layer[:, rows] = tensor.to(layer.device)
         for i, slot in enumerate(entries):
-            if isinstance(slot.copy, RawKeys):
-                slot.copy.layers = list(read(f"raw.{i}", [len(self.keys), batch, *rest], self.dtype))
+            if slot.wins is not None:
+                by_head = saved_tensors.get(f"wins.{i}", saved_tensors.get(f"wins.{i}/0"))
+                one = by_head is not None and by_head.shape[-2] == 1
+                sizes = [(batch, 1 if one else count, tokens) for count in self.heads]
+                slot.wins = self._unpacked(f"wins.{i}", saved_tensors, sizes, torch.int32)
+            if isinstance(slot.copy, RawTimes):
+                copies = read(f"raw.{i}", [batch, tokens], self.dtype, channels if raw_space else self.times)
+                slot.copy.layers = [copy[..., : self.times].contiguous() for copy in copies]
             elif isinstance(slot.copy, Average):
-                pairs = read(f"exact.{i}", [len(self.keys), 2, batch, *rest], self.exact)
+                pairs = read(f"exact.{i}", [2, batch, tokens], self.exact)
+                if raw_space:
+                    for pair in pairs:
+                        pair[0][..., self.times :] = rotate(pair[0][..., self.times :], self._space())
                 slot.copy.layers = [(pair[0], pair[1]) for pair in pairs]
         return entries
 
-    def resized(self, window: int, entries: Sequence[Entry]) -> "Store":
-        """A store for another window, with these slots, which move where they must."""
+    def _packed(self, name: str, layers: Sequence[Tensor]) -> dict[str, Tensor]:
+        """A tensor a layer as one, on the CPU; as several where layers differ in heads."""
+        parts = [layer.cpu().contiguous() for layer in layers]
+        if len(set(self.heads)) == 1:
+            return {name: torch.stack(parts)}
+        return {f"{name}/{n}": part for n, part in enumerate(parts)}
+
+    def _unpacked(
+        self, name: str, tensors: Mapping[str, Tensor], sizes: Sequence[tuple[int, ...]], dtype: torch.dtype
+    ) -> list[Tensor]:
+        """The way back. Raises KeyError, ValueError."""
+        alike = len(set(self.heads)) == 1
+        layers = list(tensors[name]) if alike else [tensors[f"{name}/{n}"] for n in range(len(sizes))]
+        if [tuple(layer.shape) for layer in layers] != list(sizes) or any(layer.dtype != dtype for layer in layers):
+            raise ValueError(f"{name} is {layers[0].dtype} {tuple(layers[0].shape)}, not {dtype} {sizes[0]}")
+        return [layer.to(self.device) for layer in layers]
+
+    def of_heads(self, heads: Sequence[Tensor], rows: int, entries: Sequence[Entry]) -> tuple["Store", list[Entry]]:
+        """A store of some of the heads, by layer, with these slots; and their entries there."""
         self.gather(entries, len(entries))
-        new = Store(self.spec, window, self.batch, self.dtype, self.device)
+        new, count = self.like(rows, [len(i) for i in heads]), len(entries)
+        for layer, of_lane in enumerate(heads):
+            for old, fresh in zip(self.tensors[layer], new.tensors[layer], strict=True):
+                fresh[:, :count] = old[:, :count, :, of_lane]
+        return new, [of_heads(entry, heads) for entry in entries]
+
+    def resized(self, rows: int, entries: Sequence[Entry]) -> "Store":
+        """A store of another size, with these slots, which move where they must."""
+        self.gather(entries, len(entries))
+        new = self.like(rows, self.heads)
         new.rotated = self.rotated
-        for old, fresh in zip((*self.keys, *self.values), (*new.keys, *new.values), strict=True):
-            fresh[:, : len(entries)] = old[:, : len(entries)]
+        for before, after in zip(self.tensors, new.tensors, strict=True):
+            for old, fresh in zip(before, after, strict=True):
+                fresh[:, : len(entries)] = old[:, : len(entries)]
         return new
 
     def exchange(self, entries: Iterable[Entry], order: Sequence[int]) -> None:
         """Put the batch rows of these slots into another order, copies included."""
         for slot in entries:
-            for buffer in (*self.keys, *self.values):
-                buffer[:, slot.row] = buffer[order, slot.row]
-            if isinstance(slot.copy, RawKeys):
-                slot.copy.layers = [keys[order] for keys in slot.copy.layers]
+            for tensor in itertools.chain(*self.tensors):
+                tensor[:, slot.row] = tensor[order, slot.row]
+            if slot.wins is not None:
+                slot.wins = [wins[order] for wins in slot.wins]
+            if isinstance(slot.copy, RawTimes):
+                slot.copy.layers = [times[order] for times in slot.copy.layers]
             elif isinstance(slot.copy, Average):
                 slot.copy.layers = [(keys[order], values[order]) for keys, values in slot.copy.layers]
 
-    def gather(self, entries: Sequence[Entry], count: int) -> list[int]:
-        """Move slots that lie beyond the first `count` rows into holes before them; the rows of these that stay free."""
-        occupied_rows = {slot.row for slot in entries}
-        holes = iter([row for row in range(count) if row not in occupied_rows])
-        for slot in entries:
-            if slot.row >= count:  # attention reads one slice of rows, without holes
-                hole = next(holes)
-                for buffer in (*self.keys, *self.values):
-                    buffer[:, hole] = buffer[:, slot.row]
-                slot.row = hole
-        return list(holes)
+    def gather(self, entries: Sequence[Entry], count: int, behind: Sequence[Entry] = ()) -> list[int]:
+        """Move slots that lie beyond the first `count` rows into holes before them; the rows of these that stay free.
+
+        Those `behind` are not read, and make place where that saves attention a copy.
+        """
+        for source, hole in self.moves(entries, count, behind):
+            self.move(source, hole, range(len(self.keys)))
+        occupied_rows = {slot.row for slot in (*entries, *behind)}
+        return [row for row in range(count) if row not in occupied_rows]
+
+    def move(self, source: int, row: int, layers: Iterable[int]) -> None:
+        """Copy a row to another one."""
+        for layer in layers:
+            for tensor in (*pieces(self.keys[layer]), *pieces(self.values[layer])):
+                tensor[:, row] = tensor[:, source]
+
+    def moves(self, entries: Sequence[Entry], count: int, behind: Sequence[Entry] = ()) -> list[tuple[int, int]]:
+        """The moves (from row, to row), in order, after which the slots' rows are all below `count`; entries say so already."""
+        occupied_rows = {slot.row for slot in (*entries, *behind)}
+        free = [row for row in range(self.rows) if row not in occupied_rows]
+        moves: list[tuple[int, int]] = []
+
+        def move(slot: Entry, row: int) -> None:
+            moves.append((slot.row, row))
+            free.remove(row)
+            free.append(slot.row)
+            slot.row = row
+
+        for slot in behind:  # what is not read makes place first
+            outside = [row for row in free if row >= count]
+            if slot.row < count and outside:
+                move(slot, outside[0])
+        for slot in entries:  # attention reads one slice of rows, without holes
+            if slot.row >= count and min(free, default=count) < count:
+                move(slot, min(free))
+        return moves
 
     def turn(self, entry: Entry, turn: int) -> None:
         """Rotate a slot's keys to another index, from its copy; one that has none is turned back once to have it."""
         if entry.turn == turn:
             return
         if entry.copy is None:  # once, since a thousand turns in place would add their errors up (13% in bfloat16)
-            entry.copy = RawKeys([self.raw(layer, entry)[0].to(self.dtype) for layer in range(self.spec.layers)])
-        turns = self.table([turn])
+            layers = range(self.spec.layers)
+            entry.copy = RawTimes([self.lifted(layer, entry)[0][..., : self.times].to(self.dtype) for layer in layers])
         for layer, keys in enumerate(self.keys):
-            raw = entry.copy.layers[layer]
-            self.rotate(raw[0] if isinstance(raw, tuple) else raw, turns, out=keys[:, entry.row])
+            copy = entry.copy.layers[layer]
+            self._turn(keys, entry.row, copy[0][..., : self.times] if isinstance(copy, tuple) else copy, turn)
         entry.turn = turn
+
+    def _turn(self, keys: Buffer, row: int, times: Tensor, turn: int) -> None:
+        """Write time channels, rotated to an index, to a row."""
+        place = slice(None), row, ..., slice(self.times)
+        if isinstance(keys, Coded):
+            keys[place] = self.rotate(times, self.time(turn))
+        else:
+            self.rotate(times, self.time(turn), out=keys[place])
+
+    def time(self, turn: int) -> Tensor:
+        """The turns of the time channels at an index, (1, heads or 1, axes[0])."""
+        return self.table([turn])[:1, ..., : self.spec.axes[0]]
+
+    def _space(self) -> Tensor:
+        """The turns of the channels of height and width, (h*w, heads or 1, their pairs)."""
+        return self.table([0])[..., self.spec.axes[0] :]
 
     def table(self, frames: Sequence[int]) -> Tensor:
         """The turns of whole frames; the last few are held, since every layer asks for the same."""
         key = tuple(frames)
         if key not in self._tables:
-            spec = self.spec
+            spec, exact = self.spec, self.exact
             while len(self._tables) >= TABLES:
                 del self._tables[next(iter(self._tables))]
             self._tables[key] = table(
-                frames, spec.grid, spec.axes, theta=spec.theta, device=self.device, dtype=self.exact
+                frames,
+                spec.grid,
+                spec.axes,
+                theta=spec.theta,
+                multipliers=self.multipliers,
+                device=self.device,
+                dtype=exact,
             )
         return self._tables[key]
 
@@ -284,15 +387,10 @@ class Store:
         return rotate(x, turns, out=out)
 
 
-def blend(row: Row, read: Mapping[int, Pair], pooled: bool) -> Pair:
-    """A weighted sum of slots' raw keys and values (B, h*w, heads, D)."""
-    (first, share), *rest = row
-    sums = [x * share for x in read[first]]
-    for old, weight in rest:
-        for total, x in zip(sums, read[old], strict=True):
-            total.add_(x, alpha=weight)
-    keys, values = (x.mean(1, keepdim=True).expand_as(x) for x in sums) if pooled else sums
-    return keys, values
+def _by_part(name: str, buffers: Sequence[Buffer]) -> dict[str, list[Tensor]]:
+    """By name and layer the tensors that buffers hold."""
+    parts = [buffer.parts if isinstance(buffer, Coded) else {"": buffer} for buffer in buffers]
+    return {f"{name}.{part}" if part else name: [layer[part] for layer in parts] for part in parts[0]}
 
 
 def runs(rows: Sequence[int], tokens: int) -> list[tuple[slice, slice]]:

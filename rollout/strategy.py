@@ -1,17 +1,41 @@
-"""The protocols of the three parts, and Strategy: parts that were checked to go together."""
+"""The protocols of the three parts, and Strategy: parts and refinements that were checked to go together."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from rollout import specs
 from rollout.backend import Spec
 from rollout.errors import CompositionError, SpecError
+from rollout.facts import HEADS, QUERIES
+from rollout.lanes import HeadMasses, Lane, check_lanes
 from rollout.members import lacks
-from rollout.slots import BLOCK, Block, Edit, Placement, Replay, Slot, flush
+from rollout.refinements import (
+    Order,
+    OrderDefaults,
+    Reads,
+    ReadsDefaults,
+    Spectrum,
+    SpectrumDefaults,
+    StoreDefaults,
+    StoreRule,
+)
+from rollout.registry import find
+from rollout.slots import BLOCK, NO_FACTS, Block, Edit, Facts, Replay, Slot, View, flush
 from rollout.text import Json
 
-__all__ = ["AXES", "Policy", "PolicyDefaults", "Positions", "PositionsDefaults", "Strategy", "Switch", "SwitchDefaults"]
+__all__ = [
+    "AXES",
+    "REFINEMENTS",
+    "Policy",
+    "PolicyDefaults",
+    "Positions",
+    "PositionsDefaults",
+    "Strategy",
+    "Switch",
+    "SwitchDefaults",
+]
 
 
 @runtime_checkable
@@ -24,7 +48,12 @@ class Positions(Protocol):
     collapses: ClassVar[bool]
     """Gives several cached frames one index on purpose, also within the window."""
 
-    def place(self, slots: Sequence[Slot], block: Block, window: int) -> Placement:
+    @property
+    def beyond(self) -> bool:
+        """Its indices may lie beyond the trained frames on purpose."""
+        ...
+
+    def place(self, slots: Sequence[Slot], block: Block, window: int) -> View:
         """Indices for the slots that `block` attends to; `window` is the policy's, at most the trained frames."""
         ...
 
@@ -64,12 +93,41 @@ class Policy(Protocol):
         """What tells the memory slots apart where they are moving averages, one rate a slot."""
         ...
 
-    def make_room(self, slots: Sequence[Slot], frames: int) -> Edit:
-        """The edit before a block of `frames` is denoised: afterwards slots + frames fit the window."""
+    @property
+    def spare(self) -> int:
+        """Frames beyond the window that are stored and that no pass reads (an archive)."""
+        ...
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the cache measures for it, by the names of facts; "queries" for picks that score with past ones."""
+        ...
+
+    def make_room(self, slots: Sequence[Slot], frames: int, facts: Facts = NO_FACTS) -> Edit:
+        """The edit before a block of `frames` is denoised: afterwards slots + frames fit the window.
+
+        `facts` has the numbers that `needs` asks for, one a slot.
+        """
+        ...
+
+    def renew(self, slots: Sequence[Slot], block: Block) -> tuple[Edit, Replay] | None:
+        """What the policy encodes again by itself before a block, in place of what a switch would do; None: nothing."""
+        ...
+
+    def readable(self, slots: Sequence[Slot], block: Block) -> tuple[int, ...]:
+        """The slots that passes may read; the others are stored alone."""
         ...
 
     def admit(self, block: Block) -> tuple[Slot, ...]:
         """The slots of the committed block, with their roles."""
+        ...
+
+    def lanes(self, spec: Spec, masses: HeadMasses | None) -> tuple[Lane, ...]:
+        """Sets of heads with slots of their own; none: all heads together.
+
+        Asked first with None, and where `needs` has "heads" before every block until there are lanes, with what was measured
+        in the clean pass of the block before. Raises CompositionError where they do not fit the model.
+        """
         ...
 
     def check(self, strategy: "Strategy", spec: Spec | None, frames: int | None) -> None:
@@ -84,6 +142,8 @@ class Switch(Protocol):
     kind: ClassVar[str]
     flushes: ClassVar[bool]
     """Drops recent frames and replays none: then a cut does the same; otherwise a cut keeps the last frame."""
+    replays: ClassVar[bool]
+    """Encodes frames again, from their clean latents."""
 
     @property
     def last(self) -> int:
@@ -103,6 +163,12 @@ class PositionsDefaults:
     """What most positions say: an index a frame, and they fit every strategy. Inherit it, and add kind, by_slot and place."""
 
     collapses: ClassVar[bool] = False
+    if TYPE_CHECKING:
+
+        @property
+        def beyond(self) -> bool: ...
+    else:
+        beyond = False
 
     def check(self, strategy: "Strategy", spec: Spec | None, frames: int | None) -> None:
         """Fits everywhere."""
@@ -120,15 +186,33 @@ class PolicyDefaults:
         def memory(self) -> int: ...
         @property
         def rates(self) -> tuple[float, ...]: ...
+        @property
+        def spare(self) -> int: ...
+        @property
+        def needs(self) -> tuple[str, ...]: ...
     else:
-        sink, memory, rates = 0, 0, ()
+        sink, memory, rates, spare, needs = 0, 0, (), 0, ()
+
+    def renew(self, slots: Sequence[Slot], block: Block) -> tuple[Edit, Replay] | None:
+        """Nothing."""
+        return None
+
+    def readable(self, slots: Sequence[Slot], block: Block) -> tuple[int, ...]:
+        """Everything."""
+        return tuple(range(len(slots)))
+
+    def lanes(self, spec: Spec, masses: HeadMasses | None) -> tuple[Lane, ...]:
+        """All heads together."""
+        return ()
 
     def check(self, strategy: "Strategy", spec: Spec | None, frames: int | None) -> None:
         """Fits everywhere."""
 
 
 class SwitchDefaults:
-    """What most switches say: they fit every strategy. Inherit it, and add kind, flushes and on_switch."""
+    """What most switches say: they encode nothing again and fit every strategy. Inherit it, and add kind, flushes, on_switch."""
+
+    replays: ClassVar[bool] = False
 
     if TYPE_CHECKING:
 
@@ -142,11 +226,21 @@ class SwitchDefaults:
 
 
 AXES = ("positions", "policy", "switch")
+REFINEMENTS = {"spectrum": "plain", "reads": "all", "order": "blocks", "store": "dense"}
+"""The refinements, each with the kind that changes nothing."""
 _PROTOCOLS: dict[str, tuple[type, type]] = {
     "positions": (Positions, PositionsDefaults),
     "policy": (Policy, PolicyDefaults),
     "switch": (Switch, SwitchDefaults),
+    "spectrum": (Spectrum, SpectrumDefaults),
+    "reads": (Reads, ReadsDefaults),
+    "order": (Order, OrderDefaults),
+    "store": (StoreRule, StoreDefaults),
 }
+
+
+def _usual(axis: str) -> Any:
+    return specs.part_from_text(axis, REFINEMENTS[axis])
 
 
 def _whole(axis: str, part: object) -> None:
@@ -161,7 +255,7 @@ def _whole(axis: str, part: object) -> None:
 
 @dataclass(frozen=True)
 class Strategy:
-    """Positions + policy + switch, checked when composed; compare by value.
+    """Positions + policy + switch, and four refinements, checked when composed; compare by value.
 
     Raises CompositionError where the parts do not go together.
     """
@@ -169,15 +263,22 @@ class Strategy:
     positions: Positions
     policy: Policy
     switch: Switch
+    spectrum: Spectrum = field(default_factory=lambda: _usual("spectrum"))
+    reads: Reads = field(default_factory=lambda: _usual("reads"))
+    order: Order = field(default_factory=lambda: _usual("order"))
+    store: StoreRule = field(default_factory=lambda: _usual("store"))
 
     def __post_init__(self) -> None:
-        for axis in AXES:
+        for axis in (*AXES, *REFINEMENTS):
             _whole(axis, getattr(self, axis))
         if self.policy.blends and not self.positions.by_slot:
             raise CompositionError(
                 f"policy '{self.policy.kind}' averages keys of different frames, and positions '{self.positions.kind}' "
                 "has no frame index to give the average. Use positions='online'."
             )
+        for name in self.policy.needs:
+            if name not in (QUERIES, HEADS):
+                find("facts", name)
         self._check_parts(None, None)
 
     def on_switch(self, slots: Sequence[Slot], block: Block) -> tuple[Edit, Replay | None]:
@@ -195,6 +296,31 @@ class Strategy:
         """Slots that no block evicts: the policy's sinks and memory."""
         return self.policy.sink + self.policy.memory
 
+    @property
+    def span(self) -> int:
+        """The most frames that a pass reads, its own included."""
+        return self.reads.span(self.policy.window)
+
+    @property
+    def stored(self) -> int:
+        """The most frames that are cached, the block included."""
+        return self.policy.window + self.policy.spare
+
+    def budget(self, spec: Spec, itemsize: int = 4) -> int:
+        """What is cached in frames' worth of a dense store's bytes, whole ones, for numbers of `itemsize` bytes.
+
+        The window, but for a policy that stores more than it reads, heads with slots of their own, and other stores.
+        """
+        lanes, heads = self.policy.lanes(spec, None), spec.layers * spec.heads
+        frames = sum(lane.policy.window * sum(map(len, lane.heads)) / heads for lane in lanes) if lanes else self.stored
+        dense = 2 * spec.layers * spec.tokens * spec.heads * spec.head_dim * itemsize
+        return math.ceil(frames * self.store.frame_bytes(spec, itemsize) / dense)
+
+    @property
+    def refinements(self) -> tuple[str, ...]:
+        """The refinements that change something."""
+        return tuple(axis for axis in REFINEMENTS if specs.part_to_text(getattr(self, axis)) != REFINEMENTS[axis])
+
     def check(self, spec: Spec, frames: int | None = None) -> None:
         """Raise CompositionError where the strategy does not fit a backend, or `frames` latent frames on it."""
         self._check_parts(spec, frames)
@@ -206,37 +332,60 @@ class Strategy:
                 f"window {self.policy.window} of policy '{self.policy.kind}' is smaller than its {self.pinned} sink and "
                 f"memory frames and a block of {block}. Use a window of at least {self.pinned + block}."
             )
-        for part in (self.policy, self.switch, self.positions):
+        for part in (self.policy, self.switch, self.positions, self.spectrum, self.reads, self.order, self.store):
             part.check(self, spec, frames)
+        lanes = () if spec is None else self.policy.lanes(spec, None)
+        if spec is not None and lanes:
+            check_lanes(lanes, spec)
+            for lane in lanes:
+                self.of_lane(lane).check(spec, frames)
+            if len(self.spectrum.multipliers(spec)) > 1:
+                raise CompositionError(
+                    f"policy '{self.policy.kind}' and spectrum '{self.spectrum.kind}' both tell heads apart. Use one of them."
+                )
+
+    def of_lane(self, lane: Lane) -> "Strategy":
+        """The strategy of some heads."""
+        return replace(self, policy=lane.policy)
 
     def to_dict(self) -> Json:
-        """The JSON form: {"positions": {"kind": ..., field: ...}, "policy": {...}, "switch": {...}}."""
-        return {axis: specs.part_to_dict(getattr(self, axis)) for axis in AXES}
+        """The JSON form: {"positions": {"kind": ..., field: ...}, "policy": {...}, "switch": {...}}.
+
+        Refinements follow where they change something.
+        """
+        return {axis: specs.part_to_dict(getattr(self, axis)) for axis in (*AXES, *self.refinements)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Build from the JSON form; fields that are left out take their defaults. Raises SpecError."""
         if not isinstance(data, Mapping):
             raise SpecError(f"a strategy is an object with {', '.join(AXES)}, not {type(data).__name__}.")
-        unknown = set(data) - set(AXES)
+        known = (*AXES, *REFINEMENTS)
+        unknown = set(data) - set(known)
         if unknown:
-            raise SpecError(f"a strategy has no {sorted(map(str, unknown))[0]!r}; it has {', '.join(AXES)}.")
+            raise SpecError(f"a strategy has no {sorted(map(str, unknown))[0]!r}; it has {', '.join(known)}.")
         missing = [axis for axis in AXES if axis not in data]
         if missing:
             raise SpecError(f'the strategy lacks {missing[0]!r}. Add "{missing[0]}": {{"kind": ...}}.')
-        return cls(**{axis: specs.part_from_dict(axis, data[axis]) for axis in AXES})
+        return cls(**{axis: specs.part_from_dict(axis, data[axis]) for axis in known if axis in data})
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """Build from the form that `str` gives: "POSITIONS POLICY+SWITCH". Raises SpecError."""
-        positions, _, cache = text.strip().partition(" ")
-        if not cache.strip():
+        """Build from the form that `str` gives: "POSITIONS POLICY+SWITCH [REFINEMENT=RULE ...]". Raises SpecError."""
+        positions, _, rest = text.strip().partition(" ")
+        words = rest.split()
+        more = [word for word in words if ":" not in word.partition("=")[0] and "=" in word]  # reads=commit:recent=9
+        cache = " ".join(word for word in words if word not in more)
+        if not cache:
             raise SpecError(
                 f"{text[:60]!r} is no strategy. Write POSITIONS POLICY+SWITCH, such as "
                 "'relativistic sink:window=6,sink=1+flush', or a preset's name."
             )
-        return cls(specs.part_from_text("positions", positions), *specs.policy_and_switch(cache.strip()))
+        return cls(
+            specs.part_from_text("positions", positions), *specs.policy_and_switch(cache), **specs.refinements(more)
+        )
 
     def __str__(self) -> str:
         policy, switch = specs.part_to_text(self.policy), specs.part_to_text(self.switch)
-        return f"{specs.part_to_text(self.positions)} {policy}+{switch}"
+        more = "".join(f" {axis}={specs.part_to_text(getattr(self, axis))}" for axis in self.refinements)
+        return f"{specs.part_to_text(self.positions)} {policy}+{switch}{more}"

@@ -5,10 +5,21 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from rollout.errors import SpecError
-from rollout.slots import Block, Edit, Role, Row, Slot, keep, of_role
+from rollout.slots import NO_FACTS, Block, Edit, Facts, Mix, Role, Row, Slot, keep, of_role
 from rollout.strategy import PolicyDefaults
 
-__all__ = ["POLICIES", "Anchor", "Ema", "Fifo", "Sink", "admit", "evict_oldest", "pin"]
+__all__ = [
+    "POLICIES",
+    "Anchor",
+    "Ema",
+    "EmaSink",
+    "Fifo",
+    "Sink",
+    "admit",
+    "check_window",
+    "evict_oldest",
+    "pin",
+]
 
 
 def evict_oldest(slots: Sequence[Slot], room: int) -> Edit:
@@ -21,7 +32,7 @@ def evict_oldest(slots: Sequence[Slot], room: int) -> Edit:
 def admit(block: Block, sink: int = 0) -> tuple[Slot, ...]:
     """The block's frames as slots; frames below `sink` are sinks."""
     return tuple(
-        Slot(Role.SINK if frame < sink else Role.RECENT, frame, block.index, block.scene)
+        Slot(Role.SINK if frame < sink else Role.RECENT, frame, block.index, prompt=block.prompt, scene=block.scene)
         for frame in range(block.start, block.end)
     )
 
@@ -34,7 +45,8 @@ def pin(slots: Sequence[Slot], sinks: Sequence[int], recent: Sequence[int], room
     return replace(edit, slots=tuple(replace(slot, role=role) for slot, role in zip(edit.slots, roles, strict=True)))
 
 
-def _check_window(kind: str, window: int, sink: int) -> None:
+def check_window(kind: str, window: int, sink: int) -> None:
+    """Raise SpecError for a window that cannot hold its sinks and a block."""
     if sink < 0:
         raise SpecError(f"{kind}: sink={sink} is negative; it counts the first frames that stay for ever.")
     if window < max(1, sink + 1):
@@ -49,9 +61,9 @@ class Fifo(PolicyDefaults):
     window: int = 21
 
     def __post_init__(self) -> None:
-        _check_window(self.kind, self.window, 0)
+        check_window(self.kind, self.window, 0)
 
-    def make_room(self, slots: Sequence[Slot], frames: int) -> Edit:
+    def make_room(self, slots: Sequence[Slot], frames: int, facts: Facts = NO_FACTS) -> Edit:
         """The oldest frames go."""
         return evict_oldest(slots, self.window - frames)
 
@@ -69,9 +81,9 @@ class Sink(PolicyDefaults):
     sink: int = 1
 
     def __post_init__(self) -> None:
-        _check_window(self.kind, self.window, self.sink)
+        check_window(self.kind, self.window, self.sink)
 
-    def make_room(self, slots: Sequence[Slot], frames: int) -> Edit:
+    def make_room(self, slots: Sequence[Slot], frames: int, facts: Facts = NO_FACTS) -> Edit:
         """The oldest frames that are no sinks go."""
         return evict_oldest(slots, self.window - frames)
 
@@ -98,7 +110,7 @@ class Ema(PolicyDefaults):
     displaced: Literal["fold", "drop"] = "fold"
 
     def __post_init__(self) -> None:
-        _check_window(self.kind, self.window, self.sink)
+        check_window(self.kind, self.window, self.sink)
         if not self.rates:
             raise SpecError("ema: rates is empty; give one rate a memory frame, such as 0.01/0.1.")
         for rate in self.rates:
@@ -112,7 +124,7 @@ class Ema(PolicyDefaults):
         """Memory frames, one a rate."""
         return len(self.rates)
 
-    def make_room(self, slots: Sequence[Slot], frames: int) -> Edit:
+    def make_room(self, slots: Sequence[Slot], frames: int, facts: Facts = NO_FACTS) -> Edit:
         """Fold the oldest recent frames into the memory."""
         streams = of_role(slots, Role.MEMORY)
         over = len(slots) + frames - self.window
@@ -123,16 +135,17 @@ class Ema(PolicyDefaults):
         oldest, newest_frames = recent[: over + extra], recent[over + extra :]
         average = oldest[extra:] if self.displaced == "drop" else oldest
         newest = slots[oldest[-1]]
-        rows: list[Row] = [((i, 1.0),) for i in sinks]
+        rows: list[Row] = []
         for n, a in enumerate(self.rates):
             share = tuple((i, (a if streams else 1.0) / len(average)) for i in average)
-            rows.append((((streams[n], 1 - a), *share)) if streams else share)
-        memory = tuple(Slot(Role.MEMORY, newest.frame, newest.block, newest.scene) for _ in self.rates)
+            rows.append(Mix(((streams[n], 1 - a), *share) if streams else share, self.pool == "frame"))
+        since = slots[streams[0] if streams else average[0]].oldest
+        memory = replace(newest, role=Role.MEMORY, first=since, date=None)
+        stays = keep(slots, (*sinks, *newest_frames))
         first = len(sinks)
         return Edit(
-            tuple(slots[i] for i in sinks) + memory + tuple(slots[i] for i in newest_frames),
-            (*rows, *(((i, 1.0),) for i in newest_frames)),
-            frozenset(range(first, first + self.memory)) if self.pool == "frame" else frozenset(),
+            (*stays.slots[:first], *[memory] * self.memory, *stays.slots[first:]),
+            (*stays.rows[:first], *rows, *stays.rows[first:]),
         )
 
     def admit(self, block: Block) -> tuple[Slot, ...]:
@@ -153,11 +166,11 @@ class Anchor(PolicyDefaults):
     sink: int = 3
 
     def __post_init__(self) -> None:
-        _check_window(self.kind, self.window, self.sink)
+        check_window(self.kind, self.window, self.sink)
         if self.sink < 1:
             raise SpecError("anchor: sink=0 leaves nothing to pin. Use sink=1 or more, or the policy fifo.")
 
-    def make_room(self, slots: Sequence[Slot], frames: int) -> Edit:
+    def make_room(self, slots: Sequence[Slot], frames: int, facts: Facts = NO_FACTS) -> Edit:
         """Once frames of the block after a cut are cached they become the sinks; then the oldest others go."""
         sinks, recent = of_role(slots, Role.SINK), of_role(slots, Role.RECENT)
         # A scene is named by the block of its cut: its later blocks show it without the frame that the cut left in place.
@@ -174,4 +187,43 @@ class Anchor(PolicyDefaults):
         return admit(block, self.sink)
 
 
-POLICIES = {rule.kind: rule for rule in (Fifo, Sink, Ema, Anchor)}
+@dataclass(frozen=True)
+class EmaSink(PolicyDefaults):
+    """Sinks that average what is evicted (Reward Forcing, arXiv 2512.04678): the i-th takes in the i-th frame that goes.
+
+    sink = (1 - rate) sink + rate evicted, keys and values token by token; `rate` is the weight of the newest.
+    """
+
+    kind: ClassVar[str] = "ema-sink"
+    blends: ClassVar[bool] = True
+    window: int = 9
+    sink: int = 3
+    rate: float = 0.001
+
+    def __post_init__(self) -> None:
+        check_window(self.kind, self.window, self.sink)
+        if self.sink < 1:
+            raise SpecError("ema-sink: sink=0 leaves nothing to average into. Use sink=1 or more, or the policy fifo.")
+        if not 0 < self.rate <= 1:
+            raise SpecError(
+                f"ema-sink: the rate {self.rate:g} is outside (0, 1]; it is the weight of the newest frame."
+            )
+
+    def make_room(self, slots: Sequence[Slot], frames: int, facts: Facts = NO_FACTS) -> Edit:
+        """Fold the oldest recent frames into the sinks, one each; those that find no sink go."""
+        sinks, recent = of_role(slots, Role.SINK), of_role(slots, Role.RECENT)
+        over = max(0, len(slots) + frames - self.window)
+        pairs = dict(zip(sinks, recent[:over], strict=False))
+        stays = keep(slots, (*sinks, *recent[over:]))
+        rows = [
+            Mix(((i, 1 - self.rate), (pairs[i], self.rate))) if i in pairs else row
+            for i, row in zip((*sinks, *recent[over:]), stays.rows, strict=True)
+        ]
+        return replace(stays, rows=tuple(rows))
+
+    def admit(self, block: Block) -> tuple[Slot, ...]:
+        """The first frames of all are sinks."""
+        return admit(block, self.sink)
+
+
+POLICIES = {rule.kind: rule for rule in (Fifo, Sink, Ema, Anchor, EmaSink)}

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from rollout.backend import Spec
 from rollout.errors import CompositionError, SpecError
-from rollout.slots import BLOCK, Block, Placement, Role, Slot
+from rollout.slots import BLOCK, Block, Role, Slot, View
+from rollout.specs import LEFT_OUT
 from rollout.strategy import PositionsDefaults, Strategy
 
 __all__ = ["POSITIONS", "TRAINED", "Absolute", "Cut", "Online", "Relativistic"]
@@ -58,9 +59,9 @@ class Absolute(PositionsDefaults):
     kind: ClassVar[str] = "absolute"
     by_slot: ClassVar[bool] = False
 
-    def place(self, slots: Sequence[Slot], block: Block, window: int) -> Placement:
-        """Every frame at its own number."""
-        return Placement(tuple(slot.frame for slot in slots), tuple(range(block.start, block.end)))
+    def place(self, slots: Sequence[Slot], block: Block, window: int) -> View:
+        """Every frame at its own number, or at the date that its policy gives it."""
+        return View(tuple(slot.time for slot in slots), tuple(range(block.start, block.end)))
 
     def check(self, strategy: Strategy, spec: Spec | None, frames: int | None) -> None:
         """Refuse a rollout that runs past the position table."""
@@ -78,13 +79,15 @@ class Relativistic(PositionsDefaults):
 
     The block's last frame sits at min(frames so far, head) - 1 and a cached frame d frames before it d lower; sinks sit
     at 0, 1, ..., memory right after; frames that would fall onto them collapse onto the lowest free index
-    ("semanticization"). `head` counts from 1; null is the window, at most the trained frames.
+    ("semanticization"). `head` counts from 1; null is the window, at most the trained frames. `beyond` lets it lie beyond
+    those (the released deep sink of arXiv 2512.05081 is at head 24 of 21).
     """
 
     kind: ClassVar[str] = "relativistic"
     by_slot: ClassVar[bool] = True
     head: int | None = None
     cut: Cut = field(default_factory=Cut)
+    beyond: bool = field(default=False, metadata=LEFT_OUT)
 
     def __post_init__(self) -> None:
         if self.head is not None and self.head < 1:
@@ -92,7 +95,7 @@ class Relativistic(PositionsDefaults):
                 f"relativistic: head={self.head} is no frame count; it is 1 or more, or null for the window."
             )
 
-    def place(self, slots: Sequence[Slot], block: Block, window: int) -> Placement:
+    def place(self, slots: Sequence[Slot], block: Block, window: int) -> View:
         """Sinks and memory at the start, the rest by distance from the block's end."""
         head = window if self.head is None else self.head
         last = min(block.end, head) - 1
@@ -103,17 +106,16 @@ class Relativistic(PositionsDefaults):
 
         indices = tuple(i if slot.role is not Role.RECENT else index(slot.frame) for i, slot in enumerate(slots))
         block_indices = tuple(index(frame) for frame in range(block.start, block.end))
-        return Placement(indices, self.cut.jump(block_indices, head) if block.cut else block_indices)
+        return View(indices, self.cut.jump(block_indices, head) if block.cut else block_indices)
 
     def check(self, strategy: Strategy, spec: Spec | None, frames: int | None) -> None:
         """Head within the trained frames and large enough; a cut that jumps ahead."""
         trained, block = (spec.trained, spec.block) if spec else (TRAINED, BLOCK)
-        window = strategy.policy.window
-        head = min(window, trained) if self.head is None else self.head
-        if self.head is not None and spec is not None and head > trained:
+        head = min(strategy.span, trained) if self.head is None else self.head
+        if self.head is not None and spec is not None and head > trained and not self.beyond:
             raise CompositionError(
                 f"head {head} of positions 'relativistic' lies beyond the {trained} frames that {spec.name} was trained on. "
-                f"Use a head of at most {trained}."
+                f"Use a head of at most {trained}, or beyond=true."
             )
         if head < strategy.pinned + block:
             raise CompositionError(
@@ -131,24 +133,25 @@ class Online(PositionsDefaults):
     by_slot: ClassVar[bool] = True
     cut: Cut = field(default_factory=Cut)
 
-    def place(self, slots: Sequence[Slot], block: Block, window: int) -> Placement:
+    def place(self, slots: Sequence[Slot], block: Block, window: int) -> View:
         """Contiguous indices, the block last."""
         n = len(slots)
         block_indices = tuple(range(n, n + block.frames))
-        return Placement(tuple(range(n)), self.cut.jump(block_indices, window) if block.cut else block_indices)
+        return View(tuple(range(n)), self.cut.jump(block_indices, window) if block.cut else block_indices)
 
     def check(self, strategy: Strategy, spec: Spec | None, frames: int | None) -> None:
         """No index of the window beyond the trained frames; a cut that jumps ahead of a flushed cache."""
         block = spec.block if spec else BLOCK
-        if spec is not None and strategy.policy.window > spec.trained:
+        window = strategy.span
+        if spec is not None and window > spec.trained:
             raise CompositionError(
-                f"positions 'online' would reach index {strategy.policy.window - 1} with a window of {strategy.policy.window}, "
+                f"positions 'online' would reach index {window - 1} with a window of {window}, "
                 f"beyond the {spec.trained} frames that {spec.name} was trained on. Use a window of at most {spec.trained}, or "
                 "positions='relativistic', which collapse older frames."
             )
         survivors = strategy.switch.last if strategy.switch.flushes else 1
         natural = strategy.policy.sink + survivors + block - 1
-        self.cut.check(min(natural, strategy.policy.window - 1), self.kind)
+        self.cut.check(min(natural, window - 1), self.kind)
 
 
 POSITIONS = {rule.kind: rule for rule in (Absolute, Relativistic, Online)}

@@ -3,8 +3,16 @@
 from dataclasses import dataclass
 
 from rollout.registry import find
-from rollout.strategies.policies import Ema, Fifo, Sink
+from rollout.sampler import Schedule
+from rollout.strategies.archive import Archive
+from rollout.strategies.clips import Clips
+from rollout.strategies.deep import Deep
+from rollout.strategies.heads import Dummy
+from rollout.strategies.orders import Rolling
+from rollout.strategies.policies import Ema, EmaSink, Fifo, Sink
 from rollout.strategies.positions import Absolute, Cut, Online, Relativistic
+from rollout.strategies.reads import Newest
+from rollout.strategies.spectra import Jitter
 from rollout.strategies.switches import Flush, Keep, Recache
 from rollout.strategy import Strategy
 
@@ -13,11 +21,13 @@ __all__ = ["PRESETS", "Preset", "preset"]
 
 @dataclass(frozen=True)
 class Preset:
-    """A composition with its source."""
+    """A composition with its source; some models go with noise levels and a block size of their own."""
 
     strategy: Strategy
     source: str
     note: str
+    schedule: Schedule | None = None
+    block: int | None = None
 
 
 PRESETS = {
@@ -60,6 +70,60 @@ PRESETS = {
         Strategy(Online(), Ema(12, 3, (0.01, 0.1), "frame", "drop"), Keep()),
         "released code of MemRoPE",
         "one mean over all evicted tokens; the first displaced frames are dropped",
+    ),
+    "deep-forcing": Preset(
+        Strategy(Absolute(), Deep(21, 10, 16, 4, 7, "unified"), Keep()),
+        "arXiv 2512.05081",
+        "deep sinks and the tokens that most queries ask for, dated right before the recent frames",
+    ),
+    "deep-forcing-released": Preset(
+        Strategy(Absolute(), Deep(21, 10, 16, 4, 7, "own"), Keep()),
+        "released code of Deep Forcing",
+        "chosen tokens keep their own index; sinks stop a block short, and move at a compression only",
+    ),
+    "deep-sink-released": Preset(
+        Strategy(Relativistic(24, beyond=True), Sink(21, 14), Keep()),
+        "released code of Deep Forcing, without compression",
+        "fourteen sinks, re-dated every block with a hole of one block before the recent frames",
+    ),
+    "rolling-forcing": Preset(
+        Strategy(Online(), Sink(24, 3), Keep(), reads=Newest(21), order=Rolling()),
+        "arXiv 2509.25161",
+        "five blocks at five noise levels in one pass; the clean pass reads no sinks once they are old",
+        Schedule.of(5),
+    ),
+    "reward-forcing": Preset(
+        Strategy(Online(), EmaSink(9, 3, 0.001), Keep()),
+        "arXiv 2512.04678",
+        "each sink averages the frames that are evicted, one in a thousand parts a block",
+    ),
+    "rolling-sink": Preset(
+        Strategy(Absolute(), Archive(21), Keep()),
+        "arXiv 2602.07775",
+        "the first window is played to and fro in place of what grows old, at its dates",
+    ),
+    "dummy-forcing": Preset(
+        Strategy(Absolute(), Dummy(0.5), Keep()),
+        "arXiv 2601.20499",
+        "heads sorted by what they look at: half of them see one frame, the others three, or the first",
+    ),
+    "causal-forcing": Preset(
+        Strategy(Absolute(), Fifo(21), Keep()),
+        "released code of Causal-Forcing++, frame by frame",
+        "blocks of one frame in two steps, the first frame in four",
+        Schedule((1.0, 0.5), first=Schedule()),
+        1,
+    ),
+    "causvid": Preset(
+        Strategy(Online(), Clips(21, 3), Keep()),
+        "arXiv 2412.07772",
+        "clips of 21 frames, each from the last three of the one before, encoded again; three steps, not warped",
+        Schedule((1.0, 0.757, 0.522), 8.0, warp=False),
+    ),
+    "lol": Preset(
+        Strategy(Absolute(), Sink(12, 3), Keep(), Jitter(0.8)),
+        "arXiv 2601.16914",
+        "a base angle of its own for every head, so that not all fall back on the sinks at once",
     ),
 }
 

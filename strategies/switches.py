@@ -51,6 +51,7 @@ class Recache(SwitchDefaults):
 
     kind: ClassVar[str] = "recache"
     flushes: ClassVar[bool] = False
+    replays: ClassVar[bool] = True
     attention: Literal["causal", "bidirectional"] = "causal"
     sink: Literal["keep", "rebuild"] = "keep"
 

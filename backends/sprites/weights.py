@@ -90,12 +90,14 @@ class Sprites(BackendDefaults):
         with torch.no_grad():
             return self.model.encode(tokens)
 
-    def denoise(self, x: Tensor, t: float, prompt: Tensor, attend: Attend) -> Tensor:
-        """The flow at x (B, F, 112, 4, 4) and timestep t in 0..1000."""
-        time = torch.full((1, 1), float(t), device=self.device)
+    def denoise(self, x: Tensor, t: float | Tensor, prompt: Tensor, attend: Attend) -> Tensor:
+        """The flow at x (B, F, 112, 4, 4) and timestep t in 0..1000, one for all or one a frame (B, F)."""
+        time = t if isinstance(t, Tensor) else torch.full((1, 1), float(t), device=self.device)
         if self._texts is None or self._texts[0] is not prompt:
-            self._texts = prompt, self.model.texts(prompt[:, None])
+            self._texts = prompt, self.model.texts(prompt if prompt.ndim == 4 else prompt[:, None])
         x0: Tensor = self.model(x.to(self.dtype), time, self._texts[1], attend)
+        if isinstance(t, Tensor):
+            return (x - x0) / (t / 1000).clamp(min=1e-3).to(x.dtype)[:, :, None, None, None]
         return (x - x0) / max(t / 1000, 1e-3)
 
     def encode_video(self, frames: NDArray[np.uint8]) -> Tensor:

@@ -70,23 +70,27 @@ class CrossAttention(Processor):
         attention_mask: Tensor | None = None,
         rotary_emb: object = None,
     ) -> Tensor:
-        """hidden_states (B, F*h*w, dim), encoder_hidden_states (B, text tokens, dim)."""
+        """hidden_states (B, F*h*w, dim), encoder_hidden_states (B, text tokens, dim), or one text a frame."""
         assert encoder_hidden_states is not None
         if self.layer not in self.calls.text:  # weights that are offloaded come with their block
             self.calls.text[self.layer] = project_text(attn, encoder_hidden_states)
         k, v = self.calls.text[self.layer]
-        q = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
-        out = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).type_as(hidden_states)
+        q = attn.norm_q(attn.to_q(hidden_states))
+        if k.ndim == 5:  # each frame's tokens read that frame's text
+            q = q.unflatten(1, (k.shape[1], -1))
+        q = q.unflatten(-1, (attn.heads, -1)).transpose(-3, -2)
+        out = nn.functional.scaled_dot_product_attention(q, k, v).transpose(-3, -2)
+        out = out.reshape(hidden_states.shape[0], -1, k.shape[-3] * k.shape[-1]).type_as(hidden_states)
         return attn.to_out[1](attn.to_out[0](out))  # type: ignore[no-any-return]
 
 
 def project_text(attn: Any, text: Tensor) -> tuple[Tensor, ...]:
-    """A cross-attention's keys and values (B, heads, tokens, D) of the embedded text (B, tokens, dim)."""
+    """A cross-attention's keys and values (B, [F,] heads, tokens, D) of the embedded text (B, [F,] tokens, dim)."""
     if getattr(attn, "fused_projections", False):
         k, v = attn.to_kv(text).chunk(2, dim=-1)
     else:
         k, v = attn.to_k(text), attn.to_v(text)
-    return tuple(x.unflatten(2, (attn.heads, -1)).transpose(1, 2) for x in (attn.norm_k(k), v))
+    return tuple(x.unflatten(-1, (attn.heads, -1)).transpose(-3, -2) for x in (attn.norm_k(k), v))
 
 
 class Calls:

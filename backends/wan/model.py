@@ -64,7 +64,8 @@ class Wan(BackendDefaults):
     def denoise(self, x: Tensor, t: float | Tensor, prompt: Tensor, attend: Attend) -> Tensor:
         """The flow at x (B, F, C, H, W) and timestep t in 0..1000, one for all or one a frame (B, F)."""
         width = self.transformer.config.text_dim
-        if prompt.ndim != 3 or prompt.shape[0] != len(x) or prompt.shape[2] != width:
+        texts = (len(x),) if prompt.ndim == 3 else tuple(x.shape[:2])  # one for all frames, or one a frame
+        if tuple(prompt.shape[:-2]) != texts or prompt.shape[-1] != width:
             raise BackendError(f"the prompt embedding {tuple(prompt.shape)} is not ({len(x)}, tokens, {width}).")
         if prompt is not self._prompt:
             self._prompt = prompt

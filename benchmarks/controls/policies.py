@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rollout.errors import SpecError
-from rollout.slots import Block, Edit, Slot
+from rollout.slots import NO_FACTS, Block, Edit, Facts, Slot
 from rollout.strategies.policies import admit, pin
 from rollout.strategy import PolicyDefaults
 
@@ -40,7 +40,7 @@ class Oracle(PolicyDefaults):
         """Frames that are kept for ever."""
         return self.last - self.first + 1
 
-    def make_room(self, slots: Sequence[Slot], frames: int) -> Edit:
+    def make_room(self, slots: Sequence[Slot], frames: int, facts: Facts = NO_FACTS) -> Edit:
         """Frames to keep become sinks once they are cached; then the oldest others go."""
         span = [i for i, slot in enumerate(slots) if self.first <= slot.frame <= self.last]
         begun = any(slot.frame >= self.first for slot in slots)

@@ -84,7 +84,7 @@ def flat(
             end = result.block.end
             drift = _drift(backend, prompt, end, videos) if videos else None
             ms = 1000 * statistics.median(times)
-            yield Point(end, ms, resident(), run.cache.bytes, run.cache.extra_bytes, drift)
+            yield Point(end, ms, resident(), run.engine.bytes, run.engine.extra_bytes, drift)
             times, videos = [], []
         begun = time.perf_counter()
 

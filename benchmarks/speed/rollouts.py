@@ -82,7 +82,7 @@ class Timed(BackendDefaults):
 
         self.attention = attention
 
-    def denoise(self, x: Tensor, t: float, prompt: Tensor, attend: Attend) -> Tensor:
+    def denoise(self, x: Tensor, t: float | Tensor, prompt: Tensor, attend: Attend) -> Tensor:
         """One pass, and the self-attention calls in it."""
 
         def timed(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def measure(backend: Backend, name: str, strategy: Strategy, prompt: str, *, blo
     with plain.measure("blocks"):
         for _ in range(blocks):
             next(run)
-    kv = run.cache.bytes / 2**20
+    kv = run.engine.bytes / 2**20
     clock = Clock(backend.device)
     run = started(Timed(backend, clock))
     clock.seconds.clear()

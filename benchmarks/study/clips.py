@@ -107,7 +107,7 @@ def _clip(folder: Path, name: str | None, record: RunRecord) -> Clip:
         [[shot.prompt, shot.begin, shot.end, shot.cut] for shot in script.shots],
         record.seed,
         [backend.name, backend.weights, backend.dtype],
-        msgspec.to_builtins(record.schedule),
+        record.schedule_data,
         msgspec.to_builtins(record.prefix),
         [record.timings.get("frames"), script.fps],
         size(folder / "video.mp4"),

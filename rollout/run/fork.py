@@ -129,7 +129,12 @@ class History:
         return [strategy for begin, strategy in reigns(self.recipe.strategy, self.recipe.events) if begin < block][-1]
 
     def nearest(self, block: int) -> Snapshot | None:
-        """The last snapshot up to a block, so that a fork there need not encode the history again. Raises OutputError."""
+        """The last snapshot up to a block, so that a fork there need not encode the history again. Raises OutputError.
+
+        None where a snapshot holds blocks that are half denoised: the fork's own would begin from other noise or prompts.
+        """
+        if self.recipe.strategy.order.joint(2) > 1:
+            return None
         earlier = (snapshot for snapshot in map(read_snapshot, self.snapshots) if snapshot.block <= block)
         return next(earlier, None)
 

@@ -15,9 +15,7 @@ from rollout.timeline import Event
 
 __all__ = ["BackendRecord", "Donor", "PrefixRecord", "Recipe", "RecipeRecord", "ScriptText"]
 
-__all__ = ["Donor", "Recipe"]
-
-OPTIONS = ("model", "height", "width", "dtype", "attention_backend", "compile", "low_vram")
+OPTIONS = ("model", "height", "width", "dtype", "attention_backend", "compile", "low_vram", "block")
 """What a recipe may hand to a backend: a file that was changed by hand can ask for nothing else."""
 
 
@@ -52,6 +50,11 @@ class Recipe:
     """Whose memory the run gets: a control, to see whether memory decides anything."""
 
     @property
+    def block(self) -> int | None:
+        """The frames of a block, where they are not the model's."""
+        return self.options.get("block")
+
+    @property
     def videos(self) -> tuple[tuple[str, int], ...]:
         """Script and seed of all that is rolled out together: its own, and the donor's."""
         donor = () if self.donor is None else ((self.donor.text, self.donor.seed),)
@@ -63,11 +66,7 @@ class Recipe:
             "strategy": self.strategy.to_dict(),
             "backend": {"name": self.backend, "device": self.device, "options": dict(self.options)},
             "script": {"text": self.text},
-            "schedule": {
-                "steps": list(self.schedule.steps),
-                "shift": self.schedule.shift,
-                "context": self.schedule.context,
-            },
+            "schedule": self.schedule.to_dict(),
             "seed": self.seed,
             "prefix": self.prefix,
             "events": [event.to_dict() for event in self.events],
@@ -118,7 +117,7 @@ class RecipeRecord(Struct, frozen=True, kw_only=True):
     script: ScriptText
     seed: int
     strategy_data: Json | None = msgspec.field(name="strategy")
-    schedule: Schedule | None = None
+    schedule_data: Json | None = msgspec.field(name="schedule", default=None)
     prefix: PrefixRecord | str | None
     event_data: tuple[Json, ...] = msgspec.field(name="events")
     donor: Donor | None = None
@@ -129,6 +128,13 @@ class RecipeRecord(Struct, frozen=True, kw_only=True):
         if self.strategy_data is None:
             raise OutputError("the record is of a world's own video: no strategy made it. Give a run's folder.")
         return Strategy.from_dict(self.strategy_data)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Its noise levels. Raises OutputError."""
+        if self.schedule_data is None:
+            raise OutputError("the record is damaged: it has no schedule. Give a folder that 'rollout gen' wrote.")
+        return msgspec.convert(self.schedule_data, Schedule)
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -146,8 +152,6 @@ class RecipeRecord(Struct, frozen=True, kw_only=True):
             raise OutputError(
                 f"the record is damaged: the option {unknown[0]!r} is none of a backend's. Give a run's folder."
             )
-        if self.schedule is None:
-            raise OutputError("the record is damaged: it has no schedule. Give a folder that 'rollout gen' wrote.")
         return Recipe(
             self.strategy,
             self.script.text,

@@ -203,7 +203,7 @@ def record(
             None if backend.world is None else backend.world.name,
         ),
         script=ScriptRecord(recipe.text, tuple(planned(script, spec, first=run.first)), spec.fps, spec.stride),
-        schedule=recipe.schedule,
+        schedule_data=recipe.schedule.to_dict(),
         seed=recipe.seed,
         prefix=prefix,
         event_data=tuple(event.to_dict() for event in log),
@@ -218,9 +218,9 @@ def record(
             given=run.first,
             encoded=None if encoded is None else replace(encoded, rotated_bytes=encoded.rotated_bytes // rows),
             rows=rows,
-            kv_bytes=run.cache.bytes // rows,
+            kv_bytes=run.engine.bytes // rows,
             held_bytes=None if costs.held_bytes is None else costs.held_bytes // rows,
-            rotated_bytes=run.cache.rotated // rows,
+            rotated_bytes=run.engine.rotated // rows,
             switch_seconds=tuple(costs.switch_seconds),
             peak_bytes=peak_bytes,
         ),
@@ -243,7 +243,7 @@ def times(seconds: float, writing: float, frames: int) -> dict[str, float | int]
 def rules(strategy: Strategy) -> dict[str, str]:
     """The files, by content, of parts that are not rollout's own: {"policy dilated": sha256}."""
     files = {}
-    for axis in AXES:
+    for axis in (*AXES, *strategy.refinements):
         part = getattr(strategy, axis)
         file = getattr(sys.modules.get(type(part).__module__), "__file__", None)
         if not type(part).__module__.startswith("rollout.") and file is not None:

@@ -10,7 +10,7 @@ from rollout.backend import Spec
 from rollout.cache import KVCache
 from rollout.errors import CheckError
 from rollout.plan import Step, chunks, reach, replayed
-from rollout.slots import Placement, Slot
+from rollout.slots import Slot, View
 from rollout.strategy import Strategy
 from rollout.testing.oracle import OracleCache
 
@@ -22,10 +22,22 @@ class Pair:
 
     def __init__(self, strategy: Strategy, spec: Spec) -> None:
         self.strategy, self.spec, self.seeds = strategy, spec, count()
-        window = strategy.policy.window
+        size, steps = strategy.stored, 4
+        ahead = (strategy.order.joint(steps) - 1) * spec.block
+        multipliers = torch.tensor(strategy.spectrum.multipliers(spec), dtype=torch.float64)
+        needs = strategy.policy.needs
         self.caches = (
-            KVCache(spec, window, 2, dtype=torch.float64),
-            OracleCache(spec, window, 2, dtype=torch.float64),
+            KVCache(
+                spec,
+                size,
+                2,
+                ahead=ahead,
+                needs=needs,
+                multipliers=multipliers,
+                store=strategy.store,
+                dtype=torch.float64,
+            ),
+            OracleCache(spec, size, 2, multipliers=multipliers, dtype=torch.float64),
         )
 
     def run(self, step: Step) -> None:
@@ -34,20 +46,21 @@ class Pair:
         if step.switch is not None:
             self._both("apply", step.switch)
         if step.switch is not None and step.replay is not None:
-            slots = iter(replayed(step.replay, block.frames, block.scene))
+            slots = iter(replayed(step.replay, block.frames, block.scene, block.prompt))
             window = reach(self.strategy, self.spec)
             for part, placement in chunks(self.strategy, step.switch.slots, step.replay, block.frames, window):
                 self._encode(placement, [next(slots) for _ in part])
         self._both("apply", step.room)
-        self._agree(block.frames, self._both("reader", step.placement))
-        self._encode(step.placement, step.admitted)
+        for call, view in step.passes[:-1]:
+            self._agree(len(call.blocks) * block.frames, self._both("reader", view))
+        self._encode(step.commit, step.admitted)
         if any(cache.slots != step.after for cache in self.caches):
             raise CheckError("the cache holds other slots than the plan.")
 
     def _both(self, method: str, *values: object) -> list[Any]:
         return [getattr(cache, method)(*values) for cache in self.caches]
 
-    def _encode(self, placement: Placement, slots: Sequence[Slot]) -> None:
+    def _encode(self, placement: View, slots: Sequence[Slot]) -> None:
         self._agree(len(slots), self._both("writer", placement, slots))
         self._both("commit", slots)
 
@@ -60,5 +73,5 @@ class Pair:
             q, k, v = torch.randn(size, generator=draw, dtype=torch.float64)
             ours, oracle = (attend(layer, q, k, v) for attend in attends)
             error = (ours - oracle).abs().max().item()
-            if not error < 1e-9:
+            if not error < self.strategy.store.tolerance:
                 raise CheckError(f"attention over the cache is off by {error:.1e} from one computed from scratch.")

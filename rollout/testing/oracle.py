@@ -1,6 +1,7 @@
 """The cache as simply as it can be written: everything that was ever written, and weights over it. The oracle of KVCache."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,83 +9,228 @@ from torch.nn import functional as F
 
 from rollout.backend import Attend, Spec
 from rollout.errors import CacheError
+from rollout.registry import find
 from rollout.rope import rotate, table
-from rollout.slots import Edit, Placement, Slot, in_order
+from rollout.slots import Edit, Mix, Pick, Role, Slot, View, in_order
 
-__all__ = ["Mixture", "OracleCache", "Pair"]
+__all__ = ["Mixture", "OracleCache", "Tokens"]
 
-Pair = tuple[Tensor, Tensor]
-"""Raw keys and values (B, h*w, heads, D)."""
 Mixture = dict[tuple[int, bool], float]
 """A slot: weights over (number of a written frame, whether it is averaged over its tokens)."""
+
+
+@dataclass
+class Tokens:
+    """One layer's tokens of a frame, or of a pick: raw keys and values (B, h*w, heads, D), and where each one belongs.
+
+    All (B, h*w, heads): `cells`, its place in the picture; `offsets`, its temporal index less the slot's; `wins`, how often it
+    was chosen.
+    """
+
+    keys: Tensor
+    values: Tensor
+    cells: Tensor
+    offsets: Tensor
+    wins: Tensor
+
+
+@dataclass
+class _Owed:
+    """A pick that waits for queries: the written frames that its contest fills, and its candidates as they were."""
+
+    pick: Pick
+    numbers: list[int]
+    candidates: list[Mixture]
+    turns: list[int]
 
 
 class OracleCache:
     """Raw keys and values of every frame, never dropped; a slot is a mixture of them, computed anew for every call."""
 
-    def __init__(self, spec: Spec, window: int, batch: int = 1, *, dtype: torch.dtype = torch.float64) -> None:
-        self.spec, self.window, self.dtype = spec, window, dtype
-        self.bytes = self.rotated = self.extra_bytes = 0
+    def __init__(
+        self,
+        spec: Spec,
+        window: int,
+        batch: int = 1,
+        *,
+        multipliers: Tensor | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        self.spec, self.window, self.dtype, self.multipliers = spec, window, dtype, multipliers
+        self.bytes = self.rotated = self.extra_bytes = self.ahead = 0
+        self.facts: dict[str, tuple[float, ...]] = {}
+        self.masses: dict[int, Tensor] = {}
         self.slots: tuple[Slot, ...] = ()
-        self._written: list[list[Pair]] = []
+        self._written: list[dict[int, Tokens]] = []
         self._mixtures: list[Mixture] = []
-        self._staged: dict[int, Pair] = {}
+        self._turns: list[int] = []
+        """Where every slot's keys last were, on an axis on which recent frames stay where they are."""
+        self._owed: list[_Owed] = []
+        self._staged: dict[int, Tokens] = {}
+        self._queries: dict[int, Tensor] = {}
+        self._own: list[int] = []
 
-    def raw(self, slot: int, layer: int) -> Pair:
-        """A slot's keys, not rotated, and values (B, h*w, heads, D)."""
+    def tokens(self, mixture: Mixture, layer: int) -> Tokens:
+        """What a mixture holds in a layer."""
+        parts = [(self._written[number][layer], pooled, weight) for (number, pooled), weight in mixture.items()]
+        first = parts[0][0]
+        if len(parts) == 1 and not parts[0][1] and parts[0][2] == 1.0:
+            return first
         keys, values = [], []
-        for (number, pooled), weight in self._mixtures[slot].items():
-            pair = self._written[number][layer]
+        for part, pooled, weight in parts:
+            pair = part.keys, part.values
             k, v = (x.mean(1, keepdim=True).expand_as(x) for x in pair) if pooled else pair
             keys.append(k * weight)
             values.append(v * weight)
-        return torch.stack(keys).sum(0), torch.stack(values).sum(0)
+        return Tokens(torch.stack(keys).sum(0), torch.stack(values).sum(0), first.cells, first.offsets, first.wins)
+
+    def raw(self, slot: int, layer: int) -> tuple[Tensor, Tensor]:
+        """A slot's keys, not rotated, and values (B, h*w, heads, D)."""
+        tokens = self.tokens(self._mixtures[slot], layer)
+        return tokens.keys, tokens.values
 
     def apply(self, edit: Edit) -> None:
-        """Replace the slots by weighted sums of them. Raises CacheError."""
+        """Replace the slots by weighted sums of them, or by picks, which wait. Raises CacheError."""
         edit.check(len(self.slots))
         if len(edit.slots) > self.window:
             raise CacheError(f"an edit of {len(edit.slots)} slots does not fit a window of {self.window}.")
         mixtures: list[Mixture] = []
-        for i, row in enumerate(edit.rows):
-            mixture: Mixture = {}
-            for old, share in row:
-                for (number, pooled), weight in self._mixtures[old].items():
-                    # Pooled once, a frame stays pooled: later edits average it as it is.
-                    source = number, pooled or i in edit.pooled
-                    mixture[source] = mixture.get(source, 0.0) + share * weight
-            mixtures.append(mixture)
-        self.slots, self._mixtures = edit.slots, mixtures
+        turns: list[int] = []
+        contests: dict[tuple[object, ...], list[tuple[int, Pick]]] = {}
+        for row in edit.rows:
+            turns.append(self._turns[row.sources[0]])
+            if isinstance(row, Mix):
+                mixtures.append(self._mixed(row))
+            else:
+                number = len(self._written)
+                self._written.append({})
+                mixtures.append({(number, False): 1.0})
+                contests.setdefault(row.contest, []).append((number, row))
+        for members in contests.values():
+            numbers = [number for number, _ in sorted(members, key=lambda member: member[1].part)]
+            pick = members[0][1]
+            self._owed.append(
+                _Owed(pick, numbers, [self._mixtures[i] for i in pick.of], [self._turns[i] for i in pick.of])
+            )
+        self.slots, self._mixtures, self._turns = edit.slots, mixtures, turns
 
-    def reader(self, placement: Placement) -> Attend:
-        """Attention over the slots and the block's own frames."""
-        return self._attend(placement, write=False)
+    def _mixed(self, row: Mix) -> Mixture:
+        mixture: Mixture = {}
+        for old, share in row.weights:
+            for (number, pooled), weight in self._mixtures[old].items():
+                # Pooled once, a frame stays pooled: later edits average it as it is.
+                source = number, pooled or row.pooled
+                mixture[source] = mixture.get(source, 0.0) + share * weight
+        return mixture
 
-    def writer(self, placement: Placement, slots: Sequence[Slot] | None = None) -> Attend:
+    def reader(self, view: View) -> Attend:
+        """Attention over the slots that are read and the pass's own frames."""
+        return self._attend(view, write=False)
+
+    def writer(self, view: View, slots: Sequence[Slot] | None = None) -> Attend:
         """As the reader; what it sees is what `commit` stores."""
         self._staged = {}
-        return self._attend(placement, write=True)
+        return self._attend(view, write=True)
 
-    def _attend(self, placement: Placement, *, write: bool) -> Attend:
-        if len(placement.slots) != len(self.slots):
-            raise CacheError(f"a placement of {len(placement.slots)} slots does not fit the cache's {len(self.slots)}.")
+    def _attend(self, view: View, *, write: bool) -> Attend:
+        if len(view.slots) != len(self.slots):
+            raise CacheError(f"a view of {len(view.slots)} slots does not fit the cache's {len(self.slots)}.")
+        # Recent frames stay where they are on the axis of turns, and everything else moves with them.
+        recent = [i for i in view.read if self.slots[i].role is Role.RECENT]
+        shift = self._turns[recent[-1]] - (view.slots[recent[-1]] or 0) if recent else 0
+        own = [index + shift for index in view.block]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            past = [self.raw(slot, layer) for slot in range(len(self.slots))]
-            keys = [self.turned(key, [index]) for (key, _), index in zip(past, placement.slots, strict=True)]
-            keys, values = [*keys, self.turned(k, placement.block)], [*(value for _, value in past), v]
+            fresh = self._fresh(k, v)
+            q = self.turned(Tokens(q, v, fresh.cells, fresh.offsets, fresh.wins), own)
+            self._settle(layer, q, view, shift)
+            past = [self.tokens(self._mixtures[i], layer) for i in view.read]
+            turns = [(view.slots[i] or 0) + shift for i in view.read]
+            keys = [self.turned(part, [turn]) for part, turn in zip(past, turns, strict=True)]
+            biases = [
+                torch.full((part.keys.shape[1],), view.bias[i])
+                for i, part in zip(view.read, past, strict=True)
+                if view.bias
+            ]
+            keys, values = [*keys, self.turned(fresh, own)], [*(part.values for part in past), v]
             if write:
-                self._staged[layer] = k, v
-            parts = self.turned(q, placement.block), torch.cat(keys, 1), torch.cat(values, 1)
-            q, k, v = (part.transpose(1, 2) for part in parts)
-            return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+                self._staged[layer], self._queries[layer], self._own = fresh, q, own
+            sides = q, torch.cat(keys, 1), torch.cat(values, 1)
+            q, k, v = (side.transpose(1, 2) for side in sides)
+            mask = torch.cat([*biases, torch.zeros(q.shape[2])]).to(q.dtype)[None, None, None] if view.bias else None
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
+        for i in view.read:
+            self._turns[i] = (view.slots[i] or 0) + shift
         return attend
 
-    def turned(self, x: Tensor, frames: Sequence[int]) -> Tensor:
-        """Rotate whole frames (B, F*h*w, heads, D) to temporal indices."""
-        spec = self.spec
-        return rotate(x, table(frames, spec.grid, spec.axes, theta=spec.theta, device=x.device, dtype=self.dtype))
+    def _fresh(self, keys: Tensor, values: Tensor) -> Tokens:
+        cells = torch.arange(keys.shape[1]).remainder(self.spec.tokens)[None, :, None].expand(keys.shape[:3])
+        return Tokens(keys, values, cells, torch.zeros_like(cells), torch.zeros_like(cells))
+
+    def _settle(self, layer: int, q: Tensor, view: View, shift: int) -> None:
+        """Fill a layer's picks, one token after the other."""
+        for owed in self._owed:
+            if layer in self._written[owed.numbers[0]]:
+                continue
+            parts = [self.tokens(mixture, layer) for mixture in owed.candidates]
+            keys = torch.cat([self.turned(part, [turn]) for part, turn in zip(parts, owed.turns, strict=True)], 1)
+            past = self._queries.get(layer)
+            tokens = self.spec.tokens
+            if owed.pick.past and past is not None:
+                q = torch.cat([past[:, max(0, past.shape[1] - owed.pick.past * tokens) :], q], 1)
+            scores = find("scores", owed.pick.by)(q, keys)
+            wins = torch.cat([part.wins for part in parts], 1)
+            for n, number in enumerate(owed.numbers):
+                index = next(i for i, mixture in enumerate(self._mixtures) if mixture == {(number, False): 1.0})
+                turn = (view.slots[index] or 0) + shift
+                self._written[number][layer] = self._chosen(owed, parts, scores, wins, n, turn)
+
+    def _chosen(
+        self, owed: _Owed, parts: Sequence[Tokens], scores: Tensor, wins: Tensor, part: int, turn: int
+    ) -> Tokens:
+        """The tokens of one pick, found one by one for every video and head."""
+        tokens, heads = self.spec.tokens, parts[0].keys.shape[2]
+        fields: list[list[list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]]] = []
+        for row in range(len(scores)):
+            columns = []
+            for head in range(heads):
+                line = scores[row, head if scores.shape[1] > 1 else 0]
+                allowed = [
+                    i for i in range(len(line)) if owed.pick.reuse is None or int(wins[row, i, head]) < owed.pick.reuse
+                ]
+                banned = [i for i in range(len(line)) if i not in allowed]
+                best = sorted(allowed, key=lambda i: (-float(line[i]), i)) + banned
+                chosen = sorted(best[: len(owed.numbers) * tokens])[part * tokens : (part + 1) * tokens]
+                columns.append([self._token(owed, parts, row, head, i, turn) for i in chosen])
+            fields.append(columns)
+        return Tokens(
+            *(
+                torch.stack([torch.stack([torch.stack([t[n] for t in column]) for column in row], 1) for row in fields])
+                for n in range(5)
+            )
+        )
+
+    def _token(
+        self, owed: _Owed, parts: Sequence[Tokens], row: int, head: int, i: int, turn: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        part, token = parts[i // self.spec.tokens], i % self.spec.tokens
+        offset = part.offsets[row, token, head]
+        if owed.pick.dates == "own":
+            offset = offset + owed.turns[i // self.spec.tokens] - turn
+        values = part.keys[row, token, head], part.values[row, token, head], part.cells[row, token, head], offset
+        return (*values, part.wins[row, token, head] + 1)
+
+    def turned(self, part: Tokens, frames: Sequence[int]) -> Tensor:
+        """Rotate tokens (B, F*h*w, heads, D) of whole frames to temporal indices, each at its own place."""
+        spec, tokens = self.spec, self.spec.tokens
+        times = torch.tensor(frames).repeat_interleave(tokens)[None, :, None] + part.offsets
+        known = torch.unique(times)
+        turns = table(known, spec.grid, spec.axes, theta=spec.theta, multipliers=self.multipliers, dtype=self.dtype)
+        where = torch.searchsorted(known, times) * tokens + part.cells
+        heads = torch.arange(part.keys.shape[2])
+        rows = [turns[index] if turns.ndim == 2 else turns[index, heads % turns.shape[1]] for index in where]
+        return torch.cat([rotate(keys[None], row) for keys, row in zip(part.keys, rows, strict=True)])
 
     def commit(self, slots: Sequence[Slot]) -> None:
         """Make slots of the frames that the last writer saw. Raises CacheError."""
@@ -92,12 +238,20 @@ class OracleCache:
         if in_order(together) != together or len(together) > self.window:
             raise CacheError(f"{len(slots)} slots do not follow {len(self.slots)} in a window of {self.window}.")
         tokens = self.spec.tokens
-        for n in range(len(slots)):
+        recent = [i for i, slot in enumerate(self.slots) if slot.role is Role.RECENT]
+        last, turn = (
+            (self.slots[recent[-1]].time, self._turns[recent[-1]]) if recent else (slots[-1].time, self._own[-1])
+        )
+        for n, slot in enumerate(slots):
             part = slice(n * tokens, (n + 1) * tokens)
-            layers = [self._staged[layer] for layer in range(self.spec.layers)]
+            layers = {
+                layer: Tokens(*(x[:, part] for x in (t.keys, t.values, t.cells, t.offsets, t.wins)))
+                for layer, t in self._staged.items()
+            }
             self._mixtures.append({(len(self._written), False): 1.0})
-            self._written.append([(k[:, part], v[:, part]) for k, v in layers])
-        self.slots = together
+            self._written.append(layers)
+            self._turns.append(turn + slot.time - last)
+        self.slots, self._owed = together, []
 
     def fail(self, why: str) -> None:
         """A replay that stopped half-way. Raises CacheError."""

@@ -5,30 +5,41 @@ import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 from rollout import specs
 from rollout.backend import Spec
 from rollout.errors import CheckError, CompositionError, RolloutError
-from rollout.plan import Step, decide, reach
+from rollout.plan import Horizon, Step, decide, reach, room_for
 from rollout.registry import find, names, registered
-from rollout.slots import Block, Placement, Role, Slot, of_role
-from rollout.strategy import AXES, Strategy
+from rollout.slots import Block, Facts, Role, Slot, View, of_role
+from rollout.strategy import AXES, REFINEMENTS, Strategy
 from rollout.testing.execution import Pair
+from rollout.testing.refinements import check_order, check_reads, check_spectrum
 from rollout.testing.steps import check_step
 
-__all__ = ["METHODS", "PARTNERS", "QUIET", "SCRIPTS", "SPEC", "check_rule", "check_strategy"]
+__all__ = ["BESIDE", "METHODS", "PARTNERS", "QUIET", "SCRIPTS", "SPEC", "check_rule", "check_strategy"]
 
 SPEC = Spec("check", layers=2, heads=2, head_dim=12, latent=(1, 2, 1), grid=(2, 1), axes=(2, 2, 2))
 """A model without weights: random queries, keys and values stand for its layers."""
-METHODS = {"positions": "place", "policy": "make_room", "switch": "on_switch"}
+METHODS = {
+    "positions": "place",
+    "policy": "make_room",
+    "switch": "on_switch",
+    "spectrum": "multipliers",
+    "reads": "which",
+    "order": "passes",
+    "store": "new",
+}
 PARTNERS = {
     "positions": ("absolute", "relativistic", "online"),
     "policy": ("fifo", "sink", "ema", "anchor"),
     "switch": ("keep", "flush", "recache", "recache:sink=rebuild"),
 }
 """What a rule is composed with: the home's own, at their defaults."""
+BESIDE = {"order": {"reads": "newest"}}
+"""What a refinement needs beside it."""
 QUIET = 24
 """Blocks without an event after which declared sinks and memory are there."""
 SCRIPTS = 2
@@ -36,7 +47,7 @@ SCRIPTS = 2
 
 
 def check_rule(rule: object) -> None:
-    """Try positions, a policy or a switch (an instance, or a class with defaults) in every composition that it fits.
+    """Try a rule of any kind (an instance, or a class with defaults) in every composition that it fits.
 
     It is frozen, hashable and equal by value; its JSON and text read back; it is pure. Under random prompt changes and cuts
     the window holds, rows sum to 1, sinks live, frames are cached once and in order, indices fit; and the cache equals one
@@ -47,6 +58,10 @@ def check_rule(rule: object) -> None:
     if axis is None:
         raise CheckError(f"{part!r} is no rule: it has none of {', '.join(METHODS.values())}.")
     _check_value(axis, part)
+    if axis == "spectrum":
+        check_spectrum(part, SPEC)
+    if axis == "order":
+        check_order(part)
     with _registered(specs.GROUP_OF[axis], part):
         _check_round_trip(
             part, lambda: specs.part_from_dict(axis, json.loads(json.dumps(specs.part_to_dict(part)))), "JSON"
@@ -103,7 +118,9 @@ def _check_value(axis: str, part: Any) -> None:
         raise CheckError(f'{name} has no kind: write kind: ClassVar[str] = "...", the name that it is found under.')
     try:
         Strategy(
-            **{other: part if other == axis else specs.part_from_text(other, PARTNERS[other][1]) for other in AXES}
+            **{other: specs.part_from_text(other, PARTNERS[other][1]) for other in AXES}
+            | {other: specs.part_from_text(other, text) for other, text in BESIDE.get(axis, {}).items()}
+            | {axis: part}
         )
     except CompositionError:
         pass
@@ -129,18 +146,20 @@ def _check_round_trip(part: Any, read: Callable[[], Any], form: str) -> None:
 
 def _compositions(axis: str, part: Any) -> tuple[list[Strategy], list[str]]:
     """All strategies of the part and its partners, and why the others are none."""
-    first, second = (other for other in AXES if other != axis)
+    partners = {other: texts for other, texts in PARTNERS.items() if other != axis}
+    if axis in REFINEMENTS:  # one switch is enough: it has no say in what a refinement does
+        partners["switch"] = ("flush",)
+    beside = {other: specs.part_from_text(other, text) for other, text in BESIDE.get(axis, {}).items()}
     strategies, refusals = [], []
-    for one in PARTNERS[first]:
-        for two in PARTNERS[second]:
-            parts = {axis: part, first: specs.part_from_text(first, one), second: specs.part_from_text(second, two)}
-            try:
-                strategy = Strategy(**parts)
-                strategy.check(SPEC, SPEC.block * QUIET)
-            except CompositionError as error:
-                refusals.append(str(error))
-            else:
-                strategies.append(strategy)
+    for texts in product(*partners.values()):
+        parts = {other: specs.part_from_text(other, text) for other, text in zip(partners, texts, strict=True)}
+        try:
+            strategy = Strategy(**parts, **beside, **{axis: part})
+            strategy.check(SPEC, SPEC.block * QUIET)
+        except CompositionError as error:
+            refusals.append(str(error))
+        else:
+            strategies.append(strategy)
     return strategies, refusals
 
 
@@ -168,11 +187,13 @@ def _follow(strategy: Strategy, events: Sequence[str], spec: Spec, *, execute: b
     slots: tuple[Slot, ...] = ()
     steps: list[tuple[tuple[Slot, ...], Step]] = []
     pair = Pair(strategy, spec) if execute else None
+    horizon = Horizon(last=len(events) - 1)
     for block in _blocks(events, spec):
         try:
             _check_pure(strategy, slots, block, spec)
-            step = decide(strategy, slots, block, spec)
+            step = decide(strategy, slots, block, spec, facts=_facts(strategy, slots), horizon=horizon)
             check_step(strategy, slots, step, spec)
+            check_reads(strategy, step)
             if pair is not None:
                 pair.run(step)
         except Exception as error:
@@ -181,7 +202,7 @@ def _follow(strategy: Strategy, events: Sequence[str], spec: Spec, *, execute: b
         steps.append((slots, step))
         slots = step.after
     for before, step in reversed(steps):  # a rule that remembers what it was asked answers otherwise now
-        if decide(strategy, before, step.block, spec) != step:
+        if decide(strategy, before, step.block, spec, facts=_facts(strategy, before), horizon=horizon) != step:
             raise CheckError(
                 f"{strategy}, block {step.block.index}: the same question got another answer: rules are pure."
             )
@@ -193,7 +214,10 @@ def _check_pure(strategy: Strategy, slots: Sequence[Slot], block: Block, spec: S
     window = strategy.policy.window
     questions: dict[str, Callable[[Sequence[Slot]], object]] = {
         "switch": lambda slots: strategy.switch.on_switch(slots, block, window),
-        "policy": lambda slots: (strategy.policy.make_room(slots, block.frames), strategy.policy.admit(block)),
+        "policy": lambda slots: (
+            room_for(strategy.policy, slots, block.frames, _facts(strategy, slots)),
+            strategy.policy.admit(block),
+        ),
         "positions": lambda slots: strategy.positions.place(slots, block, reach(strategy, spec)),
     }
     for axis, ask in questions.items():
@@ -220,7 +244,10 @@ def _check_dates(strategy: Strategy, slots: Sequence[Slot], block: Block, window
     if block.start < 2 * SPEC.trained:
         return
     far = 1000 * block.frames
-    later = tuple(dataclasses.replace(s, frame=s.frame + far, block=s.block + 1000) for s in slots)
+    later = tuple(
+        dataclasses.replace(s, frame=s.frame + far, block=s.block + 1000, date=None if s.date is None else s.date + far)
+        for s in slots
+    )
     dates_later = positions.place(
         later, dataclasses.replace(block, index=block.index + 1000, start=block.start + far), window
     )
@@ -228,8 +255,13 @@ def _check_dates(strategy: Strategy, slots: Sequence[Slot], block: Block, window
         raise CheckError(f"positions '{positions.kind}' say by_slot=True and change when all frames are {far} later.")
 
 
-def _relative(place: Placement) -> list[int]:
-    return [index - place.block[0] for index in (*place.slots, *place.block)]
+def _facts(strategy: Strategy, slots: Sequence[Slot]) -> Facts:
+    """Made-up facts, from the slots alone, so that the same question has the same answer."""
+    return {name: tuple(float(slot.frame % 7) for slot in slots) for name in strategy.policy.needs}
+
+
+def _relative(place: View) -> list[int | None]:
+    return [None if index is None else index - place.block[0] for index in (*place.slots, *place.block)]
 
 
 def _check_filled(strategy: Strategy, steps: Sequence[Step]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rollout.backend import Spec
 from rollout.errors import CheckError
 from rollout.plan import Step, replayed
-from rollout.slots import Block, Edit, Placement, Replay, Role, Slot, in_order, of_role
+from rollout.slots import Block, Edit, Mix, Pick, Replay, Role, Slot, View, in_order, of_role
 from rollout.strategy import Policy, Positions, Strategy, Switch
 
 __all__ = ["check_step"]
@@ -16,14 +16,14 @@ def check_step(strategy: Strategy, slots: Sequence[Slot], step: Step, spec: Spec
     """Raise CheckError where a step from a cache of `slots` breaks a promise; says whose."""
     policy, before = strategy.policy, tuple(slots)
     if step.switch is not None:
-        subject = f"switch '{strategy.switch.kind}'"
+        subject = f"policy '{policy.kind}'" if step.renewal else f"switch '{strategy.switch.kind}'"
         _check_edit(step.switch, before, policy.blends, subject)
-        if not step.block.cut:
+        if not step.block.cut and not step.renewal:
             _check_flush(strategy.switch, before, step.switch, step.replay)
         before = step.switch.slots
         if step.replay is not None:
             _check_replay(step.replay, slots, before, step.block, policy.window, subject)
-            before = in_order(before + replayed(step.replay, step.block.frames, step.block.scene))
+            before = in_order(before + replayed(step.replay, step.block.frames, step.block.scene, step.block.prompt))
     _check_edit(step.room, before, policy.blends, f"policy '{policy.kind}'")
     _check_admitted(policy, step)
     _check_pinned(policy, before, step)
@@ -34,26 +34,37 @@ def _frames(slots: Sequence[Slot], *roles: Role) -> list[int]:
     return [slot.frame for slot in slots if slot.role in roles]
 
 
+def _times(slots: Sequence[Slot], *roles: Role) -> list[int]:
+    return [slot.time for slot in slots if slot.role in roles]
+
+
 def _check_edit(edit: Edit, before: Sequence[Slot], blends: bool, subject: str) -> None:
     """New slots are what they say; frames are cached once, recent ones in the order of time."""
     for slot, row in zip(edit.slots, edit.rows, strict=True):
-        sources = [before[i] for i, _ in row]
+        sources = [before[i] for i in row.sources]
         names = ", ".join(str(source.frame) for source in sources)
-        if len(row) > 1 and not blends:
+        if isinstance(row, Mix) and len(sources) > 1 and not blends:
             raise CheckError(f"{subject} averages frames {names}, and the policy says blends=False.")
+        if isinstance(row, Pick) and slot.role is not Role.MEMORY:
+            raise CheckError(f"{subject} makes a {slot.role} slot of tokens picked from {names}: they are memory.")
         if slot.frame not in (source.frame for source in sources):
             raise CheckError(f"{subject} makes a {slot.role} slot of frame {slot.frame} from what is frame {names}.")
-        if len(row) == 1 and slot.role is not Role.MEMORY:
+        if len(sources) == 1 and slot.role is not Role.MEMORY:
             (source,) = sources
-            if (slot.frame, slot.block, slot.scene) != (source.frame, source.block, source.scene):
+            if (slot.frame, slot.block, slot.scene, slot.prompt) != (
+                source.frame,
+                source.block,
+                source.scene,
+                source.prompt,
+            ):
                 raise CheckError(
-                    f"{subject} says that {source} is {slot}: only the role of a slot that stays may change."
+                    f"{subject} says that {source} is {slot}: only the role and the date of a slot that stays may change."
                 )
-    frames = _frames(edit.slots, Role.SINK, Role.RECENT)
+    frames = _times(edit.slots, Role.SINK, Role.RECENT)
     twice = [frame for frame in frames if frames.count(frame) > 1]
     if twice:
         raise CheckError(f"{subject} caches frame {twice[0]} twice.")
-    recent = _frames(edit.slots, Role.RECENT)
+    recent = _times(edit.slots, Role.RECENT)
     if recent != sorted(recent):
         raise CheckError(f"{subject} leaves the recent frames {recent}: they go from the oldest to the newest.")
 
@@ -86,7 +97,7 @@ def _check_replay(
         raise CheckError(f"{subject} makes {replay.sinks} sinks of {len(frames)} replayed frames.")
     if len(left) + len(frames) > window:
         raise CheckError(f"{subject} replays {len(frames)} frames beside {len(left)} slots in a window of {window}.")
-    together = left + replayed(replay, block.frames, block.scene)
+    together = left + replayed(replay, block.frames, block.scene, block.prompt)
     if in_order(together) != together:
         raise CheckError(f"{subject} replays sinks behind recent frames that it leaves: sinks come first.")
     again = set(frames) & set(_frames(left, Role.SINK, Role.RECENT))
@@ -99,7 +110,7 @@ def _check_pinned(policy: Policy, before: Sequence[Slot], step: Step) -> None:
     subject = f"policy '{policy.kind}'"
     old, new = ([slot for slot in slots if slot.role is Role.SINK] for slots in (before, step.slots))
     lost = [slot for slot in old if slot.frame not in _frames(new, Role.SINK)]
-    rebuilt = step.replay is not None and step.replay.sinks > 0
+    rebuilt = step.replay is not None and (step.replay.sinks > 0 or step.renewal)
     if lost and not rebuilt and not (new and min(slot.scene for slot in new) > max(slot.scene for slot in lost)):
         raise CheckError(f"{subject} evicts its sink, frame {lost[0].frame}: no block may.")
     for role, promise in ((Role.SINK, policy.sink), (Role.MEMORY, policy.memory)):
@@ -129,30 +140,31 @@ def _check_admitted(policy: Policy, step: Step) -> None:
 def _check_placement(positions: Positions, step: Step, spec: Spec) -> None:
     """Indices are whole numbers within reach; the block's go up by one, but for a cut's; no two keys share one."""
     place, subject = step.placement, f"positions '{positions.kind}'"
-    if any(type(index) is not int for index in (*place.slots, *place.block)):
+    indices = [index for _, index in place.pairs(step.slots)]
+    if any(type(index) is not int for index in (*indices, *place.block)):
         raise CheckError(f"{subject} give {place}: indices are whole numbers.")
     steps = {b - a for a, b in zip(place.block, place.block[1:], strict=False)}
     cut = step.block.cut and step.block.index > 0
     if (steps - {1} and not cut) or any(stride < 1 for stride in steps):
         raise CheckError(f"{subject} put the block's frames at {place.block}: each comes one after the one before.")
     most = spec.trained if positions.by_slot else spec.table
-    indices = place.slots if cut else (*place.slots, *place.block)  # a cut jumps beyond on purpose
-    outside = [index for index in indices if not 0 <= index < most]
+    within = indices if cut else (*indices, *place.block)  # a cut jumps beyond on purpose
+    outside = [index for index in within if index < 0 or (index >= most and not positions.beyond)]
     if outside:
         raise CheckError(f"{subject} use index {outside[0]}, beyond the {most} that the model knows.")
     if not positions.collapses and not cut:
         _check_unique(place, step, subject)
 
 
-def _check_unique(place: Placement, step: Step, subject: str) -> None:
+def _check_unique(place: View, step: Step, subject: str) -> None:
     """No two keys at one index, but recent frames so old that their place is before 0 or that of sinks and memory."""
     groups: dict[int, list[Slot]] = defaultdict(list)
-    for slot, index in zip(step.slots, place.slots, strict=True):
+    for slot, index in place.pairs(step.slots):
         groups[index].append(slot)
-    constants, end = sum(slot.role is not Role.RECENT for slot in step.slots), step.block.end
+    constants, end = sum(slot.role is not Role.RECENT for slot in step.slots), step.block.start + len(place.block)
     oldest = end - (place.block[-1] + 1) + constants  # of the frames that have a place of their own
     for index, slots in groups.items():
-        within = [slot for slot in slots if slot.role is not Role.RECENT or slot.frame >= oldest]
+        within = [slot for slot in slots if slot.role is not Role.RECENT or slot.time >= oldest]
         if len(within) > 1 or (within and index in place.block):
             frames = [slot.frame for slot in within]
             raise CheckError(

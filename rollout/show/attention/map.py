@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rollout.cache import Watch
 from rollout.errors import OutputError, RolloutError
+from rollout.facts import HEADS
 from rollout.files import write_whole
 from rollout.loop import Result, Rollout
 from rollout.slots import Block, Role, Slot, of_role
@@ -135,6 +136,11 @@ class AttentionMap:
         spec, steps = run.backend.spec, len(run.schedule.steps)
         if run.batch != 1:
             raise RolloutError(f"an attention map is of one video, not of a batch of {run.batch}. Roll out one script.")
+        if run.strategy.order.joint(steps) > 1 or run.engine.lanes or HEADS in run.strategy.policy.needs:
+            raise RolloutError(
+                f"an attention map is of one block at a time and of heads that see the same, not of {run.strategy}. Use another "
+                "order or policy."
+            )
         if run.blocks * spec.block > LONGEST:
             raise RolloutError(
                 f"a map of {run.blocks * spec.block} frames is too large; the longest has {LONGEST}. Shorten the script."
@@ -151,7 +157,8 @@ class AttentionMap:
         """The rollout's results, block by block."""
         for result in self.run:
             shares, self._shares = self._shares, None
-            self._seen.append((result.block, result.slots, None if shares is None else shares.float().cpu().numpy()))
+            slots = tuple(result.slots[i] for i in result.placement.read)
+            self._seen.append((result.block, slots, None if shares is None else shares.float().cpu().numpy()))
             self._change(result.block, result.prompts[0])
             yield result
 

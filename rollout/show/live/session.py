@@ -49,7 +49,8 @@ class Session:
             raise RolloutError(f"a session has 1 to {MOST} panes, not {len(strategies)}.")
         self.backend, self.out, self.clock = backend, out, clock
         self.presets = {name: str(find("presets", name).strategy) for name in names("presets")}
-        self.names = {text: name for name, text in self.presets.items()}
+        # of two presets with one strategy the first is meant
+        self.names = {text: name for name, text in reversed(self.presets.items())}
         self._folder = TemporaryDirectory(prefix="rollout-live-")
         self._folders = 0
         self._recipe = replace(recipe, text=first_text(recipe.text, backend))
