@@ -11,42 +11,40 @@ from typing import Annotated
 import typer
 
 from rollout.backend import Spec
+from rollout.cli.composition import Composition, composes
 from rollout.cli.options import (
-    DEFAULT,
     BackendName,
-    Cache,
     Plugin,
-    Pos,
-    Preset,
-    compose,
     find_strategy,
     load_plugins,
     told,
 )
 from rollout.errors import SpecError
-from rollout.plan import Step
+from rollout.plan import Horizon
 from rollout.registry import find
 from rollout.script import Script, planned
-from rollout.show.explain.cells import differ
-from rollout.show.explain.views import Mark, View, compare, views
-from rollout.slots import Role
+from rollout.show.explain.table import blocks, differences
+from rollout.show.explain.views import Mark, Sight, compare, sights
 from rollout.strategy import Strategy
 from rollout.text import Json
 from rollout.timeline import blocks_of
 
-__all__ = ["PEAKS", "SHOWN", "STEADY", "explain", "ranges"]
+__all__ = ["PEAKS", "SHOWN", "STEPS", "explain"]
 
-STEADY = 3
-"""Blocks of an unchanging pattern that the table shows before it skips ahead."""
 SHOWN, PEAKS = 12, 5
 """Blocks over which distances are shown, and frames at which they look near, without --all."""
+STEPS = 4
+"""Denoising steps, as in every published few-step model: under order rolling as many blocks are denoised at once."""
 
 
+@composes()
 def explain(
     script: Annotated[str, typer.Argument(metavar="SCRIPT", help="A prompt script, as for 'rollout gen'.")],
-    pos: Pos = None,
-    cache: Cache = None,
-    preset: Preset = None,
+    *,
+    composition: Composition,
+    block: Annotated[
+        int | None, typer.Option(min=1, help="Frames a block; default: the preset's, else the model's, 3.")
+    ] = None,
     backend: BackendName = "sprites",
     against: Annotated[
         str | None,
@@ -72,13 +70,13 @@ def explain(
             "--coherence prints one strategy's distances as a table or as JSON. Leave out --against, --png and --html."
         )
     load_plugins(plugin)
-    strategy = compose(pos, cache, preset)
-    name = preset or DEFAULT if pos is None and cache is None else str(strategy)
-    spec = find("backends", backend).spec()
+    strategy, name = composition.strategy(), composition.name
+    spec = find("backends", backend).spec(composition.block if block is None else block)
     plan = Script.parse(script)
     pairs = [(name, strategy)] + ([] if against is None else [(against.strip(), find_strategy(against))])
     for _, one in pairs:
         one.check(spec, plan.count(spec) * spec.block)
+        one.order.check_plan(STEPS, plan.count(spec))
     if coherence:
         _coherence(strategy, plan, spec, as_json, whole)
     elif png is not None or html is not None:
@@ -92,14 +90,24 @@ def explain(
         for line in told(planned(plan, spec)):
             print(line)
         if against is None:
-            _table(views(strategy, blocks_of(plan, spec), spec), plan, whole)
+            _print(*blocks(_sights(strategy, plan, spec), plan, whole))
         else:
-            _differences(pairs, plan, spec, whole)
+            first, second = (_sights(one, plan, spec) for _, one in pairs)
+            _print(*differences([name for name, _ in pairs], zip(first, second, strict=True), plan, whole))
+
+
+def _horizon(plan: Script, spec: Spec) -> Horizon:
+    """A rollout of the whole script in few steps."""
+    return Horizon(STEPS, 0, plan.count(spec) - 1)
+
+
+def _sights(strategy: Strategy, plan: Script, spec: Spec) -> Iterator[Sight]:
+    return sights(strategy, blocks_of(plan, spec), spec, horizon=_horizon(plan, spec))
 
 
 def _json(pairs: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec) -> None:
     """One object a block: the step, or both steps under "a" and "b" and what differs."""
-    rollouts = (views(strategy, blocks_of(plan, spec), spec) for _, strategy in pairs)
+    rollouts = (_sights(strategy, plan, spec) for _, strategy in pairs)
     for n, both in enumerate(zip(*rollouts, strict=True)):
         row: Json = both[0].step.to_dict()
         if len(both) > 1:
@@ -120,7 +128,7 @@ def _coherence(strategy: Strategy, plan: Script, spec: Spec, as_json: bool, ever
     from rollout.plan import simulate
     from rollout.show.explain.coherence import again, over_time, peaks, to_dict
 
-    steps = list(simulate(strategy, blocks_of(plan, spec), spec))
+    steps = list(simulate(strategy, blocks_of(plan, spec), spec, horizon=_horizon(plan, spec)))
     if as_json:
         print(json.dumps({"strategy": str(strategy)} | to_dict(steps, spec), indent=1))
         return
@@ -149,48 +157,15 @@ def _draw(
     from rollout.show.explain.overlay import COLUMNS, paint, save
     from rollout.show.explain.page import LONGEST, page, sides
 
-    drawing = sides(pairs, plan, spec, LONGEST if png is None else COLUMNS)
+    drawing = sides(pairs, plan, spec, LONGEST if png is None else COLUMNS, horizon=_horizon(plan, spec))
     if png is not None:
         figure = paint(drawing, plan, spec)
         write_whole(png, lambda path: save(figure, path))
-        print(f"{png}: a picture of {len(drawing[0].views)} blocks")
+        print(f"{png}: a picture of {len(drawing[0].sights)} blocks")
     if html is not None:
         command = shlex.join(["rollout", *sys.argv[1:]])
         write_text(html, page(drawing, plan, spec, text=script, command=command))
-        print(f"{html}: a page of {len(drawing[0].views)} blocks; open it in a browser")
-
-
-def _differences(pairs: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec, every: bool) -> None:
-    """A row a block: where two strategies differ."""
-    rows: list[tuple[str, ...]] = []
-    repeats, before = 0, None
-    for both in zip(*(views(strategy, blocks_of(plan, spec), spec) for _, strategy in pairs), strict=True):
-        step, pattern = both[0].step, [view.pattern() for view in both]
-        repeats = repeats + 1 if pattern == before and step.switch is None else 0
-        before = pattern
-        if every or repeats < STEADY:
-            says = ". ".join(f"{word}: {cell}" for word, cell in differ(compare(*both)))
-            rows.append((str(step.block.index), says, _event(step, plan)))
-        elif repeats == STEADY:
-            rows.append(("…", "the same, each block later", ""))
-    _print(("block", f"A = {pairs[0][0]}, B = {pairs[1][0]}", "event"), rows)
-
-
-def _table(rollout_views: Iterator[View], plan: Script, every: bool) -> None:
-    rows: list[tuple[str, ...]] = []
-    still, before, view = 0, None, next(rollout_views, None)
-    while view is not None:
-        after = next(rollout_views, None)
-        event = _event(view.step, plan)
-        repeats = before is not None and not event and view.pattern() == before.pattern()
-        still = still + 1 if repeats else 0
-        ahead = after is not None and not _event(after.step, plan) and after.pattern() == view.pattern()
-        if every or still < STEADY or not ahead:
-            rows.append((*_cells(view.step), event))
-        elif still == STEADY:
-            rows.append(("…", "", "", "", "", "", "", "", "", "the same, each block later"))
-        before, view = view, after
-    _print(("block", "frames", "at", "sink", "at", "memory", "at", "recent", "at", "event"), rows)
+        print(f"{html}: a page of {len(drawing[0].sights)} blocks; open it in a browser")
 
 
 def _print(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -203,38 +178,3 @@ def _print(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160).print(table)
-
-
-def _cells(step: Step) -> list[str]:
-    block = step.block
-    cells = [str(block.index), ranges(range(block.start, block.end)), ranges(step.placement.block)]
-    for role in Role:
-        pairs = [(s.frame, p) for s, p in zip(step.slots, step.placement.slots, strict=True) if s.role is role]
-        frames = [f for f, _ in pairs]
-        text = " ".join(f"≤{f}" for f in frames) if role is Role.MEMORY else ranges(frames)
-        cells += [text, ranges([p for _, p in pairs])]
-    return cells
-
-
-def _event(step: Step, plan: Script) -> str:
-    block = step.block
-    if not (block.switch or block.cut) or step.switch is None:
-        return ""
-    kind = "cut" if block.cut else "prompt"
-    effect = (
-        f"kept {len(step.switch.slots)} of the cache"
-        if step.replay is None
-        else f"encoded {ranges(step.replay.frames)} again"
-    )
-    return f"{kind}: {plan.shots[block.prompt].prompt} ({effect})"
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """Numbers as runs: 0-2 7 7 9-11."""
-    runs: list[list[int]] = []
-    for n in numbers:
-        if runs and n == runs[-1][1] + 1:
-            runs[-1][1] = n
-        else:
-            runs.append([n, n])
-    return " ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

@@ -20,13 +20,16 @@ from rollout.backends.sprites import spec
 from rollout.cli import app
 from rollout.cli.options import find_strategy
 from rollout.errors import OutputError, RolloutError
+from rollout.plan import Horizon
+from rollout.registry import registered
 from rollout.script import Script
 from rollout.show.explain.cells import cells as cells_of
-from rollout.show.explain.cells import differ, ranges
+from rollout.show.explain.cells import differ
 from rollout.show.explain.overlay import COLUMNS, SIDES, paint
 from rollout.show.explain.page import LONGEST, Side, page, sides
-from rollout.show.explain.views import Mark, View, compare, views
-from rollout.strategies.presets import PRESETS
+from rollout.show.explain.views import Mark, Sight, compare, sights
+from rollout.show.explain.words import ranges
+from rollout.strategies.presets import PRESETS, Preset
 from rollout.timeline import blocks_of
 
 SPEC = spec()
@@ -37,11 +40,28 @@ ODD = (
     "relativistic:head=12,cut=40/0 ema:window=12,sink=3,rates=0.01/0.1/0.5+flush:last=2",
     "absolute sink:window=9,sink=0+flush:last=0",
 )
-ALL = (*PRESETS, *ODD)
+PLAIN = [
+    name
+    for name, entry in PRESETS.items()
+    if set(entry.strategy.refinements) <= {"spectrum"} and entry.strategy.policy.kind in ("fifo", "sink", "ema")
+]
+"""The presets whose passes read all that is cached, whole frames at their own dates; the others are REFINED ones."""
+ALL = (*PLAIN, *ODD)
+ARCHIVE, DEEP = "absolute archive:window=12+keep", "absolute deep:dates=own+keep"
+ROLLING = "online sink:window=24,sink=3+keep reads=newest order=rolling"
+COMMIT = "absolute sink:window=12,sink=3+keep reads=commit:recent=9"
+REFINED = (ARCHIVE, DEEP, ROLLING, COMMIT)
+AVERAGES = (
+    "absolute anchor+keep",
+    "online ema-sink+keep",
+    "online deep+flush",
+    "absolute deep:recent=3,budget=14+keep",
+)
 
 
 def run(*args: str) -> Result:
-    return CliRunner().invoke(app, ["explain", *args])
+    # another test in this process may have set the width of a terminal
+    return CliRunner().invoke(app, ["explain", *args], env={"COLUMNS": "160"})
 
 
 def refused(*args: str) -> str:
@@ -51,12 +71,16 @@ def refused(*args: str) -> str:
     return str(result.exception)
 
 
-def seen(name: str, script: str = SHOW) -> list[View]:
-    return list(views(find_strategy(name), blocks_of(Script.parse(script), SPEC), SPEC))
+def horizon(script: str) -> Horizon:
+    return Horizon(4, 0, Script.parse(script).count(SPEC) - 1)
+
+
+def seen(name: str, script: str = SHOW) -> list[Sight]:
+    return list(sights(find_strategy(name), blocks_of(Script.parse(script), SPEC), SPEC, horizon=horizon(script)))
 
 
 def rolled(*names: str, script: str = SHOW) -> list[Side]:
-    return sides([(name, find_strategy(name)) for name in names], Script.parse(script), SPEC)
+    return sides([(name, find_strategy(name)) for name in names], Script.parse(script), SPEC, horizon=horizon(script))
 
 
 def html(*names: str, script: str = SHOW) -> str:
@@ -88,6 +112,184 @@ def test_the_page_holds_what_json_says(name: str, tmp_path: Path) -> None:
         for n, (block, step) in enumerate(zip(told["blocks"], told["sides"][0]["steps"], strict=True))
     ]
     assert rows == json.loads(run(SHOW, *which, "--json").output)
+
+
+def explained(name: str, *args: str, script: str = SHOW) -> str:
+    """What the command prints for a strategy with refinements, which goes by a preset's name."""
+    with registered("presets", "mine", Preset(find_strategy(name), "", "")):
+        result = run(script, "--preset", "mine", *args)
+    assert result.exit_code == 0, result.exception
+    return result.output
+
+
+def steps(name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(explained(name, "--json"))
+    return rows
+
+
+def rows_of(name: str, block: int) -> dict[str, str]:
+    """The rows of a block, of a word that comes twice the first."""
+    window = find_strategy(name).policy.window
+    return dict(reversed(cells_of(seen(name)[block], window=window, trained=21)))
+
+
+def as_json(block: list[Any], step: dict[str, Any], number: int) -> dict[str, Any]:
+    """A page's block in the form of --json: what is not read comes back to its place in the cache."""
+    dates = dict(step.get("dates", ()))
+    slots = [(role, frame, dates.get(n), index) for n, (role, frame, index) in enumerate(step["slots"])]
+    for place, role, frame, date in step.get("unread", ()):
+        slots.insert(place, (role, frame, date, None))
+    names = ("sink", "memory", "recent")
+    return {
+        "block": number,
+        "start": block[0],
+        "prompt": block[1],
+        "switch": bool(block[2]),
+        "cut": bool(block[3]),
+        "slots": [
+            {"role": names[role], "frame": frame} | ({} if date is None else {"date": date})
+            for role, frame, date, _ in slots
+        ],
+        "placement": {"slots": [index for *_, index in slots], "block": step["own"] + step.get("ahead", [])},
+    }
+
+
+@pytest.mark.parametrize("name", [*REFINED, *AVERAGES])
+def test_the_page_of_a_refined_strategy_holds_what_json_says(name: str) -> None:
+    page_data = data(html(name))
+    drawn = page_data["sides"][0]["steps"]
+    for n, (row, block, step) in enumerate(zip(steps(name), page_data["blocks"], drawn, strict=True)):
+        commit = row.pop("commit", None)
+        assert row == as_json(block, step, n)
+        assert ("clean pass" in dict(step["says"])) is (commit is not None)
+        if commit is not None:
+            read = {s["frame"] for s, p in zip(row["slots"], commit["slots"], strict=True) if p is not None}
+            assert numbers(step["read"]) == read
+
+
+def test_an_archive_is_stored_and_its_copies_are_read() -> None:
+    """The copies run to and fro over the nine frames of the archive (Rolling Sink, arXiv 2602.07775)."""
+    for row in steps(ARCHIVE):
+        oldest = row["start"] + 3 - 12
+        for slot, index in zip(row["slots"], row["placement"]["slots"], strict=True):
+            date = slot.get("date", slot["frame"])
+            assert index == (date if date >= oldest else None)
+            if "date" in slot:
+                assert slot["role"] == "recent"
+                assert slot["frame"] == [*range(9), *reversed(range(9))][date % 18]
+        assert "commit" not in row
+    row = rows_of(ARCHIVE, 8)
+    assert row["archive"] == "0–2 as 18–20: copies in place; drops 18–20"
+    assert row["cache"] == "drops 5–3 as 12–14: window 12 is full"
+    assert row["unread"] == "sink 0–8: stored, not read"
+    assert row["in time"] == "2–0 as 15–17, 0–2 as 18–20: 24–26 back, seen 6–11 back"
+    assert rows_of(ARCHIVE, 4)["cache"] == "nothing leaves: 9 + 3 of 12, 3 more stored"
+    table = explained(ARCHIVE)
+    assert re.search(r"^ +8 +24-26 +24-26 +\(0-8 not read\) +2-0 as 15-17 0-2 as 18-20 21-23 +15-23 *$", table, re.M)
+    assert "clean pass" not in table
+    assert "Holds sink 0–8, 2–0 as 15–17, 0–2 as 18–20, 21–23, at 15–23;" in html(ARCHIVE)
+
+
+def test_chosen_tokens_say_of_which_frames_and_by_what() -> None:
+    rows = [rows_of(DEEP, block) for block in range(33)]
+    text = "the best 2 frames' worth of tokens of {}, by participation, each at its own index"
+    assert rows[7]["picks"] == text.format("10–19")
+    assert rows[9]["picks"] == text.format("memory (2), 20–25")
+    assert [n for n, row in enumerate(rows) if "picks" in row][:4] == [7, 9, 11, 13]
+    assert "each at its own index" not in rows_of("online deep+keep", 7)["picks"]
+    at_seven = cells_of(seen(DEEP)[7], window=21, trained=21)
+    assert ("in time", "sink 0–9 as 5–14: 14–23 back, seen 9–18 back") in at_seven
+    assert ("in time", "memory: each token at its own index") in at_seven
+    assert not any("share index" in says for _, says in at_seven)
+    assert [slot["date"] for slot in steps(DEEP)[7]["slots"][:10]] == list(range(5, 15))
+    assert data(html(DEEP))["sides"][0]["steps"][7]["picked"] == [10, 11]
+    table = explained(DEEP)
+    assert re.search(r"^ +7 +21-23 +21-23 +0-9 +5-14 +best 2 of 10-19 +own +20 +20 *$", table, re.M)
+    assert re.search(r"^ +8 +24-26 +24-26 +0-9 +5-14 +≤19 ≤19 +own +20-23 +20-23 *$", table, re.M)
+
+
+def test_blocks_that_are_denoised_together_are_shown_ahead() -> None:
+    rows, drawn = steps(ROLLING), data(html(ROLLING))["sides"][0]["steps"]
+    for n, (row, step) in enumerate(zip(rows, drawn, strict=True)):
+        assert len(row["placement"]["block"]) == 3 * min(4, 33 - n)
+        assert len(step.get("ahead", ())) == 3 * min(3, 32 - n)
+    assert rows_of(ROLLING, 3)["together"] == "with blocks 4–6, each a step noisier, at 12–20"
+    assert rows_of(ROLLING, 31)["together"] == "with block 32, a step noisier, at 18–20"
+    assert "together" not in rows_of(ROLLING, 32)
+    assert rows_of(ROLLING, 4)["unread"] == "3–5: stored, not read by noisy passes"
+    assert rows_of(ROLLING, 8)["clean pass"] == "reads 6–23 alone, at 0–17; own frames at 18–20"
+    assert rows[8]["commit"] == {"slots": [None] * 3 + list(range(18)), "block": [18, 19, 20]}
+    table = explained(ROLLING)
+    assert re.search(r"^ +8 +24-26 \(ahead 27-35\) +9-11 \(12-20\) .*18-23 \(6-17 not read\)", table, re.M)
+    assert "reads 6-23 alone" in table
+    with registered("presets", "mine", Preset(find_strategy(ROLLING), "", "")):
+        assert "denoises 4 blocks at once" in refused("a[0.75s]", "--preset", "mine")
+
+
+def test_what_the_clean_pass_reads_is_told_where_it_reads_otherwise() -> None:
+    for row in steps(COMMIT):
+        frames, noisy = [slot["frame"] for slot in row["slots"]], row["placement"]["slots"]
+        read = [index if frame >= row["start"] - 9 else None for frame, index in zip(frames, noisy, strict=True)]
+        assert row.get("commit", row["placement"])["slots"] == read
+        assert ("commit" in row) is (row["block"] > 3)
+    assert rows_of(COMMIT, 8)["clean pass"] == "reads 18–23 alone"
+    alone = "absolute sink:window=12,sink=3+keep reads=commit:recent=0"
+    assert rows_of(alone, 8)["clean pass"] == "reads its own block alone"
+    table = explained(COMMIT)
+    assert "clean pass" in next(line for line in table.splitlines() if line.startswith("block"))
+    assert re.search(r"^ +6 +18-20 .* reads 12-17 alone *$", table, re.M)
+    assert "the same, each block later" in table
+
+
+def test_a_clean_pass_that_reads_otherwise_is_a_difference() -> None:
+    plain = "absolute sink:window=12,sink=3+keep"
+    early, late = (compare(seen(plain)[n], seen(COMMIT)[n]) for n in (3, 8))
+    assert early.same
+    assert not late.same
+    assert differ(late) == [
+        ("held", "both 0–2, 18–23"),
+        ("clean pass", "A reads sink 0–2, 18–23; B reads 18–23"),
+    ]
+    rows = json.loads(run(SHOW, "--preset", "longlive", "--against", COMMIT, "--json").output)
+    assert rows[8]["b"] == steps(COMMIT)[8]
+
+
+def test_a_copy_is_told_from_the_frame_that_it_copies() -> None:
+    """At block 5 the archive's frames 6-8 are read, and again as 9-11."""
+    archive, plain = seen(ARCHIVE)[5], seen("absolute fifo:window=12+keep")[5]
+    assert [key for key in archive.indices() if key[0] == "copy"] == [("copy", 9), ("copy", 10), ("copy", 11)]
+    assert dict(differ(compare(archive, plain)))["held"] == "A alone copies dated 9–11; B alone 9–11; both 6–8, 12–14"
+    assert compare(archive, archive).same
+
+
+def test_sinks_that_average_or_are_pinned_say_so() -> None:
+    assert rows_of("online ema-sink+keep", 4)["sinks"] == "6–8 into sink 0–2, weight 0.001"
+    pinned = [n for n in range(33) if "sinks" in rows_of("absolute anchor+keep", n)]
+    assert pinned == [24]
+    assert rows_of("absolute anchor+keep", 24)["sinks"] == "69–71 pinned"
+
+
+@pytest.mark.parametrize("name", [*REFINED, *AVERAGES])
+def test_a_refined_strategy_draws(name: str) -> None:
+    plan = Script.parse(SHOW)
+    single, pair = paint(rolled(name), plan, SPEC), paint(rolled(name, "memrope"), plan, SPEC)
+    for figure in (single, pair):
+        figure.canvas.draw()
+    for role, frames in (("unread", lambda sight: {slot.frame for slot in sight.unread}), ("ahead", lambda s: s.ahead)):
+        expected = {(n, frame) for n, sight in enumerate(seen(name)) for frame in frames(sight)}
+        if role == "unread":  # an archive's frame that a copy shows is no empty place
+            expected -= {(n, slot.frame) for n, sight in enumerate(seen(name)) for slot, _ in sight.read}
+        assert cells(single, "holds", role) == expected
+        assert bool(cells(single, "dates", role)) is (role == "ahead" and bool(expected))
+
+
+def test_a_page_carries_only_the_code_that_it_needs() -> None:
+    plain, refined = html("memrope"), html(DEEP)
+    for word in ("//#", "Written", "hatched", "What the cached frames read"):
+        assert word not in plain
+        assert (word in refined) is (word != "//#")
+    assert "<code>newest</code>" in html(ROLLING)  # its rules come with what they say
+    assert "<code>rolling</code>" in html(ROLLING)
 
 
 @pytest.mark.parametrize(("first", "second"), list(combinations(ALL, 2)))
@@ -150,21 +352,26 @@ def numbers(text: str) -> set[int]:
     return {n for a, b in re.findall(r"(\d+)(?:–(\d+))?", text) for n in range(int(a), int(b or a) + 1)}
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*ALL, *REFINED, *AVERAGES])
 def test_every_frame_that_goes_is_named(name: str) -> None:
     strategy = find_strategy(name)
-    for view in seen(name):
-        held = {s.frame for s in view.before if s.role != "memory"}
-        held |= set(view.step.replay.frames if view.step.replay else ())
-        rows = cells_of(view, window=strategy.policy.window, trained=21)
+    for sight in seen(name):
+        held = {s.frame for s in sight.before if s.role != "memory"}
+        held |= set(sight.step.replay.frames if sight.step.replay else ())
+        rows = cells_of(sight, window=strategy.policy.window, trained=21)
+        rows = [(word, re.sub(r"\d+(–\d+)? as \d+(–\d+)?", "", text)) for word, text in rows]  # copies go, frames stay
         named = [numbers(text.partition("drops ")[2].partition(": window")[0]) for _, text in rows]
-        named += [numbers(text.partition(" into ")[0]) for word, text in rows if word == "memory"]
-        assert set().union(*named) == held - {s.frame for s in view.step.slots if s.role != "memory"}
+        named += [numbers(text.partition(" into ")[0]) for word, text in rows if word in ("memory", "sinks")]
+        named += [
+            numbers(text.partition("tokens of ")[2].partition(", by")[0]) for word, text in rows if word == "picks"
+        ]
+        stays = {s.frame for s in sight.step.slots if s.role != "memory"}  # frames become sinks, or candidates again
+        assert set().union(*named) - stays == held - stays
 
 
 def test_cells_at_the_events_of_the_papers() -> None:
     rope, memory = (
-        [dict(reversed(cells_of(view, window=12, trained=21))) for view in seen(name)]
+        [dict(reversed(cells_of(sight, window=12, trained=21))) for sight in seen(name)]
         for name in ("infinity-rope", "memrope")
     )
     assert rope[11]["new prompt"] == "flush; keeps sink 0, 32; drops 28–31"
@@ -226,7 +433,7 @@ def cells(figure: Any, panel: str, role: str) -> set[tuple[int, int]]:
 def test_the_overlay_marks_what_only_one_holds() -> None:
     figure = paint(rolled("infinity-rope", "longlive"), Script.parse(SHOW), SPEC)
     held = [
-        {(v.step.block.index, s.frame) for v in seen(name) for s in v.step.slots}
+        {(sight.step.block.index, s.frame) for sight in seen(name) for s in sight.step.slots}
         for name in ("infinity-rope", "longlive")
     ]
     assert cells(figure, "frames", "a") == held[0] - held[1]
@@ -473,6 +680,44 @@ def test_in_a_browser_a_long_script_stays_usable(opened: Any) -> None:
     assert tab.inner_text("#where").startswith("Block 1500: a cut")
     tab.keyboard.press("Shift+ArrowRight")
     assert tab.inner_text("#where").startswith("Block 2999")
+    assert opened.wrong == []
+
+
+def at_block(tab: Any, block: int) -> None:
+    tab.evaluate(f"const at = document.getElementById('at'); at.value = {block}; at.dispatchEvent(new Event('input'))")
+
+
+def test_in_a_browser_what_is_read_and_what_is_stored_are_told_apart(opened: Any) -> None:
+    tab = opened.show(ARCHIVE, ROLLING, reduced_motion="reduce")
+    at_block(tab, 8)
+    for number, name in enumerate((ARCHIVE, ROLLING)):
+        unread = seen(name)[8].unread
+        assert tab.locator(f"#unread-{number} span").all_inner_texts() == [str(slot.frame) for slot in unread]
+    tiles = tab.evaluate(
+        "[...document.querySelectorAll('#stage .tile')].map(t => [t.classList[1], t.querySelector('text').textContent])"
+    )
+    copies, read = ["2", "1", "0", "0", "1", "2"], [str(frame) for frame in (21, 22, 23)]
+    own = [["block", str(frame)] for frame in (24, 25, 26)]
+    assert tiles[:12] == [["recent", frame] for frame in copies + read] + own
+    assert tiles[12:] == [
+        *(["sink", str(frame)] for frame in range(3)),
+        *(["recent", str(frame)] for frame in range(18, 24)),
+        *own,
+        *(["ahead", str(frame)] for frame in range(27, 36)),
+    ]
+    assert tab.locator("#stage .dated").count() == len(copies)
+    assert "0–2: written with block 0, which read itself alone" in tab.text_content("#written-0")
+    assert "21–23: written with block 7, which read 3–20" in tab.text_content("#written-1")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    assert opened.wrong == []
+
+
+def test_in_a_browser_frames_that_were_encoded_again_say_so(opened: Any) -> None:
+    tab = opened.show("absolute sink:window=12,sink=3+recache reads=commit", reduced_motion="reduce")
+    at_block(tab, 12)
+    assert "30–32: encoded again at block 11" in tab.text_content("#written-0")
+    assert "0–2: written with block 0, which read itself alone" in tab.text_content("#written-0")
+    assert "33–35: written with block 11" in tab.text_content("#written-0")
     assert opened.wrong == []
 
 

@@ -53,10 +53,10 @@ def _curve(spec: Spec, steps: Iterable[Step]) -> tuple[list[list[Pair]], Tensor]
 
 
 def _distances(step: Step) -> Iterator[tuple[int, Role, int, int]]:
-    """(frame of the block, role, cached frame, temporal distance) of all that is pinned."""
-    for slot, index in zip(step.slots, step.placement.slots, strict=True):
+    """(frame of the block, role, cached frame, temporal distance) of all that is pinned and read."""
+    for slot, index in step.placement.pairs(step.slots):
         if slot.role in PINNED:
-            for frame, place in zip(range(step.block.start, step.block.end), step.placement.block, strict=True):
+            for frame, place in zip(range(step.block.start, step.block.end), step.own.block, strict=True):
                 yield frame, slot.role, slot.frame, abs(place - index)
 
 

@@ -10,7 +10,7 @@ from rollout.script import Script
 from rollout.show.explain import picture
 from rollout.show.explain.page import Side
 from rollout.show.explain.picture import INK
-from rollout.show.explain.views import Difference, Key, Mark, View, compare
+from rollout.show.explain.views import Difference, Key, Mark, Sight, compare
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def paint(drawing: Sequence[Side], script: Script, spec: Spec) -> "Figure":
         side = drawing[0]
         text = str(side.strategy)
         figure = picture.draw(
-            list(picture.told(view.step for view in side.views)),
+            list(picture.told(sight.step for sight in side.sights)),
             prompts=script.prompts,
             title=_short(text if side.name == text else f"{side.name}: {text}"),
             trained=spec.trained,
@@ -63,8 +63,8 @@ def overlay(a: Side, b: Side, prompts: Sequence[str], trained: int, seconds: flo
     """Above, the frames that only one of them holds or both; below, the indices of each: what agrees is pale."""
     from matplotlib.figure import Figure
 
-    differences = [compare(*both) for both in zip(a.views, b.views, strict=True)]
-    steps = list(picture.told(view.step for view in a.views))
+    differences = [compare(*both) for both in zip(a.sights, b.sights, strict=True)]
+    steps = list(picture.told(sight.step for sight in a.sights))
     above = picture.head(steps, prompts, (WIDTH - picture.LEFT - picture.RIGHT) * 72)
     top = 0.33 + picture.LINE * (max(len(text) for _, text, _ in above) + 1.4)
     height = top + SHARED + 2 * (picture.GAP + DATES) + picture.GAP + AWAY + picture.BELOW
@@ -75,16 +75,16 @@ def overlay(a: Side, b: Side, prompts: Sequence[str], trained: int, seconds: flo
         panels.append(figure.add_axes(box, facecolor="none", label=name, xlim=(-0.5, len(differences) - 0.5)))
         bottom -= picture.GAP
     frames = _frames(differences)
-    picture.frame(panels[0], "Cached frames by number", a.views[-1].step.block.end - 1, INK)
+    picture.frame(panels[0], "Cached frames by number", a.sights[-1].step.block.end - 1, INK)
     looks = {role: {"facecolor": colour, "linewidth": 0} for role, colour in SIDES.items()}
     for role, look in looks.items():
         if frames[role]:
             picture.fill(panels[0], role, frames[role], look)
     roles = {"reach"}
     for axes, side, name, attribute in zip(panels[1:3], (a, b), "AB", ("first", "second"), strict=True):
-        marks_of_side = picture.marks(list(picture.told(view.step for view in side.views)), trained)
+        marks_of_side = picture.marks(list(picture.told(sight.step for sight in side.sights)), trained)
         picture.panel(axes, _short(f"{name}, {side.name}: temporal index"), {}, marks_of_side.reach, INK)
-        roles |= _indices(axes, side.views, [getattr(x, attribute) for x in differences])
+        roles |= _indices(axes, side.sights, [getattr(x, attribute) for x in differences])
     _away(panels[3], (a, b), trained)
     for axes in panels[:-1]:
         axes.tick_params(labelbottom=False)
@@ -107,8 +107,7 @@ def _short(text: str, letters: int = 105) -> str:
 def _away(axes: "Axes", sides: Sequence[Side], trained: int) -> None:
     """How far the farthest key lies from the newest query, a line a strategy; dotted is the most in training."""
     away = [
-        [max(view.step.placement.block[-1] - index for index in view.indices().values()) for view in side.views]
-        for side in sides
+        [max(sight.own[-1] - index for index in sight.indices().values()) for sight in side.sights] for side in sides
     ]
     picture.frame(axes, f"Farthest key from the newest query; dotted: {trained - 1}, the most in training", 0, INK)
     for name, values in zip("ab", away, strict=True):
@@ -132,15 +131,15 @@ def _numbers(keys: Iterable[Key]) -> list[int]:
     return [n for kind, n in keys if kind == "frame"]
 
 
-def _indices(axes: "Axes", views: Sequence[View], marks: Sequence[Mapping[Key, Mark]]) -> set[str]:
+def _indices(axes: "Axes", sights: Sequence[Sight], marks: Sequence[Mapping[Key, Mark]]) -> set[str]:
     """A strategy's slots by role, what is the same in both pale; the roles that occur."""
     spans: dict[str, list[picture.Span]] = {}
-    for view, view_marks in zip(views, marks, strict=True):
-        block = view.step.block
-        roles = [slot.role.value for slot in view.step.slots] + ["block"] * block.frames
+    for sight, sight_marks in zip(sights, marks, strict=True):
+        block = sight.step.block
+        roles = [slot.role.value for slot, _ in sight.read] + ["block"] * block.frames + ["ahead"] * len(sight.ahead)
         by_role: dict[str, list[int]] = {}
-        for role, (key, index) in zip(roles, view.indices().items(), strict=True):
-            by_role.setdefault(f"{role}-same" if view_marks[key] is Mark.SAME else role, []).append(index)
+        for role, (key, index) in zip(roles, sight.indices().items(), strict=True):
+            by_role.setdefault(f"{role}-same" if sight_marks[key] is Mark.SAME else role, []).append(index)
         for role, numbers in by_role.items():
             spans.setdefault(role, []).extend((block.index, *run) for run in picture.runs(numbers))
     for role, stretches in spans.items():

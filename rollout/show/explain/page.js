@@ -28,6 +28,9 @@
     $("where").replaceChildren(`Block ${at}${at && cut ? ": a cut" : at && change ? ": a new prompt" : ""}`, small);
     ruler.show(at, more);
     data.sides.forEach((side, n) => fill($(`say-${n}`), side.steps[at].says));
+//# if refined
+    data.sides.forEach((side, n) => shelf(side, n));
+//# endif
     if (two) fill($("differ"), data.differ[at]);
     for (const head of document.querySelectorAll(".map .head")) head.style.left = `${(100 * (at + 0.5)) / count}%`;
     [...$("shots").querySelectorAll("button")].forEach((b) => b.setAttribute("aria-current", String(Number(b.dataset.prompt) === prompt)));
@@ -39,6 +42,22 @@
     }, 250);
   };
 
+//# if refined
+  // What is cached and not read, as hatched tiles; and of all that is cached what it read when it was written.
+  const shelf = (side, number) => {
+    const step = side.steps[at], names = ["sink", "memory", "recent"];
+    const tiles = (step.unread || []).map(([, role, frame, date]) => element("span", role === 1 ? "M" : date === null ? frame : `${frame} as ${date}`, names[role]));
+    $(`unread-${number}`).replaceChildren(...(tiles.length ? [element("small", "stored, not read"), ...tiles] : []));
+    const frames = [...step.slots.map(([role, frame]) => [role, frame]), ...(step.unread || []).map(([, role, frame]) => [role, frame])].filter(([role]) => role !== 1).map(([, frame]) => frame);
+    const lines = new Map();
+    for (const frame of [...new Set(frames)].sort((a, b) => a - b)) {
+      const text = Written(data, number, at, frame);
+      lines.set(text, [lines.has(text) ? lines.get(text)[0] : frame, frame]);
+    }
+    $(`written-${number}`).replaceChildren(...[...lines].map(([text, [from, to]]) => element("li", `${from === to ? from : `${from}–${to}`}: ${text}`)));
+  };
+
+//# endif
   const stop = () => {
     clearInterval(player);
     player = 0;
@@ -77,7 +96,11 @@
 
   // All blocks of a side: one path a role, in blocks and indices, stretched to the page.
   const paths = (side) => {
+//# if refined
+    const top = side.steps.reduce((m, s) => Math.max(m, ...s.own, ...(s.ahead || []), ...s.slots.map((p) => p[2])), data.trained - 1) + 1;
+//# else
     const top = side.steps.reduce((m, s) => Math.max(m, ...s.own, ...s.slots.map((p) => p[2])), data.trained - 1) + 1;
+//# endif
     const found = { band: "", sink: "", memory: "", recent: "", block: "" }, names = ["sink", "memory", "recent"];
     const gap = top > 60 ? 0 : 0.08, box = (n, low, high) => `M${n + 0.06} ${top - high - 1 + gap}h.88V${top - low - gap}h-.88z`;
     side.steps.forEach((step, n) => {
@@ -85,6 +108,9 @@
       found.band += `M${n} ${top - Math.max(last, data.trained - 1) - 1}h1V${top - Math.max(0, last - data.trained + 1)}h-1z`;
       for (const [role, , index] of step.slots) found[names[role]] += box(n, index, index);
       for (const index of step.own) found.block += box(n, index, index);
+//# if refined
+      for (const index of step.ahead || []) found.ahead = (found.ahead || "") + box(n, index, index);
+//# endif
     });
     return { top, parts: Object.entries(found) };
   };
@@ -123,7 +149,16 @@
     };
     const roles = new Set(data.sides.flatMap((side) => side.steps.flatMap((step) => step.slots.map((slot) => slot[0]))));
     const marks = data.sides.map((side) => new Set(side.steps.flatMap((step) => [...(step.marks || "")])));
+//# if refined
+    const any = (name) => data.sides.some((side) => side.steps.some((step) => step[name])), memory = any("mix") ? "memory; above the strip, each frame’s weight in M1 (filled) and M2 (line)" : "memory: chosen tokens";
+    const items = ["sink", "memory", "recent"].filter((_, n) => roles.has(n)).map((role) => key(role, role === "memory" ? memory : role));
+    if (any("unread")) items.push(key("hatched", "stored, not read"));
+    if (any("picked")) items.push(key("picked", "chosen at this block"));
+    if (any("dates")) items.push(key("dated", "at another date than its frame’s"));
+    if (any("ahead")) items.push(key("ahead", "ahead: later blocks in the same pass"));
+//# else
     const items = ["sink", "memory", "recent"].filter((_, n) => roles.has(n)).map((role) => key(role, role === "memory" ? "memory; above the strip, each frame’s weight in M1 (filled) and M2 (line)" : role));
+//# endif
     items.push(key("block", "this block: the queries"), key("band", "within the trained distance"));
     if (data.sides.some((side) => side.steps.some((step) => step.again))) items.push(key("again", "encoded again"));
     marks.forEach((some, n) => { if (some.has("o")) items.push(key(`own-${"ab"[n]}`, `only in ${"AB"[n]}`)); });

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from rollout.backend import Spec
 from rollout.errors import OutputError, RolloutError
+from rollout.plan import ANY, Horizon
 from rollout.registry import find
 from rollout.script import Script
-from rollout.show.explain.cells import cells, differ, folds, listed, ranges
-from rollout.show.explain.views import Difference, Mark, View, compare, views
-from rollout.slots import Role
+from rollout.show.explain.cells import cells, differ, folds
+from rollout.show.explain.views import Difference, Mark, Sight, compare, sights
+from rollout.show.explain.words import listed, ranges
+from rollout.slots import Mix, Pick, Role
 from rollout.specs import GROUP_OF, part_to_text
 from rollout.strategy import AXES, Strategy
 from rollout.text import Json, first_paragraph
@@ -37,10 +39,17 @@ class Side:
 
     name: str
     strategy: Strategy
-    views: Sequence[View]
+    sights: Sequence[Sight]
 
 
-def sides(strategies: Iterable[tuple[str, Strategy]], script: Script, spec: Spec, longest: int = LONGEST) -> list[Side]:
+def sides(
+    strategies: Iterable[tuple[str, Strategy]],
+    script: Script,
+    spec: Spec,
+    longest: int = LONGEST,
+    *,
+    horizon: Horizon = ANY,
+) -> list[Side]:
     """Roll out strategies over a script without a model. Raises OutputError where it is too long to be shown."""
     blocks = script.count(spec)
     if blocks > longest:
@@ -48,7 +57,10 @@ def sides(strategies: Iterable[tuple[str, Strategy]], script: Script, spec: Spec
             f"the script has {blocks} blocks; a picture shows {longest} at most. Shorten its durations to "
             f"{longest * spec.block_seconds:g}s in all: what a strategy does repeats."
         )
-    return [Side(name, strategy, list(views(strategy, blocks_of(script, spec), spec))) for name, strategy in strategies]
+    return [
+        Side(name, strategy, list(sights(strategy, blocks_of(script, spec), spec, horizon=horizon)))
+        for name, strategy in strategies
+    ]
 
 
 def page(drawing: Sequence[Side], script: Script, spec: Spec, *, text: str, command: str) -> str:
@@ -57,7 +69,9 @@ def page(drawing: Sequence[Side], script: Script, spec: Spec, *, text: str, comm
     from markupsafe import Markup
 
     home = Path(__file__).parent
-    differences = [compare(a, b) for a, b in zip(*(side.views for side in drawing), strict=True)] if drawing[1:] else []
+    differences = (
+        [compare(a, b) for a, b in zip(*(side.sights for side in drawing), strict=True)] if drawing[1:] else []
+    )
     data = json.dumps(_data(drawing, differences, script, spec), ensure_ascii=False, separators=(",", ":"))
     if len(data) > LARGEST:
         raise OutputError(
@@ -66,10 +80,15 @@ def page(drawing: Sequence[Side], script: Script, spec: Spec, *, text: str, comm
     environment = Environment(
         loader=FileSystemLoader(home), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    texts = [(home / name).read_text(encoding="utf-8") for name in ("../base.css", "page.css", "ruler.js", "page.js")]
-    style, code = "".join(texts[:2]), "".join(texts[2:])
+    plain = all(sight.plain for side in drawing for sight in side.sights)
+    sheets = ["../base.css", "page.css"] if plain else ["../base.css", "page.css", "refined.css"]
+    style = "".join((home / name).read_text(encoding="utf-8") for name in sheets)
+    # a script's lines for refinements are Jinja's, in comments: a page without refinements does not carry them
+    scripts = environment.overlay(line_statement_prefix="//#", keep_trailing_newline=True)
+    code = "".join(scripts.get_template(name).render(refined=not plain) for name in ("ruler.js", "page.js"))
     return environment.get_template("page.html").render(
         sides=[{"name": side.name, "text": str(side.strategy), "parts": _parts(side.strategy)} for side in drawing],
+        refined=not plain,
         trained=spec.trained,
         script=text,
         command=command,
@@ -98,7 +117,8 @@ def _facts(script: Script, spec: Spec) -> dict[str, str]:
 def _parts(strategy: Strategy) -> list[dict[str, str]]:
     """Each part with the first paragraph of its documentation."""
     return [
-        {"axis": axis, "text": part_to_text(getattr(strategy, axis)), "says": _says(strategy, axis)} for axis in AXES
+        {"axis": axis, "text": part_to_text(getattr(strategy, axis)), "says": _says(strategy, axis)}
+        for axis in (*AXES, *strategy.refinements)
     ]
 
 
@@ -112,7 +132,7 @@ def _says(strategy: Strategy, axis: str) -> str:
 
 def _data(drawing: Sequence[Side], differences: Sequence[Difference], script: Script, spec: Spec) -> Json:
     """What the page's script draws."""
-    blocks = [view.step.block for view in drawing[0].views]
+    blocks = [sight.step.block for sight in drawing[0].sights]
     return {
         "trained": spec.trained,
         "size": spec.block,
@@ -126,20 +146,21 @@ def _data(drawing: Sequence[Side], differences: Sequence[Difference], script: Sc
 
 def _side(side: Side, number: int, differences: Sequence[Difference], trained: int) -> Json:
     """A strategy's blocks: slots as [role, frame, index], marks a slot and frame, and what its memory takes in."""
-    window = side.strategy.policy.window
+    window, plain = side.strategy.policy.window, all(sight.plain for sight in side.sights)
     steps = []
-    for n, view in enumerate(side.views):
-        step = view.step
-        pairs = zip(step.slots, step.placement.slots, strict=True)
+    for n, sight in enumerate(side.sights):
+        step = sight.step
         entry: Json = {
-            "slots": [[ROLES.index(slot.role), slot.frame, index] for slot, index in pairs],
-            "own": list(step.placement.block),
-            "says": cells(view, window=window, trained=trained),
+            "slots": [[ROLES.index(slot.role), slot.frame, index] for slot, index in sight.read],
+            "own": list(sight.own),
+            "says": cells(sight, window=window, trained=trained),
         }
+        if not plain:
+            entry |= _refined(sight)
         if step.replay is not None:
             entry["again"] = list(step.replay.frames)
-        if any(folds(slot, row, view.offered) for slot, row in zip(step.room.slots, step.room.rows, strict=True)):
-            entry["mix"] = _mix(view)
+        if any(folds(slot, row, sight.offered) for slot, row in zip(step.room.slots, step.room.rows, strict=True)):
+            entry["mix"] = _mix(sight)
         if differences:
             marks = (differences[n].first, differences[n].second)[number]
             entry["marks"] = "".join(CODES[mark] for mark in marks.values())
@@ -147,17 +168,33 @@ def _side(side: Side, number: int, differences: Sequence[Difference], trained: i
     return {"name": side.name, "steps": steps}
 
 
-def _mix(view: View) -> list[Json]:
+def _refined(sight: Sight) -> Json:
+    """What a plain block does not have: slots that are not read, dates, chosen tokens, frames ahead, a clean pass's reads.
+
+    Slots that are not read as [place in the cache, role, frame, date]; the others go by their place among those read.
+    """
+    step, slots = sight.step, [slot for slot, _ in sight.read]
+    chosen = {i for i, row in enumerate(step.room.rows) if isinstance(row, Pick)}
+    unread = [(i, step.slots[i]) for i, index in enumerate(step.placement.slots) if index is None]
+    entry: Json = {
+        "unread": [[i, ROLES.index(slot.role), slot.frame, slot.date] for i, slot in unread],
+        "dates": [[n, slot.date] for n, slot in enumerate(slots) if slot.date is not None],
+        "picked": [n for n, i in enumerate(step.placement.read) if i in chosen],
+        "ahead": list(sight.ahead.values()),
+    }
+    return {name: value for name, value in entry.items() if value} | {"read": listed(sight.clean)}
+
+
+def _mix(sight: Sight) -> list[Json]:
     """What each memory stream is made of now: its weights over the old streams and over the frames taken in."""
-    old = view.offered
+    old = sight.offered
     numbers = {i: n for n, i in enumerate(i for i, slot in enumerate(old) if slot.role is Role.MEMORY)}
-    rows = [
-        row for slot, row in zip(view.step.room.slots, view.step.room.rows, strict=True) if slot.role is Role.MEMORY
-    ]
+    pairs = zip(sight.step.room.slots, sight.step.room.rows, strict=True)
+    rows = [row for slot, row in pairs if slot.role is Role.MEMORY and isinstance(row, Mix)]
     return [
         {
-            "old": [[numbers[i], w] for i, w in row if i in numbers],
-            "new": [[old[i].frame, round(w, 9)] for i, w in row if i not in numbers],
+            "old": [[numbers[i], w] for i, w in row.weights if i in numbers],
+            "new": [[old[i].frame, round(w, 9)] for i, w in row.weights if i not in numbers],
         }
         for row in rows
     ]
@@ -166,16 +203,16 @@ def _mix(view: View) -> list[Json]:
 def _rows(drawing: Sequence[Side], differences: Sequence[Difference], spec: Spec) -> Iterable[Json]:
     """The table: every block at which something happens, and of a pattern that repeats the first few."""
     repeats = 0
-    for n, views_ in enumerate(zip(*(side.views for side in drawing), strict=True)):
-        step = views_[0].step
-        before = [side.views[n - 1].pattern() for side in drawing] if n else None
-        repeats = repeats + 1 if before == [view.pattern() for view in views_] and step.switch is None else 0
+    for n, abreast in enumerate(zip(*(side.sights for side in drawing), strict=True)):
+        step = abreast[0].step
+        before = [side.sights[n - 1].pattern() for side in drawing] if n else None
+        repeats = repeats + 1 if before == [sight.pattern() for sight in abreast] and step.switch is None else 0
         if repeats < STEADY:
             yield {
                 "block": n,
                 "at": f"{spec.seconds(step.block.start):.2f}",
                 "frames": ranges(range(step.block.start, step.block.end)),
-                "sides": [_cells(side, view, spec) for side, view in zip(drawing, views_, strict=True)],
+                "sides": [_cells(side, sight, spec) for side, sight in zip(drawing, abreast, strict=True)],
                 "differ": differ(differences[n]) if differences else [],
                 "event": step.switch is not None,
             }
@@ -183,8 +220,8 @@ def _rows(drawing: Sequence[Side], differences: Sequence[Difference], spec: Spec
             yield {}
 
 
-def _cells(side: Side, view: View, spec: Spec) -> Json:
-    step = view.step
-    content = f"{listed(step.slots)}, at {ranges(step.placement.slots)}" if step.slots else "nothing"
-    rows = cells(view, window=side.strategy.policy.window, trained=spec.trained)
-    return {"held": content, "own": ranges(step.placement.block), "says": rows}
+def _cells(side: Side, sight: Sight, spec: Spec) -> Json:
+    slots = sight.step.slots
+    where = f"at {ranges(index for _, index in sight.read)}" if sight.read else "none of them read"
+    rows = cells(sight, window=side.strategy.policy.window, trained=spec.trained)
+    return {"held": f"{listed(slots)}, {where}" if slots else "nothing", "own": ranges(sight.own), "says": rows}

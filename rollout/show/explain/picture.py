@@ -8,7 +8,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from rollout.plan import Step, replayed
-from rollout.slots import Role, Slot, in_order
+from rollout.slots import Mix, Pick, Role, Row, Slot, in_order
 from rollout.text import Json
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["COLOURS", "INK", "LINE", "SIZE", "Marks", "draw", "marks", "runs", "told"]
 
 INK = "#1f2328"
-COLOURS = {"sink": "#e69f00", "memory": "#cc79a7", "recent": "#56b4e9", "folded": "#cc79a7"}
+COLOURS = {"sink": "#e69f00", "memory": "#cc79a7", "recent": "#56b4e9", "folded": "#cc79a7", "chosen": "#cc79a7"}
 """Okabe and Ito's, told apart without red and green; the block itself has the colour of the text."""
-SOFT = {"folded": 0.35, "reach": 0.12}
+SOFT = {"folded": 0.35, "chosen": 0.35, "reach": 0.12, "unread": 0.6, "ahead": 0.4}
 ROLES = tuple(role.value for role in Role)
 WORDS = {role: role for role in ROLES} | {"folded": "averaged", "block": "this block", "again": "re-encoded"}
-WORDS["reach"] = "trained on"
+WORDS |= {"chosen": "chosen from", "unread": "stored, not read", "ahead": "ahead", "reach": "trained on"}
 """The legend's, from the back of the picture to its front."""
 SIZE = 8.0
 """Points of the text: legible where the picture is as wide as a phone."""
@@ -40,22 +40,30 @@ Segment = tuple[int, list[str], str]
 
 
 def told(steps: Iterable[Step]) -> Iterator[Json]:
-    """Steps as JSON, with what else a picture shows: the frames `folded` into memory, and those `replayed`."""
+    """Steps as JSON, with what else a picture shows: the frames `folded` into memory, and those `replayed`.
+
+    Where there are any also the frames `chosen` from, and the number of frames `ahead` in the same pass.
+    """
     before: tuple[Slot, ...] = ()
     for step in steps:
         if step.switch is not None:
             before = step.switch.slots
         if step.replay is not None:
             before = in_order(before + replayed(step.replay, step.block.frames, step.block.scene))
-        mixtures = {
-            before[i].frame
-            for slot, row in zip(step.room.slots, step.room.rows, strict=True)
-            if slot.role is Role.MEMORY
-            for i, _ in row
-            if before[i].role is Role.RECENT
-        }
-        yield step.to_dict() | {"folded": sorted(mixtures), "replayed": list(step.replay.frames) if step.replay else []}
+        memory = [row for slot, row in zip(step.room.slots, step.room.rows, strict=True) if slot.role is Role.MEMORY]
+        folded = _recent(before, [row for row in memory if isinstance(row, Mix)])
+        more: Json = {"folded": folded, "replayed": list(step.replay.frames) if step.replay else []}
+        if step.room.picks:
+            more["chosen"] = _recent(before, [row for row in memory if isinstance(row, Pick)])
+        if step.own != step.placement:
+            more["ahead"] = len(step.placement.block) - step.block.frames
+        yield step.to_dict() | more
         before = step.after
+
+
+def _recent(old: Sequence[Slot], rows: Iterable[Row]) -> list[int]:
+    """The recent frames that rows take in."""
+    return sorted({old[i].frame for row in rows for i in row.sources if old[i].role is Role.RECENT})
 
 
 @dataclass
@@ -74,25 +82,32 @@ class Marks:
 
 def marks(steps: Sequence[Mapping[str, Any]], trained: int) -> Marks:
     """Steps to runs."""
-    result, born = Marks(), None
+    result, born, mixture = Marks(), None, "folded"
     for step in steps:
-        block_indices, again = step["placement"]["block"], step.get("replayed", [])
-        slots = [(s["role"], s["frame"], p) for s, p in zip(step["slots"], step["placement"]["slots"], strict=True)]
-        frames = {role: [f for r, f, _ in slots if r == role] for role in ROLES}
-        dates = {role: [p for r, _, p in slots if r == role] for role in ROLES}
-        frames["block"], dates["block"] = list(range(step["start"], step["start"] + len(block_indices))), block_indices
-        frames["again"] = [f for r, f, _ in slots if f in again and r != "memory"]
-        dates["again"] = [p for r, f, p in slots if f in again and r != "memory"]
-        memory = frames["memory"]
+        placement, again = step["placement"], step.get("replayed", [])
+        own = len(placement["block"]) - step.get("ahead", 0)
+        slots = [(s["role"], s["frame"], p) for s, p in zip(step["slots"], placement["slots"], strict=True)]
+        read = [(role, frame, index) for role, frame, index in slots if index is not None]
+        frames = {role: [f for r, f, _ in read if r == role] for role in ROLES}
+        dates = {role: [p for r, _, p in read if r == role] for role in ROLES}
+        end = step["start"] + own
+        frames["block"], dates["block"] = list(range(step["start"], end)), placement["block"][:own]
+        frames["ahead"], dates["ahead"] = list(range(end, end + step.get("ahead", 0))), placement["block"][own:]
+        frames["again"] = [f for r, f, _ in read if f in again and r != "memory"]
+        dates["again"] = [p for r, f, p in read if f in again and r != "memory"]
+        frames["unread"] = [f for _, f, p in slots if p is None and f not in {frame for _, frame, _ in read}]
+        memory = [f for r, f, _ in slots if r == "memory"]
         # A memory begins with the oldest frame that it ever took in, and ends where it is dropped.
         oldest: list[int] = [] if born is None else [born]
-        born = min([*step.get("folded", ()), *oldest], default=None) if memory else None
-        frames["folded"] = [] if born is None else list(range(born, max(memory)))
+        born = min([*step.get("folded", ()), *step.get("chosen", ()), *oldest], default=None) if memory else None
+        mixture = "chosen" if step.get("chosen") else mixture
+        frames[mixture] = [] if born is None else list(range(born, max(memory)))
         for into, numbers in ((result.holds, frames), (result.dates, dates)):
             for role, values in numbers.items():
                 into.setdefault(role, []).extend((step["block"], *run) for run in runs(values))
-        result.reach.append((max(0, max(block_indices) - trained + 1), max(trained - 1, *block_indices)))
-        result.crowd = {index: n for index, n in Counter(p for _, _, p in slots).items() if n > 1}
+        newest = max(placement["block"])
+        result.reach.append((max(0, newest - trained + 1), max(trained - 1, newest)))
+        result.crowd = {index: n for index, n in Counter(p for _, _, p in read).items() if n > 1}
     return result
 
 
@@ -177,6 +192,15 @@ def panel(axes: "Axes", name: str, spans: Mapping[str, Sequence[Span]], reach: l
 
 def style(role: str, ink: str) -> dict[str, Any]:
     """How a role's marks look, as a patch's properties."""
+    if role == "unread":
+        return {
+            "facecolor": "none",
+            "edgecolor": ink,
+            "alpha": SOFT[role],
+            "hatch": "//////",
+            "linewidth": 0,
+            "zorder": 1,
+        }
     if role == "again":
         return {"fill": False, "edgecolor": ink, "linewidth": 0.9, "zorder": 3}
     return {"facecolor": COLOURS.get(role, ink), "alpha": SOFT.get(role), "linewidth": 0, "zorder": 2}
@@ -204,7 +228,8 @@ def fill(axes: "Axes", role: str, spans: Sequence[Span], look: Mapping[str, Any]
 def apart(axes: "Axes", steps: Sequence[Mapping[str, Any]], trained: int, ink: str) -> None:
     """An arrow where the newest query ends farther from a cached frame than training ever saw."""
     placement = steps[-1]["placement"]
-    low, high = min(placement["slots"] + placement["block"]), max(placement["block"])
+    low = min([index for index in placement["slots"] if index is not None] + placement["block"])
+    high = max(placement["block"])
     if high - low < trained:
         return
     place, text = axes.get_yaxis_transform(), f"{high - low} apart,\n{trained - 1} at most in training"

@@ -7,6 +7,15 @@ const svg = (tag, attributes, ...inside) => {
   return element;
 };
 
+//# if refined
+// What a frame's block read when it was written to the cache.
+const Written = (data, number, at, frame) => {
+  const steps = data.sides[number].steps, block = Math.floor(frame / data.size);
+  for (let b = at; b > block; b -= 1) if (steps[b].again && steps[b].again.includes(frame)) return `encoded again at block ${b}`;
+  return `written with block ${block}, which read ${steps[block].read || "itself alone"}`;
+};
+
+//# endif
 const Ruler = (data, stage) => {
   const ROLES = ["sink", "memory", "recent", "block"], LEAST = 13, WIDEST = 46, TEAR = 1.5;
   const STRIP = 14, FAN = 84, TILE = 34, TICKS = 32, BETWEEN = 36;
@@ -15,7 +24,11 @@ const Ruler = (data, stage) => {
   const WEIGHTS = remembers ? 30 : 6, PANEL = WEIGHTS + STRIP + FAN + TILE + TICKS;
   // One strategy lies on its indices; two lie on the distance from their newest query, which is all that rotary attention sees.
   const spot = (step, index) => (two ? index - step.own.at(-1) : index);
+//# if refined
+  const all = (step) => [...step.own, ...(step.ahead || []), ...step.slots.map((slot) => slot[2])].map((index) => spot(step, index));
+//# else
   const all = (step) => [...step.own, ...step.slots.map((slot) => slot[2])].map((index) => spot(step, index));
+//# endif
   const [low, high] = data.sides.reduce((ends, side) => side.steps.reduce(([a, b], step) => [Math.min(a, ...all(step)), Math.max(b, ...all(step))], ends), two ? [1 - data.trained, 0] : [0, data.trained - 1]);
 
   // What a side's block sees: one entry a slot and own frame, with a name that stays from block to block.
@@ -24,6 +37,13 @@ const Ruler = (data, stage) => {
     let streams = 0;
     const all = step.slots.map(([role, frame, index]) => ({ role: ROLES[role], frame, index, key: role === 1 ? `m${streams++}` : `f${frame}` }));
     all.push(...step.own.map((index, i) => ({ role: "block", frame: start + i, index, key: `f${start + i}` })));
+//# if refined
+    all.push(...(step.ahead || []).map((index, i) => ({ role: "ahead", frame: start + data.size + i, index, key: `f${start + data.size + i}` })));
+    for (const [n, date] of step.dates || []) Object.assign(all[n], { date }, all[n].role === "recent" ? { key: `c${date}` } : {});
+    for (const n of step.picked || []) all[n].picked = true;
+    for (const one of all) one.title = `${one.role} ${one.frame}${one.date === undefined ? "" : ` as ${one.date}`}${one.picked ? ": chosen tokens" : ""}`;
+    for (const one of all) if (["sink", "recent"].includes(one.role)) one.title += `: ${Written(data, number, at, one.frame)}`;
+//# endif
     const crowd = new Map();
     all.forEach((one, n) => {
       one.away = last - one.index;
@@ -142,7 +162,11 @@ const Ruler = (data, stage) => {
     };
     for (const cell of ax.cells) {
       const one = here.get(cell);
+//# if refined
+      if (one) number(under + 23, cell, Math.abs(one.away), one.away < 0 ? "+" : "−", { "font-weight": one.away >= data.trained ? 700 : 400 });
+//# else
       if (one) number(under + 23, cell, one.away, "−", { "font-weight": one.away >= data.trained ? 700 : 400 });
+//# endif
       if (one || !two) number(under + 8, cell, one ? one.index : cell, "", { opacity: one ? 1 : 0.55 });
     }
     for (const { x, skips } of ax.tears) root.append(svg("text", { x, y: y(top + TILE / 2) + 4, "text-anchor": "middle", "font-size": 9 }, `⋯${ax.wide > 20 ? skips : ""}`));
@@ -165,6 +189,10 @@ const Ruler = (data, stage) => {
       if (edge) group.append(svg("rect", { class: edge, x: x - 0.5, y: first - 0.5, width: wide + 1, height: TILE + 1, rx: 3 }));
       group.append(svg("text", { class: "many", x: x + wide / 2, y: first - 6 + (n ? TILE + 16 : 0), "text-anchor": "middle", "font-size": 9.5 }, all));
     }
+//# if refined
+    group.append(svg("title", {}, one.title));
+    if (one.picked || one.date !== undefined) group.append(svg("rect", { class: one.picked ? "picked" : "dated", x: x + 1.5, y: y + 1.5, width: Math.max(1, wide - 3), height: Math.max(1, tall - 3), rx: 2 }));
+//# endif
     root.append(group);
   };
 

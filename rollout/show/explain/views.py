@@ -1,22 +1,33 @@
 """What a block sees of the cache, frame by frame, and where two strategies differ. Pure, without torch."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from rollout.backend import Spec
-from rollout.plan import Step, reach, replayed, simulate
-from rollout.slots import Block, Placement, Role, Row, Slot, in_order
+from rollout.plan import ANY, Horizon, Step, reach, replayed, simulate
+from rollout.slots import Block, Pick, Role, Row, Slot, View, in_order
 from rollout.strategy import Strategy
 
-__all__ = ["Difference", "Key", "Mark", "View", "compare", "views"]
+__all__ = ["Difference", "Key", "Mark", "Origin", "Sight", "compare", "is_copy", "keys", "sights"]
 
 Key = tuple[str, int]
-"""What is compared: ("frame", its number), ("memory", the stream's) or ("block", the number of one of its own frames)."""
+"""What is compared: ("frame", its number), ("copy", its date), ("memory", the stream's number), ("block", the number of one
+of its own frames) or ("ahead", that of a later block's frame in the same pass)."""
+
+
+class Origin(NamedTuple):
+    """Where a slot comes from."""
+
+    content: int
+    """A fingerprint of which frames its keys average and in which pass they were encoded; not of their values."""
+    own_dates: bool = False
+    """Its tokens were chosen and each has kept its temporal index."""
 
 
 @dataclass(frozen=True)
-class View:
+class Sight:
     """A step with what led to it."""
 
     step: Step
@@ -24,25 +35,81 @@ class View:
     """The cache as the block before left it."""
     offered: tuple[Slot, ...]
     """The cache that the policy makes room in: after the switch, with what was encoded again."""
-    natural: Placement
-    """Where everything would sit without a cut's jump."""
-    made: tuple[int, ...]
-    """A fingerprint a slot of which frames its keys average and in which pass they were encoded; not of their values."""
+    natural: View
+    """Where what is read and the block would sit without a cut's jump."""
+    origins: tuple[Origin, ...]
+    """Of each slot."""
+    readable: int
+    """Slots that count against the policy's window; the others are stored alone."""
+
+    @property
+    def read(self) -> tuple[tuple[Slot, int], ...]:
+        """The slots that the noisy passes read, each with its index."""
+        return self.step.placement.pairs(self.step.slots)
+
+    @property
+    def unread(self) -> tuple[Slot, ...]:
+        """The slots that the noisy passes do not read."""
+        pairs = zip(self.step.slots, self.step.placement.slots, strict=True)
+        return tuple(slot for slot, index in pairs if index is None)
+
+    @property
+    def picks(self) -> tuple[tuple[Slot, Pick], ...]:
+        """The slots for which tokens are chosen at this block."""
+        pairs = zip(self.step.room.slots, self.step.room.rows, strict=True)
+        return tuple((slot, row) for slot, row in pairs if isinstance(row, Pick))
+
+    @property
+    def own(self) -> tuple[int, ...]:
+        """The indices of the block's own frames."""
+        return self.step.own.block
+
+    @property
+    def ahead(self) -> dict[int, int]:
+        """The frames of later blocks in the same pass, each with its index."""
+        return dict(enumerate(self.step.placement.block[len(self.own) :], self.step.block.end))
+
+    @property
+    def clean(self) -> tuple[Slot, ...]:
+        """The slots that the clean pass reads."""
+        return tuple(slot for slot, _ in self.step.commit.pairs(self.step.slots))
+
+    @property
+    def same_clean(self) -> bool:
+        """The clean pass reads what the noisy passes read, where they read it."""
+        return self.step.commit == self.step.own
+
+    @property
+    def plain(self) -> bool:
+        """Every slot is read by every pass, at its own date and with all of its tokens, and the block is alone."""
+        dates = any(slot.date is not None for slot in self.step.slots)
+        return self.same_clean and not (dates or self.unread or self.picks or self.ahead)
 
     def indices(self) -> dict[Key, int]:
         """The temporal index of everything that the block attends to."""
-        slots = zip(keys(self.step.slots), self.step.placement.slots, strict=True)
-        block_indices = zip(range(self.step.block.start, self.step.block.end), self.step.placement.block, strict=True)
-        return dict(slots) | {("block", frame): index for frame, index in block_indices}
+        named = zip(keys(self.step.slots), self.step.placement.slots, strict=True)
+        own = zip(range(self.step.block.start, self.step.block.end), self.own, strict=True)
+        places = {key: index for key, index in named if index is not None}
+        places |= {("block", frame): index for frame, index in own}
+        return places | {("ahead", frame): index for frame, index in self.ahead.items()}
 
     def pattern(self) -> tuple[object, ...]:
         """What the block sees, apart from the frames' numbers moving on with time."""
         step, start = self.step, self.step.block.start
-        content = tuple((s.role, s.frame if s.role is Role.SINK else s.frame - start) for s in step.slots)
-        moves = step.placement.block[-1] == step.block.end - 1  # absolute positions move on by themselves
+        content = tuple(
+            (s.role, s.frame if s.role is Role.SINK else s.frame - start, None if s.date is None else s.date - start)
+            for s in step.slots
+        )
+        moves = self.own[-1] == step.block.end - 1  # absolute positions move on by themselves
         base = start if moves else 0
-        pairs = zip(step.slots, step.placement.slots, strict=True)
-        return content, tuple(p - base for s, p in pairs if s.role is Role.RECENT), moves
+        recent = tuple(index - base for slot, index in self.read if slot.role is Role.RECENT)
+        passes = step.placement.read, step.commit.read, len(self.ahead), len(self.picks)
+        return content, recent, moves, passes
+
+
+def is_copy(slot: Slot) -> bool:
+    """Whether a recent slot stands for another frame than its own, as an archive's copies do."""
+    return slot.role is Role.RECENT and slot.date is not None
 
 
 def keys(slots: Iterable[Slot]) -> list[Key]:
@@ -50,38 +117,59 @@ def keys(slots: Iterable[Slot]) -> list[Key]:
     contents: list[Key] = []
     for slot in slots:
         streams = sum(kind == "memory" for kind, _ in contents)
-        contents.append(("memory", streams) if slot.role is Role.MEMORY else ("frame", slot.frame))
+        if slot.role is Role.MEMORY:
+            contents.append(("memory", streams))
+        else:
+            contents.append(("copy", slot.time) if is_copy(slot) else ("frame", slot.frame))
     return contents
 
 
-def views(strategy: Strategy, blocks: Iterable[Block], spec: Spec) -> Iterator[View]:
+def sights(strategy: Strategy, blocks: Iterable[Block], spec: Spec, *, horizon: Horizon = ANY) -> Iterator[Sight]:
     """The steps of a whole rollout with what led to them. Raises CacheError."""
     before: tuple[Slot, ...] = ()
-    sources: tuple[int, ...] = ()
-    for step in simulate(strategy, blocks, spec):
+    origins: tuple[Origin, ...] = ()
+    for step in simulate(strategy, blocks, spec, horizon=horizon):
         candidates = before
         if step.switch is not None:
-            candidates, sources = step.switch.slots, _made(sources, step.switch.rows, step.switch.pooled)
+            candidates, origins = step.switch.slots, _handed_on(origins, step.switch.rows)
         if step.replay is not None:
             again = replayed(step.replay, step.block.frames, step.block.scene)
-            both = [*zip(candidates, sources, strict=True)]
-            both += [(s, hash((s.frame, step.block.index, step.replay.bidirectional))) for s in again]
-            candidates, sources = in_order(candidates + again), tuple(m for r in Role for s, m in both if s.role is r)
-        sources = _made(sources, step.room.rows, step.room.pooled)
-        calm = replace(step.block, cut=False)
-        natural = strategy.positions.place(step.slots, calm, reach(strategy, spec))
-        yield View(step, before, candidates, natural, sources)
+            fresh = [Origin(hash((slot.frame, step.block.index, step.replay.bidirectional))) for slot in again]
+            origins = _joined(candidates, origins, again, fresh)
+            candidates = in_order(candidates + again)
+        origins = _handed_on(origins, step.room.rows)
+        readable = strategy.policy.readable(step.slots, step.block)
+        yield Sight(step, before, candidates, _natural(strategy, step, spec), origins, len(readable))
         before = step.after
-        born = [*zip(step.slots, sources, strict=True), *((s, hash((s.frame,))) for s in step.admitted)]
-        sources = tuple(m for r in Role for s, m in born if s.role is r)
+        origins = _joined(step.slots, origins, step.admitted, [Origin(hash((s.frame,))) for s in step.admitted])
 
 
-def _made(old: tuple[int, ...], rows: Iterable[Row], pooled: frozenset[int]) -> tuple[int, ...]:
-    """Fingerprints after an edit: a row of one slot hands its own on."""
-    return tuple(
-        old[row[0][0]] if len(row) == 1 and n not in pooled else hash((n in pooled, *((old[i], w) for i, w in row)))
-        for n, row in enumerate(rows)
-    )
+def _natural(strategy: Strategy, step: Step, spec: Spec) -> View:
+    calm = replace(step.block, frames=len(step.placement.block), cut=False)
+    slots = tuple(slot for slot, _ in step.placement.pairs(step.slots))
+    return strategy.positions.place(slots, calm, reach(strategy, spec))
+
+
+def _joined(
+    slots: Sequence[Slot], origins: Sequence[Origin], more: Sequence[Slot], fresh: Sequence[Origin]
+) -> tuple[Origin, ...]:
+    """The origins of old and new slots in the cache's order."""
+    pairs = [*zip(slots, origins, strict=True), *zip(more, fresh, strict=True)]
+    return tuple(origin for role in Role for slot, origin in pairs if slot.role is role)
+
+
+def _handed_on(old: Sequence[Origin], rows: Iterable[Row]) -> tuple[Origin, ...]:
+    """Origins after an edit: a row of one slot hands its own on."""
+    return tuple(_origin(old, row) for row in rows)
+
+
+def _origin(old: Sequence[Origin], row: Row) -> Origin:
+    if isinstance(row, Pick):
+        contents = tuple(old[i].content for i in row.of)
+        return Origin(hash((row.part, *row.contest[1:], *contents)), row.dates == "own")
+    if len(row.weights) == 1 and not row.pooled:
+        return old[row.sources[0]]
+    return Origin(hash((row.pooled, *((old[i].content, weight) for i, weight in row.weights))))
 
 
 class Mark(StrEnum):
@@ -105,30 +193,37 @@ class Difference:
     places: dict[Key, tuple[int, int]]
     """Of what both hold: the indices, first and second."""
     shift: int
-    """The second's index of the newest query less the first's."""
+    """The second's index of the block's newest query less the first's."""
+    clean: tuple[tuple[Slot, ...], tuple[Slot, ...]] | None
+    """What the clean passes read, first and second; None where neither reads otherwise than the noisy passes."""
 
     @property
     def same(self) -> bool:
-        """No attention score can differ for what is held, where it sits or how it was made."""
-        return {*self.first.values(), *self.second.values()} == {Mark.SAME}
+        """No attention score can differ for what is held, where it sits, how it was made or how the block is written."""
+        writes = self.clean is None or self.clean[0] == self.clean[1]
+        return writes and {*self.first.values(), *self.second.values()} == {Mark.SAME}
 
     def of(self, mark: Mark, side: int = 0) -> list[Key]:
         """What has that mark on a side."""
         return [key for key, other in (self.first, self.second)[side].items() if other is mark]
 
 
-def compare(first: View, second: View) -> Difference:
+def compare(first: Sight, second: Sight) -> Difference:
     """Where two strategies differ at one block."""
     block, a, b = first.step.block, first.indices(), second.indices()
-    shift = second.step.placement.block[-1] - first.step.placement.block[-1]
-    sources = [dict(zip(keys(view.step.slots), view.made, strict=True)) for view in (first, second)]
+    shift = second.own[-1] - first.own[-1]
+    contents = [
+        {key: origin.content for key, origin in zip(keys(sight.step.slots), sight.origins, strict=True)}
+        for sight in (first, second)
+    ]
 
     def mark(key: Key) -> Mark:
         if key not in a or key not in b:
             return Mark.ONLY
         if b[key] - a[key] != shift:
             return Mark.MOVED
-        return Mark.SAME if sources[0].get(key) == sources[1].get(key) else Mark.MADE
+        return Mark.SAME if contents[0].get(key) == contents[1].get(key) else Mark.MADE
 
-    both = {key: (a[key], b[key]) for key in a if key in b}
-    return Difference(block.index, {key: mark(key) for key in a}, {key: mark(key) for key in b}, both, shift)
+    shared = {key: (a[key], b[key]) for key in a if key in b}
+    clean = None if first.same_clean and second.same_clean else (first.clean, second.clean)
+    return Difference(block.index, {k: mark(k) for k in a}, {k: mark(k) for k in b}, shared, shift, clean)
