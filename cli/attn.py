@@ -6,16 +6,13 @@ from typing import Annotated
 
 import typer
 
+from rollout.cli.composition import Composition, composes
 from rollout.cli.model import Choice, chooses_model
 from rollout.cli.options import (
-    Cache,
     Force,
     Out,
     Plugin,
-    Pos,
     Prefix,
-    Preset,
-    compose,
     load_plugins,
 )
 from rollout.errors import SpecError
@@ -27,12 +24,12 @@ __all__ = ["FILES", "attn"]
 FILES = ("attention.npz", "attention.png", "run.json")
 
 
+@composes()
 @chooses_model("attention_backend", "compile", "low_vram")
 def attn(
     script: Annotated[str, typer.Argument(metavar="SCRIPT", help="A prompt script, as for 'rollout gen'.")],
-    pos: Pos = None,
-    cache: Cache = None,
-    preset: Preset = None,
+    *,
+    composition: Composition,
     layer: Annotated[
         str, typer.Option(metavar="middle|N", help="The layer, from 0; 'middle' is two fifths up, the 13th of 30.")
     ] = "middle",
@@ -43,13 +40,12 @@ def attn(
     out: Out = None,
     force: Force = False,
     prefix: Prefix = None,
-    *,
     choice: Choice,
     plugin: Plugin = None,
 ) -> None:
     """Roll out a script and show how frames attend to frames: attention.npz, attention.png, run.json."""
     load_plugins(plugin)
-    strategy = compose(pos, cache, preset)
+    strategy = composition.strategy()
     plan = Script.parse(script)
     number = _layer(layer)
     from rollout.files import free_folder, new_folder, write_whole

@@ -13,6 +13,7 @@ import typer
 from rollout.cli.leaderboard import leaderboard
 from rollout.cli.options import Extra, Plugin, added, load_plugins
 from rollout.cli.plan import plan
+from rollout.cli.search import search
 from rollout.cli.speed import speed
 from rollout.errors import SuiteError
 
@@ -25,6 +26,7 @@ __all__ = ["CLUSTER", "Folder", "SuiteName", "Where", "app", "ls", "report", "re
 app = typer.Typer(no_args_is_help=True, help="Compare strategies: suites, reports, speed.")
 app.command("leaderboard")(leaderboard)
 app.command("plan")(plan)
+app.command("search")(search)
 app.command("speed")(speed)
 
 CLUSTER = 10_000

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from rollout.cli.composition import Composition
 from rollout.cli.gen import roll
-from rollout.cli.options import Plugin, compose, load_plugins, reload_backend
+from rollout.cli.options import Plugin, load_plugins, reload_backend
 
 __all__ = ["fork"]
 
@@ -40,14 +41,14 @@ def fork(
     from rollout.run.job import Job
 
     history = History.of(folder)
-    spec = find("backends", history.recipe.backend).spec()
+    spec = find("backends", history.recipe.backend).spec(history.recipe.block)
     block = history.block(at, spec)
     base = history.strategy(block)
     every = (values or [None] for values in (pos, cache, preset, prompt, seed))
     options: list[tuple[Any, ...]] = list(product(*every))
     branches = []
     for p, c, n, text, number in options:
-        strategy = compose(p, c, n, base=base)
+        strategy = Composition(p, c, n).strategy(base)
         branches.append(history.branch(block, spec, strategy=strategy, prompt=text, seed=number, rebuild=rebuild))
     backend = reload_backend(history.recipe, history.weights, history.versions)
     begin = block * spec.block

@@ -5,19 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rollout.cli.composition import Composition, composes
 from rollout.cli.model import Choice, chooses_model
 from rollout.cli.options import (
-    Cache,
     ContextNoise,
     Force,
     Out,
     Plugin,
-    Pos,
     Prefix,
-    Preset,
     Shift,
     Steps,
-    compose,
     load_plugins,
     told,
 )
@@ -36,14 +33,14 @@ SHOW = (
 """The script where none is given: an action, another, and a cut to another scene."""
 
 
+@composes()
 @chooses_model()
 def gen(
     script: Annotated[
         str | None, typer.Argument(metavar="SCRIPT", help="'PROMPT[5s] | PROMPT[3s#] ; SUBTITLE | SUBTITLE'; # cuts.")
     ] = None,
-    pos: Pos = None,
-    cache: Cache = None,
-    preset: Preset = None,
+    *,
+    composition: Composition,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     out: Out = None,
     force: Force = False,
@@ -53,25 +50,23 @@ def gen(
     snapshot_every: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Write a snapshot every N blocks: see 'rollout resume'.")
     ] = None,
-    steps: Steps = 4,
-    shift: Shift = 5.0,
+    steps: Steps = None,
+    shift: Shift = None,
     context_noise: ContextNoise = 0.0,
     prefix: Prefix = None,
-    *,
     choice: Choice,
     plugin: Plugin = None,
 ) -> None:
     """Generate a video from a prompt script: video.mp4, contact.png, run.json, subtitles.vtt."""
     load_plugins(plugin)
-    strategy = compose(pos, cache, preset)
+    strategy = composition.strategy()
     text = SHOW if script is None else script
     Script.parse(text)
     from rollout.files import free_folder, new_folder
     from rollout.run.job import Job
     from rollout.run.recipe import Recipe
-    from rollout.sampler import Schedule
 
-    schedule = Schedule.of(steps, shift, context_noise)
+    schedule, choice = composition.schedule(steps, shift, context_noise), choice.with_block(composition.block)
     model = choice.load()
     folder = free_folder(Path("out")) if out is None else out
     recipe = Recipe(strategy, text, seed, schedule, prefix, model.spec.name, choice.device, choice.options)
@@ -83,7 +78,7 @@ def gen(
 def roll(job: "Job") -> None:
     """Tell what will be made, make it, and tell where it is."""
     run = job.rollout
-    print(f"strategy: {run.strategy}; {run.cache.bytes / 2**20:,.1f} MiB of keys and values")
+    print(f"strategy: {run.strategy}; {run.engine.bytes / 2**20:,.1f} MiB of keys and values")
     for line in told(planned(job.script, job.backend.spec, first=run.first)):
         print(line)
     for event in job.recipe.events:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rollout.cli.composition import Composition
 from rollout.cli.model import Choice, chooses_model
 from rollout.cli.options import (
     ContextNoise,
@@ -40,8 +41,8 @@ def live(
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0 is any that is free.")] = 8765,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
-    steps: Steps = 4,
-    shift: Shift = 5.0,
+    steps: Steps = None,
+    shift: Shift = None,
     context_noise: ContextNoise = 0.0,
     *,
     choice: Choice,
@@ -57,12 +58,11 @@ def live(
 
         raise RolloutError(f"rollout live needs {missing.name}. Run: pip install 'rollout-video[live]'") from missing
     from rollout.run.recipe import Recipe
-    from rollout.sampler import Schedule
     from rollout.show.live.session import Session
 
     with listen(port) as socket:
         model = choice.load()
-        schedule = Schedule.of(steps, shift, context_noise)
+        schedule = Composition().schedule(steps, shift, context_noise)
         recipe = Recipe(strategies[0], prompt, seed, schedule, None, model.spec.name, choice.device, choice.options)
         _serve(Session(model, recipe, strategies, out or Path("out")), socket, open_, save=out is not None)
 

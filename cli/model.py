@@ -1,12 +1,12 @@
 """The options that choose a model, declared once: a command takes them all as one value."""
 
-import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import wraps
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from rollout.cli.spread import Command, spread
 
 if TYPE_CHECKING:
     from rollout.backend import Backend
@@ -39,6 +39,10 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[bool, typer.Option("--low-vram", help="Keep weights on the CPU until needed, wan only.")],
         False,
     ),
+    "block": (
+        Annotated[int | None, typer.Option(min=1, help="Frames a block; default: the preset's, else the model's, 3.")],
+        None,
+    ),
     "threads": (Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's.")], None),
 }
 """Each option's type and default."""
@@ -60,6 +64,14 @@ class Choice:
         if self.threads:
             torch.set_num_threads(self.threads)
 
+    def with_block(self, block: int | None) -> "Choice":
+        """With blocks of so many frames where none are asked for."""
+        return (
+            self
+            if block is None or "block" in self.options
+            else replace(self, options={**self.options, "block": block})
+        )
+
     def load(self) -> "Backend":
         """Load it, on as many threads. Raises BackendError."""
         from rollout.backends import load_backend
@@ -68,41 +80,20 @@ class Choice:
         return load_backend(self.backend or DEFAULT, device=self.device, **self.options)
 
 
-def chooses_model(*without: str, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def chooses_model(*without: str, **defaults: Any) -> Callable[[Command], Command]:
     """Give a command the options of a model in place of its parameter `choice`.
 
     `without` names those that it lacks; `defaults` those whose default is another.
     """
-    names = [name for name in OPTIONS if name not in without]
+    options = {
+        name: (annotation, defaults.get(name, default))
+        for name, (annotation, default) in OPTIONS.items()
+        if name not in without
+    }
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @wraps(command)
-        def wrapper(**values: Any) -> None:
-            values_of_model = {name: values.pop(name) for name in names}
-            place = [values_of_model.pop(name, None) for name in ("backend", "device", "threads")]
-            options = {
-                name: value for name, value in values_of_model.items() if value is not None and value is not False
-            }
-            command(**values, choice=Choice(place[0], place[1] or "cpu", place[2], options))
+    def build(values: dict[str, Any]) -> Choice:
+        place = [values.pop(name, None) for name in ("backend", "device", "threads")]
+        rest = {name: value for name, value in values.items() if value is not None and value is not False}
+        return Choice(place[0], place[1] or "cpu", place[2], rest)
 
-        parameters: list[inspect.Parameter] = []
-        for parameter in inspect.signature(command, eval_str=True).parameters.values():
-            if parameter.name != "choice":
-                parameters.append(parameter)
-                continue
-            for name in names:
-                annotation, default = OPTIONS[name]
-                parameters.append(
-                    inspect.Parameter(
-                        name,
-                        inspect.Parameter.KEYWORD_ONLY,
-                        default=defaults.get(name, default),
-                        annotation=annotation,
-                    )
-                )
-        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-        wrapper.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]  # what typer reads
-        wrapper.__annotations__ = {p.name: p.annotation for p in keyword_only}
-        return wrapper
-
-    return decorate
+    return spread("choice", options, build)

@@ -14,44 +14,21 @@ if TYPE_CHECKING:
     from rollout.run.recipe import Recipe
 
 __all__ = [
-    "DEFAULT",
-    "Cache",
     "ContextNoise",
     "Extra",
     "Force",
     "Out",
     "Plugin",
-    "Pos",
     "Prefix",
-    "Preset",
     "Shift",
     "Steps",
     "added",
-    "compose",
     "find_strategy",
     "load_plugins",
     "reload_backend",
     "told",
 ]
 
-DEFAULT = "infinity-rope"
-"""The preset in force where neither --preset, --pos nor --cache says otherwise."""
-
-Pos = Annotated[
-    str | None,
-    typer.Option("--pos", metavar="SPEC", help="Positions: absolute, relativistic:head=21,cut=20/1, online."),
-]
-Cache = Annotated[
-    str | None,
-    typer.Option(
-        "--cache",
-        metavar="SPEC",
-        help="Policy+switch: sink:window=12,sink=3+flush:last=1, fifo, ema+keep; 'flush' is sink+flush.",
-    ),
-]
-Preset = Annotated[
-    str | None, typer.Option("--preset", metavar="NAME", help="A published composition: see 'rollout ls presets'.")
-]
 Out = Annotated[
     Path | None, typer.Option(metavar="DIR", help="A new folder; default: the first free of out/001, out/002, ...")
 ]
@@ -59,8 +36,11 @@ Force = Annotated[bool, typer.Option("--force", help="Write into a folder that i
 Prefix = Annotated[
     str | None, typer.Option(metavar="N|FILE", help="Start from N true blocks, a video or a latents file.")
 ]
-Steps = Annotated[int, typer.Option(help="Denoising steps a block; the models are made for 4.")]
-Shift = Annotated[float, typer.Option(help="Shift of the noise schedule.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(help="Denoising steps a block; default: the preset's, else the 4 that the models are made for."),
+]
+Shift = Annotated[float | None, typer.Option(help="Shift of the noise schedule; default: the preset's, else 5.")]
 ContextNoise = Annotated[float, typer.Option(help="Timestep (0..1000) of the clean pass that writes the cache.")]
 BackendName = Annotated[str, typer.Option("--backend", metavar="NAME", help="The model: see 'rollout ls backends'.")]
 Plugin = Annotated[
@@ -73,27 +53,8 @@ Extra = Annotated[
 ]
 
 
-def compose(pos: str | None, cache: str | None, preset: str | None, *, base: Strategy | None = None) -> Strategy:
-    """The strategy that the options name: --pos and --cache override their part of the preset, or of `base`.
-
-    Raises SpecError.
-    """
-    from rollout.specs import part_from_text, policy_and_switch
-    from rollout.strategies.presets import preset as find_preset
-
-    start = base if base is not None and preset is None else find_preset(preset or DEFAULT)
-    positions, policy, switch = start.positions, start.policy, start.switch
-    if pos is not None:
-        positions = part_from_text("positions", pos)
-    elif cache is not None and preset is None and base is None:
-        positions = part_from_text("positions", "relativistic")
-    if cache is not None:
-        policy, switch = policy_and_switch(cache)
-    return Strategy(positions, policy, switch)
-
-
 def find_strategy(text: str) -> Strategy:
-    """A preset's name, or "POSITIONS POLICY+SWITCH". Raises SpecError."""
+    """A preset's name, or "POSITIONS POLICY+SWITCH [REFINEMENT=RULE ...]". Raises SpecError."""
     from rollout.strategies.presets import preset as find_preset
 
     return Strategy.from_text(text) if " " in text.strip() else find_preset(text.strip())

@@ -1,0 +1,37 @@
+"""Options that many commands share, declared once: a command takes them all as one value."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+__all__ = ["Command", "spread"]
+
+Command = Callable[..., None]
+
+
+def spread(
+    parameter: str, options: Mapping[str, tuple[Any, Any]], build: Callable[[dict[str, Any]], Any]
+) -> Callable[[Command], Command]:
+    """Give a command `options` (name: type and default) in place of its `parameter`, which gets what `build` makes of them."""
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def wrapper(**values: Any) -> None:
+            chosen = {name: values.pop(name) for name in options}
+            command(**values, **{parameter: build(chosen)})
+
+        parameters: list[inspect.Parameter] = []
+        for own in inspect.signature(command, eval_str=True).parameters.values():
+            if own.name != parameter:
+                parameters.append(own.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+                continue
+            parameters += [
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+                for name, (annotation, default) in options.items()
+            ]
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+        wrapper.__annotations__ = {own.name: own.annotation for own in parameters}
+        return wrapper
+
+    return decorate
