@@ -117,6 +117,6 @@ class _Maker:
 def code_of(strategy: Strategy) -> str:
     """Identity of the source files that define a strategy's parts."""
     digest = sha256()
-    for axis in AXES:
+    for axis in (*AXES, *strategy.refinements):
         digest.update(Path(inspect.getfile(type(getattr(strategy, axis)))).read_bytes())
     return digest.hexdigest()[:16]

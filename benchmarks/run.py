@@ -152,7 +152,7 @@ def _arm(name: str, suite: Suite, spec: Spec) -> ArmPlan:
     The budget is None where it changes along the axis, and of the world's own video; spec and steps are those at the axis'
     first value.
     """
-    arm, windows = suite.along[0].arms[name], {_window(level.arms[name]) for level in suite.along}
+    arm, windows = suite.along[0].arms[name], {_budget(level.arms[name], spec) for level in suite.along}
     strategy = arm.strategy
     blocks = blocks_of(Script.parse(suite.scripts[0]), spec, first=suite.prefix)
     steps = [] if strategy is None else islice(told(simulate(strategy, blocks, spec)), DRAWN)
@@ -168,5 +168,5 @@ def _arm(name: str, suite: Suite, spec: Spec) -> ArmPlan:
     )
 
 
-def _window(arm: Arm) -> int | None:
-    return None if arm.strategy is None else arm.strategy.policy.window
+def _budget(arm: Arm, spec: Spec) -> int | None:
+    return None if arm.strategy is None else arm.strategy.budget(spec)

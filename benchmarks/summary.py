@@ -60,7 +60,7 @@ def _metric(plan: Plan, metric: MetricPlan, cubes: Mapping[str, Cube], scores: M
 
 
 def groups(plan: Plan) -> dict[int | None, list[str]]:
-    """Strategies and controls of equal budget: the same window, so the same bytes of keys and values.
+    """Strategies and controls of equal budget: the same bytes of keys and values, as frames' worth of them.
 
     None: those without a window, and those whose window changes along the axis.
     """

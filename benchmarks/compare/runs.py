@@ -13,7 +13,7 @@ from rollout.run.video import Frames, Subtitle, frames_in
 from rollout.script import Script
 from rollout.specs import part_to_text
 from rollout.strategies.presets import PRESETS
-from rollout.strategy import AXES, Strategy
+from rollout.strategy import AXES, REFINEMENTS, Strategy
 
 __all__ = ["Run", "Segment", "count_fits", "different", "read_runs"]
 
@@ -126,10 +126,12 @@ def _fields(run: Run) -> tuple[Any, ...]:
 
 def _names(runs: Sequence[Run]) -> list[str]:
     """Presets' names; else the parts of the strategies that differ; else the folders' names."""
-    names_of_presets = {preset.strategy: name for name, preset in PRESETS.items()}
+    # of two presets with one strategy the first is meant
+    names_of_presets = {preset.strategy: name for name, preset in reversed(PRESETS.items())}
     presets = [names_of_presets.get(run.strategy, "") for run in runs]
-    parts = [tuple(part_to_text(getattr(run.strategy, axis)) for axis in AXES) for run in runs]
-    differ = [n for n in range(len(AXES)) if len({part[n] for part in parts}) > 1]
+    axes = (*AXES, *REFINEMENTS)
+    parts = [tuple(part_to_text(getattr(run.strategy, axis)) for axis in axes) for run in runs]
+    differ = [n for n in range(len(axes)) if len({part[n] for part in parts}) > 1]
     apart = [
         " ".join(filter(None, (part[0] * (0 in differ), "+".join(part[n] for n in differ if n)))) for part in parts
     ]

@@ -11,7 +11,7 @@ from rollout.errors import RolloutError
 from rollout.plan import simulate
 from rollout.registry import find, names
 from rollout.slots import Block
-from rollout.strategy import AXES, Strategy
+from rollout.strategy import AXES, REFINEMENTS, Strategy
 
 __all__ = ["Timing", "alike", "composition", "preset_of"]
 
@@ -51,7 +51,7 @@ def _decisions(text: str, spec: Spec, timing: Timing | None) -> str:
     """
     data = json.loads(text)
     try:
-        strategy = Strategy.from_dict({axis: data[axis] for axis in AXES})
+        strategy = Strategy.from_dict({axis: data[axis] for axis in (*AXES, *REFINEMENTS) if axis in data})
         kinds = [data[axis]["kind"] for axis in ("positions", "policy")]
         rest = {key: value for key, value in data.items() if key not in AXES}
         steps = map(repr, simulate(strategy, timing or _probe(strategy, spec), spec))

@@ -169,18 +169,19 @@ def pictures(data: Mapping[str, Any], looks: Mapping[str, Look], seconds: float 
         )
         parts = [
             {"axis": axis, "text": text, "says": _says(axis, strategy["spec"][axis])}
-            for axis, text in zip(AXES, _texts(strategy["text"]), strict=True)
+            for axis, text in _texts(strategy["text"]).items()
         ]
         about = " ".join(f"{part['axis']} {part['text']}: {part['says']}" for part in parts).replace("`", "")
         svg = inline(figure, key=f"picture-{looks[name].number}", title=name, about=about)
         yield {"svg": svg, "look": looks[name], "parts": parts, "window": strategy["window"]}
 
 
-def _texts(strategy: str) -> list[str]:
-    """POSITIONS POLICY+SWITCH apart."""
-    positions, _, cache = strategy.partition(" ")
+def _texts(strategy: str) -> dict[str, str]:
+    """Positions, policy, switch and refinements of "POSITIONS POLICY+SWITCH [REFINEMENT=RULE ...]" apart."""
+    positions, cache, *refinements = strategy.split(" ")
     policy, _, switch = cache.partition("+")
-    return [positions, policy, switch]
+    more = (text.partition("=") for text in refinements)
+    return dict(zip(AXES, (positions, policy, switch), strict=True)) | {axis: rule for axis, _, rule in more}
 
 
 def _says(axis: str, spec: Mapping[str, Any]) -> str:
