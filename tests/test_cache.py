@@ -15,7 +15,7 @@ from rollout.cache import KVCache
 from rollout.errors import CacheError
 from rollout.plan import chunks, decide, reach, replayed
 from rollout.rope import rotate, table
-from rollout.slots import Block, Edit, Placement, Replay, Role, Slot, keep
+from rollout.slots import Block, Edit, Mix, Replay, Role, Slot, View, keep
 from rollout.strategies import Absolute, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
 from rollout.strategy import Strategy
 from rollout.testing import OracleCache
@@ -29,7 +29,7 @@ def qkv(frames: int, seed: int, dtype: torch.dtype = torch.float64) -> list[Tens
 
 
 def write(cache: KVCache, frames: list[int], seed: int, role: Role = Role.RECENT) -> None:
-    attend = cache.writer(Placement(tuple(range(len(cache.slots))), tuple(range(len(frames)))))
+    attend = cache.writer(View(tuple(range(len(cache.slots))), tuple(range(len(frames)))))
     for layer in range(2):
         attend(layer, *qkv(len(frames), seed + layer))
     cache.commit([Slot(role, f, f // 3) for f in frames])
@@ -43,7 +43,7 @@ def new_cache(window: int = 8, dtype: torch.dtype = torch.float64) -> KVCache:
     return KVCache(SPEC, window, 2, dtype=dtype)
 
 
-def naive(q: Tensor, own: tuple[Tensor, Tensor], past: list[tuple[Tensor, Tensor]], place: Placement) -> Tensor:
+def naive(q: Tensor, own: tuple[Tensor, Tensor], past: list[tuple[Tensor, Tensor]], place: View) -> Tensor:
     """Attention in four lines: every key rotated at its index, softmax over all."""
     keys = torch.cat(
         [
@@ -82,14 +82,14 @@ class AgainstAList(RuleBasedStateMachine):
         self.cache.apply(edit)
         for layer in range(2):
             new = []
-            for i, row in enumerate(edit.rows):
-                pair = [sum(self.frames[layer][old][side] * w for old, w in row) for side in (0, 1)]
-                if i in edit.pooled:
+            for row in edit.rows:
+                pair = [sum(self.frames[layer][old][side] * w for old, w in row.weights) for side in (0, 1)]
+                if row.pooled:
                     pair = [x.mean(1, keepdim=True).expand_as(x) for x in pair]
                 new.append((pair[0], pair[1]))
             self.frames[layer] = new
 
-    def encode(self, slots: tuple[Slot, ...], place: Placement) -> None:
+    def encode(self, slots: tuple[Slot, ...], place: View) -> None:
         attend = self.cache.writer(place)
         for layer in range(2):
             q, k, v = qkv(len(slots), self.seed)
@@ -109,7 +109,7 @@ class AgainstAList(RuleBasedStateMachine):
         if step.replay is not None:
             n = len(step.replay.frames)
             first = len(self.cache.slots)
-            self.encode(replayed(step.replay, 3), Placement(tuple(range(first)), tuple(range(first, first + n))))
+            self.encode(replayed(step.replay, 3), View(tuple(range(first)), tuple(range(first, first + n))))
         self.edit(step.room)
         reader = self.cache.reader(step.placement)
         before = held(self.cache)
@@ -129,7 +129,7 @@ class AgainstAList(RuleBasedStateMachine):
     @rule()
     def a_broken_pass_changes_nothing(self) -> None:
         before, slots = held(self.cache), self.cache.slots
-        placement = Placement(tuple(range(len(slots))), (0, 1, 2))
+        placement = View(tuple(range(len(slots))), (0, 1, 2))
         if len(slots) + 3 > self.cache.window:
             with pytest.raises(CacheError, match="Make room first"):
                 self.cache.writer(placement)
@@ -169,7 +169,7 @@ def test_the_size_is_constant() -> None:
 def test_a_stale_reader_is_refused() -> None:
     cache = new_cache()
     write(cache, [0, 1, 2], 0)
-    reader = cache.reader(Placement((0, 1, 2), (3, 4, 5)))
+    reader = cache.reader(View((0, 1, 2), (3, 4, 5)))
     write(cache, [3, 4, 5], 1)
     with pytest.raises(CacheError, match="has changed"):
         reader(0, *qkv(3, 0))
@@ -178,12 +178,11 @@ def test_a_stale_reader_is_refused() -> None:
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (Edit((Slot(Role.RECENT, 0, 0),), (((0, 0.5),),)), "sums to 0.5"),
-        (Edit((Slot(Role.RECENT, 0, 0),), ((),)), "sums to 0"),
-        (Edit((Slot(Role.RECENT, 0, 0),), (((7, 1.0),),)), "outside"),
+        (Edit((Slot(Role.RECENT, 0, 0),), (Mix(((0, 0.5),)),)), "sums to 0.5"),
+        (Edit((Slot(Role.RECENT, 0, 0),), (Mix(()),)), "sums to 0"),
+        (Edit((Slot(Role.RECENT, 0, 0),), (Mix(((7, 1.0),)),)), "outside"),
         (Edit((Slot(Role.RECENT, 0, 0),), ()), "1 slots but has 0 rows"),
-        (Edit((Slot(Role.RECENT, 0, 0), Slot(Role.SINK, 1, 0)), (((0, 1.0),), ((1, 1.0),))), "out of order"),
-        (Edit((Slot(Role.RECENT, 0, 0),), (((0, 1.0),),), frozenset({3})), "pools"),
+        (Edit((Slot(Role.RECENT, 0, 0), Slot(Role.SINK, 1, 0)), (Mix(((0, 1.0),)), Mix(((1, 1.0),)))), "out of order"),
     ],
 )
 def test_a_bad_edit_is_refused_and_changes_nothing(edit: Edit, says: str) -> None:
@@ -201,18 +200,18 @@ def test_commits_that_do_not_fit_are_refused() -> None:
     write(cache, [0, 1, 2], 0)
     with pytest.raises(CacheError, match="do not fit a window of 4"):
         write(cache, [3, 4, 5], 1)
-    cache.writer(Placement((0, 1, 2), (3,)))
+    cache.writer(View((0, 1, 2), (3,)))
     with pytest.raises(CacheError, match="missed layer 0"):
         cache.commit([Slot(Role.RECENT, 3, 1)])
-    attend = cache.writer(Placement((0, 1, 2), (3,)))
+    attend = cache.writer(View((0, 1, 2), (3,)))
     for layer in range(2):
         attend(layer, *qkv(1, layer))
     with pytest.raises(CacheError, match="2 slots were admitted"):
         cache.commit([Slot(Role.RECENT, 3, 1)] * 2)
     with pytest.raises(CacheError, match="sinks come first"):
         cache.commit([Slot(Role.SINK, 3, 1)])
-    with pytest.raises(CacheError, match="placement of 2 slots"):
-        cache.reader(Placement((0, 1), (3,)))
+    with pytest.raises(CacheError, match="view of 2 slots"):
+        cache.reader(View((0, 1), (3,)))
 
 
 def test_a_failed_cache_works_again_after_a_reset() -> None:
@@ -220,19 +219,19 @@ def test_a_failed_cache_works_again_after_a_reset() -> None:
     write(cache, [0, 1, 2], 0)
     cache.fail("a replay stopped half-way")
     with pytest.raises(CacheError, match="unusable: a replay stopped half-way"):
-        cache.reader(Placement((0, 1, 2), (3, 4, 5)))
+        cache.reader(View((0, 1, 2), (3, 4, 5)))
     cache.reset()
     write(cache, [0, 1, 2], 0)
     assert len(cache.slots) == 3
 
 
 def ema_row(*weights: tuple[int, float]) -> Edit:
-    return Edit((Slot(Role.MEMORY, 2, 0),), (weights,))
+    return Edit((Slot(Role.MEMORY, 2, 0),), (Mix(weights),))
 
 
 def test_the_mean_of_equal_frames_is_that_frame() -> None:
     cache = new_cache()
-    attend = cache.writer(Placement((), (0, 1, 2)))
+    attend = cache.writer(View((), (0, 1, 2)))
     for layer in range(2):
         q, k, v = (x[:, :2].repeat(1, 3, 1, 1) for x in qkv(3, layer))
         attend(layer, q, k, v)
@@ -253,7 +252,7 @@ def test_pooled_memory_is_one_vector_in_every_token() -> None:
     cache = new_cache()
     write(cache, [0, 1, 2], 0)
     raw = torch.stack([cache.raw(i, 0)[0] for i in range(2)], 1)
-    cache.apply(Edit((Slot(Role.MEMORY, 1, 0),), (((0, 0.5), (1, 0.5)),), frozenset({0})))
+    cache.apply(Edit((Slot(Role.MEMORY, 1, 0),), (Mix(((0, 0.5), (1, 0.5)), pooled=True),)))
     found = cache.raw(0, 0)[0]
     torch.testing.assert_close(found, raw.mean((1, 2), keepdim=False)[:, None].expand_as(found))
 
@@ -264,7 +263,7 @@ def test_a_slow_average_does_not_stall_in_bf16() -> None:
     start = torch.ones(2, 2, 2, 12, dtype=torch.bfloat16)
 
     def put(value: Tensor) -> None:
-        attend = cache.writer(Placement(tuple(range(len(cache.slots))), (5,)))
+        attend = cache.writer(View(tuple(range(len(cache.slots))), (5,)))
         for layer in range(2):
             attend(layer, value, value, value)
         cache.commit([Slot(Role.RECENT, 0, 0)])
@@ -289,12 +288,12 @@ def test_slot_order_and_a_common_shift_change_no_output(order: list[int], shift:
     write(cache, [3, 4], 7)
     places = (0, 4, 5, 6, 9)
     q, k, v = qkv(3, 99)
-    one = cache.reader(Placement(places, (10, 11, 12)))(1, q, k, v)
+    one = cache.reader(View(places, (10, 11, 12)))(1, q, k, v)
     cache.apply(keep(cache.slots, order))
-    moved = Placement(tuple(places[i] + shift for i in order), tuple(p + shift for p in (10, 11, 12)))
+    moved = View(tuple(places[i] + shift for i in order), tuple(p + shift for p in (10, 11, 12)))
     other = cache.reader(moved)(1, q, k, v)
     torch.testing.assert_close(one, other, rtol=0, atol=1e-7)
-    stretched = cache.reader(Placement(moved.slots, tuple(p + 3 for p in moved.block)))(1, q, k, v)
+    stretched = cache.reader(View(moved.slots, tuple(p + 3 for p in moved.block)))(1, q, k, v)
     assert (stretched - one).abs().max() > 1e-3
 
 
@@ -332,20 +331,20 @@ def test_an_edit_that_stops_half_way_marks_the_cache_unusable() -> None:
 def test_a_commit_that_stops_half_way_marks_the_cache_unusable() -> None:
     cache = new_cache()
     write(cache, [0, 1, 2], 0)
-    attend = cache.writer(Placement((0, 1, 2), (3, 19, 20)))  # a cut: stored at 3, 4, 5
+    attend = cache.writer(View((0, 1, 2), (3, 19, 20)))  # a cut: stored at 3, 4, 5
     for layer in range(2):
         attend(layer, *qkv(3, layer))
     cache._store.keys = Stops(cache._store.keys)
     with pytest.raises(KeyboardInterrupt):
         cache.commit([Slot(Role.RECENT, 3 + i, 1) for i in range(3)])
     with pytest.raises(CacheError, match="a commit stopped half-way"):
-        cache.reader(Placement((0, 1, 2), (3, 4, 5)))
+        cache.reader(View((0, 1, 2), (3, 4, 5)))
 
 
 def test_a_noisy_pass_between_the_clean_pass_and_the_commit_is_not_committed() -> None:
     cache = new_cache()
     write(cache, [0, 1, 2], 0)
-    place = Placement((0, 1, 2), (3, 4, 5))
+    place = View((0, 1, 2), (3, 4, 5))
     noisy, clean = cache.reader(place), cache.writer(place)
     for layer in range(2):
         clean(layer, *qkv(3, layer))
@@ -381,7 +380,7 @@ def test_every_path_equals_the_oracle_cache(text: str, events: list[str]) -> Non
             x = qkv(frames, next(seeds))
             torch.testing.assert_close(*(attend(layer, *x) for attend in attends), rtol=0, atol=1e-9)
 
-    def encode(placement: Placement, slots: list[Slot] | tuple[Slot, ...]) -> None:
+    def encode(placement: View, slots: list[Slot] | tuple[Slot, ...]) -> None:
         agree(len(slots), *(cache.writer(placement, slots) for cache in (fast, simple)))
         for cache in (fast, simple):
             cache.commit(slots)

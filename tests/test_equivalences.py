@@ -15,7 +15,7 @@ from rollout.backends.sprites.weights import Sprites
 from rollout.cache import KVCache
 from rollout.plan import reach
 from rollout.rope import rotate, table
-from rollout.slots import Block, Placement, Role, Slot
+from rollout.slots import Block, Role, Slot, View
 from rollout.strategies import Absolute, Cut, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
 from rollout.strategy import PositionsDefaults, Strategy
 from rollout.testing import OracleCache
@@ -60,9 +60,9 @@ class JustBefore(PositionsDefaults):
     kind: ClassVar[str] = "just-before"
     by_slot: ClassVar[bool] = True
 
-    def place(self, slots: Sequence[Slot], block: Block, window: int) -> Placement:
+    def place(self, slots: Sequence[Slot], block: Block, window: int) -> View:
         end = block.start
-        return Placement(tuple(end - len(slots) + i for i in range(len(slots))), tuple(range(end, block.end)))
+        return View(tuple(end - len(slots) + i for i in range(len(slots))), tuple(range(end, block.end)))
 
 
 @pytest.mark.parametrize("sink", [1, 2, 3])
@@ -151,7 +151,7 @@ def test_a_cuts_block_is_stored_at_its_natural_index(micro: Sprites) -> None:
     strategy = Strategy(Relativistic(cut=Cut(20, 1)), Sink(6, 1), Flush())
     run = generate(micro, strategy, f"{A}[2s] | {B}[2s#]")
     result = next(r for r in run if r.block.cut)
-    assert result.placement == Placement((0, 2), (3, 19, 20))
+    assert result.placement == View((0, 2), (3, 19, 20))
     kept: list[Tensor] = []
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ def test_a_cuts_block_is_stored_at_its_natural_index(micro: Sprites) -> None:
     with torch.no_grad():
         micro.denoise(result.latents, 0.0, micro.encode(B), attend)
     torch.testing.assert_close(torch.cat([run.cache.raw(i, 0)[0] for i in (2, 3, 4)], 1), kept[0])
-    assert next(run).placement == Placement((0, 1, 2), (3, 4, 5))
+    assert next(run).placement == View((0, 1, 2), (3, 4, 5))
 
 
 def test_every_field_of_the_ema_changes_the_video(micro: Sprites) -> None:
@@ -205,7 +205,7 @@ def test_blockwise_inference_equals_one_masked_pass(micro: Sprites) -> None:
         whole = micro.denoise(latents, t, prompt, masked)
         cache = KVCache(spec, 21, dtype=torch.float64)
         for start in range(0, frames, 3):
-            place = Placement(tuple(range(start)), (start, start + 1, start + 2))
+            place = View(tuple(range(start)), (start, start + 1, start + 2))
             part = micro.denoise(latents[:, start : start + 3], t, prompt, cache.writer(place))
             cache.commit([Slot(Role.RECENT, start + i, start // 3) for i in range(3)])
             torch.testing.assert_close(part, whole[:, start : start + 3], **TIGHT)

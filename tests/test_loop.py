@@ -1,6 +1,7 @@
 """The loop: presets end to end, noise, batches, live prompts and cuts, prefixes, failures."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from rollout import Schedule, Script, generate, preset
 from rollout.backend import BackendDefaults
 from rollout.backends.sprites.weights import Sprites
 from rollout.errors import CacheError, CompositionError, PromptError, RolloutError, ScriptError
-from rollout.plan import simulate
-from rollout.sampler import sample, seeded
+from rollout.plan import Horizon, simulate
+from rollout.sampler import seeded
 from rollout.slots import Block, Role, Slot
 from rollout.strategies import Absolute, Anchor, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
 from rollout.strategies.presets import PRESETS
@@ -28,10 +29,14 @@ def latents(run) -> Tensor:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_runs_as_explained(micro: Sprites, name: str) -> None:
-    strategy = preset(name)
+    strategy, script = preset(name), Script.parse(SCRIPT)
     results = list(generate(micro, strategy, SCRIPT))
-    plan = list(simulate(strategy, blocks_of(Script.parse(SCRIPT), micro.spec), micro.spec))
-    assert [(r.block, r.slots, r.placement) for r in results] == [(s.block, s.slots, s.placement) for s in plan]
+    horizon = Horizon(last=script.count(micro.spec) - 1)
+    plan = list(simulate(strategy, blocks_of(script, micro.spec), micro.spec, horizon=horizon))
+    count = 2 if "heads" in strategy.policy.needs else len(plan)  # then heads go apart as they look
+    assert [(r.block, r.slots, r.placement) for r in results][:count] == [
+        (s.block, s.slots, s.placement) for s in plan[:count]
+    ]
     assert [r.block.cut for r in results].count(True) == 1
     assert all(r.latents.shape == (1, 3, 6, 2, 2) for r in results)
     assert torch.isfinite(latents(results)).all()
@@ -40,7 +45,8 @@ def test_every_preset_runs_as_explained(micro: Sprites, name: str) -> None:
 def test_the_presets_differ(micro: Sprites) -> None:
     found = {name: latents(generate(micro, preset(name), f"{A}[5s] | {B}[2s] | {A}[2s#]")) for name in PRESETS}
     for (one, a), (other, b) in itertools.combinations(found.items(), 2):
-        assert (a - b).abs().max() > 1e-4, f"{one} and {other} give the same video"
+        same = preset(one) == preset(other)  # causal-forcing is self-forcing with other blocks and steps
+        assert same or (a - b).abs().max() > 1e-4, f"{one} and {other} give the same video"
 
 
 ALL = [
@@ -142,7 +148,9 @@ def test_slots_remember_their_scene_whoever_cuts(micro: Sprites) -> None:
     scripted = list(generate(micro, anchor, f"{A}[1.125s] | {A}[1.875s#]"))
     planned = simulate(anchor, blocks_of(Script.parse(f"{A}[1.125s] | {A}[1.875s#]"), micro.spec), micro.spec)
     for ours, theirs, step in zip(shown, scripted, planned, strict=True):
-        assert ours.slots == theirs.slots == step.slots
+        # a shot of the script has its own number, a cut from outside none
+        assert [replace(slot, prompt=0) for slot in ours.slots] == [replace(slot, prompt=0) for slot in theirs.slots]
+        assert theirs.slots == step.slots
         assert torch.equal(ours.latents, theirs.latents)
     assert [slot.frame for slot in shown[-1].slots][:3] == [12, 13, 14]
 
@@ -302,21 +310,13 @@ def test_a_perfect_model_is_sampled_exactly() -> None:
     """With the true flow (x - x0) / sigma, every schedule ends at x0."""
     truth = torch.randn(1, 3, 1, 2, 2, dtype=torch.float64)
 
-    class Perfect:
-        def denoise(self, x, t, prompt, attend):
-            return (x - truth) / (t / 1000)
-
     noise = seeded([0], (1, 2, 2))
     for steps in (1, 2, 4, 8):
-        found = sample(
-            Perfect(),
-            Block(0, 0, 3),
-            lambda b, s: noise(b, s).double(),
-            torch.zeros(1),
-            lambda *a: a[1],
-            Schedule.of(steps),
-        )
-        torch.testing.assert_close(found, truth, rtol=0, atol=1e-9)
+        schedule, x = Schedule.of(steps), noise(Block(0, 0, 3), 0).double()
+        for level, (t, sigma) in enumerate(schedule.levels):
+            assert t == 1000 * sigma
+            x = schedule.step(x, (x - truth) / sigma, level, lambda after: noise(Block(0, 0, 3), after).double())
+        torch.testing.assert_close(x, truth, rtol=0, atol=1e-9)
 
 
 def test_a_switch_from_outside_is_that_of_a_new_prompt_without_one(micro: Sprites) -> None:

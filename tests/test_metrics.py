@@ -225,9 +225,15 @@ def rolled(folder: Path, name: str, text: str, **more: Any) -> Sample:
     return sample_of_run(folder)
 
 
-@pytest.mark.parametrize(("name", "copies"), [("self-forcing", 0), ("infinity-rope", 1), ("memrope", 3 + 2 * 2)])
-def test_kv_mib_counts_the_window_and_every_raw_copy(tmp_path: Path, name: str, copies: int) -> None:
-    """Copies in halves of a cached frame: a sink's raw keys are one, a memory's exact keys and values two."""
+TIMES = 2 * micro_backend().spec.axes[0] / micro_backend().spec.head_dim
+"""Of a key's channels those of time."""
+
+
+@pytest.mark.parametrize(
+    ("name", "copies"), [("self-forcing", 0), ("infinity-rope", TIMES), ("memrope", 3 * TIMES + 2 * 2)]
+)
+def test_kv_mib_counts_the_window_and_every_raw_copy(tmp_path: Path, name: str, copies: float) -> None:
+    """Copies in halves of a cached frame: a sink's time channels are a part of one, a memory's exact keys and values two."""
     sample = rolled(tmp_path / "run", name, "a red circle jumps[9s]")
     window = kv_bytes(micro_backend().spec, preset(name).policy.window, 1, torch.float32)
     half = kv_bytes(micro_backend().spec, 1, 1, torch.float32) / 2

@@ -222,7 +222,7 @@ def test_a_module_says_what_is_public(path: str) -> None:
 def test_what_a_rule_needs_is_imported_flat_and_without_torch() -> None:
     code = (
         "import sys; import rollout; assert 'torch' not in sys.modules; "
-        "from rollout import Block, Edit, Placement, PolicyDefaults, Replay, Role, Slot, Strategy, SwitchDefaults, "
+        "from rollout import Block, Edit, View, PolicyDefaults, Replay, Role, Slot, Strategy, SwitchDefaults, "
         "admit, flush, keep, of_role, register; assert 'torch' not in sys.modules; "
         "assert all(hasattr(rollout, name) for name in rollout.__all__)"
     )

@@ -15,7 +15,7 @@ from rollout.backends import Entry
 from rollout.benchmarks.controls.policies import Oracle
 from rollout.errors import BackendError, CompositionError, SpecError
 from rollout.plan import chunks, simulate
-from rollout.slots import Block, Replay, Role, Slot, flush, keep
+from rollout.slots import Block, Mix, Replay, Role, Slot, flush, keep
 from rollout.strategies import Absolute, Anchor, Cut, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
 from rollout.strategies.presets import PRESETS
 from rollout.strategy import Policy, Positions, Strategy, Switch
@@ -113,17 +113,17 @@ def test_memrope_holds_3_sink_2_memory_4_recent() -> None:
     assert fourth.placement.slots == tuple(range(9))
     assert fourth.placement.block == (9, 10, 11)
     # frames 3..7 go; their slots are 3..7 as well
-    assert fourth.room.rows[3] == tuple((i, 1 / 5) for i in range(3, 8))
+    assert fourth.room.rows[3] == Mix(tuple((i, 1 / 5) for i in range(3, 8)))
     fifth = steps[5]
-    assert fifth.room.rows[3] == ((3, 0.99), *((i, 0.01 / 3) for i in (5, 6, 7)))
-    assert fifth.room.rows[4] == ((4, 0.9), *((i, 0.1 / 3) for i in (5, 6, 7)))
-    assert fifth.slots[3] == Slot(Role.MEMORY, 10, 3)
+    assert fifth.room.rows[3] == Mix(((3, 0.99), *((i, 0.01 / 3) for i in (5, 6, 7))))
+    assert fifth.room.rows[4] == Mix(((4, 0.9), *((i, 0.1 / 3) for i in (5, 6, 7))))
+    assert fifth.slots[3] == Slot(Role.MEMORY, 10, 3, first=3)
 
 
 def test_memrope_released_drops_the_displaced_and_pools_the_rest() -> None:
     fourth = run(PRESETS["memrope-released"].strategy, 5)[4]
-    assert fourth.room.rows[3] == tuple((i, 1 / 3) for i in (5, 6, 7))
-    assert fourth.room.pooled == {3, 4}
+    assert fourth.room.rows[3] == Mix(tuple((i, 1 / 3) for i in (5, 6, 7)), pooled=True)
+    assert [row.pooled for row in fourth.room.rows[3:5]] == [True, True]
 
 
 def test_flush_keeps_sinks_and_the_last_frames_that_there_are() -> None:
@@ -163,7 +163,7 @@ def test_replay_places_frames_as_one_long_block_or_at_their_own_numbers() -> Non
 def test_an_anchor_pins_the_block_after_a_cut() -> None:
     steps = run(Strategy(Relativistic(), Anchor(12, 3), Keep()), 10, cut=(4,))
     assert [frames(s.slots, Role.SINK) for s in steps[3:7]] == [[0, 1, 2]] * 3 + [[15, 16, 17]]
-    assert steps[5].slots[-3:] == tuple(Slot(Role.RECENT, f, 4, 4) for f in (12, 13, 14))
+    assert steps[5].slots[-3:] == tuple(Slot(Role.RECENT, f, 4, scene=4) for f in (12, 13, 14))
     assert frames(steps[6].slots, Role.RECENT) == [11, 12, 13, 14]  # the last old frame goes with time
     assert steps[6].placement.slots == (0, 1, 2, 3, 3, 4, 5)  # where 15 to 17 would be is empty
     assert frames(steps[9].slots, Role.SINK) == [15, 16, 17]
@@ -235,7 +235,7 @@ def test_every_composition_keeps_the_rules(policy: Policy, switch: Switch, event
     for step in simulate(strategy, plan, SPEC):
         for edit in (step.switch, step.room):
             for row in edit.rows if edit else ():
-                assert abs(sum(w for _, w in row) - 1) < 1e-9
+                assert abs(sum(w for _, w in row.weights) - 1) < 1e-9
         assert len(step.slots) + step.block.frames <= policy.window
         now = {s.frame for s in step.slots if s.role is Role.SINK}
         if not (step.replay and step.replay.sinks) and not (isinstance(policy, Anchor) and at["cut"]):
@@ -270,6 +270,16 @@ def test_the_presets_are_those_of_the_table() -> None:
         "infinity-rope-released": "relativistic:cut=47/0 sink+flush:last=2",
         "memrope": "online ema+keep",
         "memrope-released": "online ema:pool=frame,displaced=drop+keep",
+        "deep-forcing": "absolute deep+keep",
+        "deep-forcing-released": "absolute deep:dates=own+keep",
+        "deep-sink-released": "relativistic:head=24,beyond=true sink:window=21,sink=14+keep",
+        "rolling-forcing": "online sink:window=24,sink=3+keep reads=newest order=rolling",
+        "reward-forcing": "online ema-sink+keep",
+        "rolling-sink": "absolute archive+keep",
+        "dummy-forcing": "absolute dummy+keep",
+        "causal-forcing": "absolute fifo+keep",
+        "causvid": "online clips+keep",
+        "lol": "absolute sink:window=12,sink=3+keep spectrum=jitter",
     }
     assert {name: str(p.strategy) for name, p in PRESETS.items()} == table
     for found in PRESETS.values():
@@ -429,13 +439,14 @@ class Bare:
     [
         (
             lambda: Strategy(Online(), Sink(), Forgetful()),
-            r"the switch rule 'forgetful' lacks flushes, last, check\. Inherit rollout\.SwitchDefaults, which has last, "
-            r"check and add flushes, as rollout\.Switch says\.",
+            r"the switch rule 'forgetful' lacks flushes, replays, last, check\. Inherit rollout\.SwitchDefaults, which has "
+            r"replays, last, check and add flushes, as rollout\.Switch says\.",
         ),
         (
             lambda: Strategy(Online(), Bare(), Keep()),
-            r"the policy rule 'bare' lacks blends, memory, rates, admit, check\. Inherit rollout\.PolicyDefaults, which has "
-            r"blends, memory, rates, check and add admit, as rollout\.Policy says\.",
+            r"the policy rule 'bare' lacks blends, memory, rates, spare, needs, renew, readable, admit, lanes, check\. Inherit "
+            r"rollout\.PolicyDefaults, which has blends, memory, rates, spare, needs, renew, readable, lanes, check and add "
+            r"admit, as rollout\.Policy says\.",
         ),
     ],
 )

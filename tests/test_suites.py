@@ -94,12 +94,12 @@ def test_every_comparison_has_controls_and_prompts_for_a_mark(name: str) -> None
 
 
 def test_the_suites_fit_their_budgets() -> None:
-    """Latent frames, about 68 a second on one core: all suites in 75 minutes, recall in 15, no other in more than 10."""
+    """Latent frames, about 68 a second on one core: all suites in 83 minutes, recall in 15, no other in more than 10."""
     frames = {name: load_suite(name, metrics=False).frames for name in shipped()}
     assert frames["recall"] < 60_000
     assert frames["smoke"] < 2_000
     assert max(n for name, n in frames.items() if name != "recall") < 40_000
-    assert sum(frames.values()) < 306_000
+    assert sum(frames.values()) < 340_000
 
 
 @pytest.mark.parametrize("name", [n for n in COMPARING if "reaction" in load_suite(n, metrics=False).metrics])
@@ -125,9 +125,10 @@ def test_a_suite_without_marks_compares_nothing(tmp_path: Path) -> None:
     assert "Nothing is marked: the suite is for a look" in section(tmp_path / "run")
 
 
-def test_the_long_horizon_runs_every_preset() -> None:
-    texts = load_suite("long-horizon", metrics=False).strategies
-    assert set(names("presets")) <= set(texts)
+def test_every_preset_runs_in_a_suite_of_systems() -> None:
+    texts = {name for suite in ("long-horizon", "systems") for name in load_suite(suite, metrics=False).strategies}
+    # causal-forcing is self-forcing with other blocks and steps, which a suite does not vary
+    assert set(names("presets")) - {"causal-forcing"} <= texts
 
 
 BAD = {

@@ -13,7 +13,7 @@ from rollout.backends.sprites.truth import SpriteWorld
 from rollout.backends.sprites.weights import SpriteDecoder, Sprites
 from rollout.errors import PromptError
 from rollout.registry import RULES, find, names
-from rollout.slots import Edit, Placement, Replay, Role, Slot, flush, keep, of_role
+from rollout.slots import Edit, Mix, Replay, Role, Slot, View, flush, keep, of_role
 from rollout.strategies import Cut, Ema, Fifo, Flush, Recache, Relativistic, Sink
 from rollout.strategies.policies import evict_oldest
 from rollout.strategies.presets import PRESETS
@@ -231,7 +231,7 @@ class Leaky(Ema):
 
     def make_room(self, slots, frames):
         edit = super().make_room(slots, frames)
-        rows = (tuple((i, w / 2) for i, w in row) if len(row) > 1 else row for row in edit.rows)
+        rows = (Mix(tuple((i, w / 2) for i, w in row.weights)) if len(row.sources) > 1 else row for row in edit.rows)
         return replace(edit, rows=tuple(rows))
 
 
@@ -283,7 +283,7 @@ class Lying(Fifo):
         return replace(left, slots=tuple(replace(slot, frame=99) for slot in left.slots))
 
 
-@refused("only the role of a slot that stays may change")
+@refused("only the role and the date of a slot that stays may change")
 @dataclass(frozen=True)
 class Redating(Fifo):
     kind: ClassVar[str] = "redating"
@@ -300,7 +300,7 @@ class Inventing(Fifo):
 
     def make_room(self, slots, frames):
         left = keep(slots, range(len(slots)))
-        return replace(left, rows=tuple(((7, 1.0),) for _ in left.rows))
+        return replace(left, rows=tuple(Mix(((7, 1.0),)) for _ in left.rows))
 
 
 @refused("declares memory=1 and holds 2 memory slots")
@@ -356,7 +356,7 @@ class Late(Sink):
 
     def admit(self, block):
         role = Role.SINK if block.index in (1, 2) else Role.RECENT
-        return tuple(Slot(role, frame, block.index, block.scene) for frame in range(block.start, block.end))
+        return tuple(Slot(role, frame, block.index, scene=block.scene) for frame in range(block.start, block.end))
 
 
 @refused("in block 4 of scene 4")
@@ -393,12 +393,12 @@ class Moved(PositionsDefaults):
 
     by_slot: ClassVar[bool] = True
 
-    def place(self, slots: Sequence[Slot], block, window) -> Placement:
+    def place(self, slots: Sequence[Slot], block, window) -> View:
         n = len(slots)
         return self.move(slots, list(range(n)), list(range(n, n + block.frames)), block)
 
-    def move(self, slots, past, own, block) -> Placement:
-        return Placement(tuple(past), tuple(own))
+    def move(self, slots, past, own, block) -> View:
+        return View(tuple(past), tuple(own))
 
 
 @refused("each comes one after the one before")
@@ -407,7 +407,7 @@ class Falling(Moved):
     kind: ClassVar[str] = "falling"
 
     def move(self, slots, past, own, block):
-        return Placement(tuple(past), tuple(own[::-1]))
+        return View(tuple(past), tuple(own[::-1]))
 
 
 @refused("each comes one after the one before")
@@ -416,7 +416,7 @@ class Striding(Moved):
     kind: ClassVar[str] = "striding"
 
     def move(self, slots, past, own, block):
-        return Placement(tuple(past), tuple(own[0] + 2 * i for i in range(len(own))))
+        return View(tuple(past), tuple(own[0] + 2 * i for i in range(len(own))))
 
 
 @refused("at index 0 in the block at (3, 4, 5): no two share one")
@@ -425,7 +425,7 @@ class Piled(Moved):
     kind: ClassVar[str] = "piled"
 
     def move(self, slots, past, own, block):
-        return Placement((0,) * len(past), tuple(own))
+        return View((0,) * len(past), tuple(own))
 
 
 @refused("no two share one")
@@ -434,7 +434,7 @@ class Overlapping(Moved):
     kind: ClassVar[str] = "overlapping"
 
     def move(self, slots, past, own, block):
-        return Placement(tuple(past), tuple(i - bool(past) for i in own))
+        return View(tuple(past), tuple(i - bool(past) for i in own))
 
 
 @refused("indices are whole numbers")
@@ -443,7 +443,7 @@ class Fractional(Moved):
     kind: ClassVar[str] = "fractional"
 
     def move(self, slots, past, own, block):
-        return Placement(tuple(past), tuple(i / 1 for i in own))
+        return View(tuple(past), tuple(i / 1 for i in own))
 
 
 @refused("use index -1")
@@ -452,7 +452,7 @@ class Negative(Moved):
     kind: ClassVar[str] = "negative"
 
     def move(self, slots, past, own, block):
-        return Placement(tuple(i - 1 for i in past), tuple(i - 1 for i in own))
+        return View(tuple(i - 1 for i in past), tuple(i - 1 for i in own))
 
 
 @refused("beyond the 21 that the model knows")
@@ -461,7 +461,7 @@ class Far(Moved):
     kind: ClassVar[str] = "far"
 
     def move(self, slots, past, own, block):
-        return Placement(tuple(past), tuple(i + 19 for i in own))
+        return View(tuple(past), tuple(i + 19 for i in own))
 
 
 @refused("change when all frames are 3000 later")
@@ -471,7 +471,7 @@ class Parity(Moved):
 
     def move(self, slots, past, own, block):
         late = block.start > 1000
-        return Placement(tuple(past), tuple(i + late for i in own))
+        return View(tuple(past), tuple(i + late for i in own))
 
 
 @refused("date a memory by its frame number")
@@ -481,7 +481,7 @@ class Dating(Moved):
 
     def move(self, slots, past, own, block):
         memory = [slots[i].frame for i in of_role(slots, Role.MEMORY)]
-        return Placement(tuple(past), tuple(i + bool(memory and memory[0] > 3) for i in own))
+        return View(tuple(past), tuple(i + bool(memory and memory[0] > 3) for i in own))
 
 
 @refused("placed 0 slots and 2 block frames where there are 0 and 3")
@@ -490,7 +490,7 @@ class Short(Moved):
     kind: ClassVar[str] = "short"
 
     def move(self, slots, past, own, block):
-        return Placement(tuple(past), tuple(own[:-1]))
+        return View(tuple(past), tuple(own[:-1]))
 
 
 # Switches
@@ -538,7 +538,7 @@ class Grasping(Doing):
 
     def on_switch(self, slots, block, window):
         left = keep(slots, range(len(slots)))
-        return replace(left, rows=tuple(((i + 1, 1.0),) for i in range(len(slots)))), None
+        return replace(left, rows=tuple(Mix(((i + 1, 1.0),)) for i in range(len(slots)))), None
 
 
 @refused("which is not at hand")

