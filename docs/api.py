@@ -10,7 +10,8 @@ GROUPS = {
     "Compose and roll out": "Strategy preset load_backend Script Schedule generate Rollout Result Timeline Moment",
     "Change a running rollout, or repeat what changed it": "Event Prompt Cut Once Use",
     "Write a rule": "Positions PositionsDefaults Policy PolicyDefaults Switch SwitchDefaults register load_plugin check_rule",
-    "What a rule sees and returns": "Slot Role Block Edit Row Placement Replay keep flush of_role in_order admit",
+    "Write a refinement": "Spectrum SpectrumDefaults Reads ReadsDefaults Order OrderDefaults StoreRule StoreDefaults",
+    "What a rule sees and returns": "Slot Role Block Edit Row Mix Pick View Pass Facts Replay keep flush of_role in_order admit",
     "Write a backend": "Backend BackendDefaults Spec Attend Decoder World check_backend",
     "Read a finished run": "RunFolder RunRecord",
     "Errors": "RolloutError SpecError CompositionError ScriptError PromptError CacheError BackendError",
@@ -45,7 +46,8 @@ def _about(name: str) -> str:
         return first_paragraph(item).replace("|", "\\|")
     return {
         "Attend": "What a backend calls instead of its own attention: (layer, q, k, v) to the output, all (B, F·h·w, heads, D).",
-        "Row": "Weights over old slots: pairs of an old slot's index and its weight.",
+        "Facts": "Numbers that the cache measured for a policy, one a slot, by the name of the fact.",
+        "Row": "How a new slot comes of old ones: a Mix or a Pick.",
     }[name]
 
 

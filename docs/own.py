@@ -7,11 +7,11 @@ from typing import ClassVar
 from rollout import (
     Block,
     Edit,
-    Placement,
     PolicyDefaults,
     PositionsDefaults,
     Role,
     Slot,
+    View,
     admit,
     keep,
     of_role,
@@ -48,7 +48,7 @@ class Folded(PositionsDefaults):
     collapses: ClassVar[bool] = True
     near: int = 5
 
-    def place(self, slots: Sequence[Slot], block: Block, window: int) -> Placement:
+    def place(self, slots: Sequence[Slot], block: Block, window: int) -> View:
         last, floor = min(block.end, window) - 1, sum(slot.role is not Role.RECENT for slot in slots)
 
         def index(frame: int) -> int:
@@ -56,4 +56,4 @@ class Folded(PositionsDefaults):
             return max(floor, last - min(distance, self.near + (distance - self.near + 1) // 2))
 
         held = tuple(i if slot.role is not Role.RECENT else index(slot.frame) for i, slot in enumerate(slots))
-        return Placement(held, tuple(index(frame) for frame in range(block.start, block.end)))
+        return View(held, tuple(index(frame) for frame in range(block.start, block.end)))
