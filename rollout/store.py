@@ -7,6 +7,7 @@ in float32, in which it is averaged (a rate of 0.01 stalls in bf16).
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -130,7 +131,8 @@ class Store:
             keys[..., : self.times] = entry.copy.layers[layer]
         else:
             assert entry.turn is not None
-            keys[..., : self.times] = self.rotate(keys[..., : self.times], self.time(entry.turn).conj())
+            times = keys[..., : self.times]
+            self.rotate(times, self.time(entry.turn).conj(), out=times)
         return keys, values
 
     def mix(
@@ -150,18 +152,24 @@ class Store:
             fresh[i] = Entry(next(free), None, average if i in memory else RawTimes([]))
         for layer in range(self.spec.layers):
             read = {source: self.lifted(layer, old[source]) for row in mixtures.values() for source in row.sources}
-            sums = {i: self._blend(row, read) for i, row in mixtures.items()}
+            uses = Counter(source for row in mixtures.values() for source in row.sources)
+            sums: dict[int, Pair] = {}
+            for i, row in mixtures.items():
+                # an average that no other row reads is summed where it lies, without a copy
+                copy, alone = fresh[i].copy, uses[row.sources[0]] == 1
+                own = isinstance(copy, Average) and copy is old[row.sources[0]].copy
+                sums[i] = self._blend(row, read, in_place=own and alone and not row.pooled)
             for i, pair in sums.items():
                 self._set(layer, fresh[i], pair)
         return fresh
 
-    def _blend(self, row: Mix, read: Mapping[int, Pair]) -> Pair:
+    def _blend(self, row: Mix, read: Mapping[int, Pair], *, in_place: bool) -> Pair:
         """A weighted sum of slots' keys and values (B, h*w, heads, D), the keys rotated in space alone."""
         (first, share), *rest = row.weights
-        keys, values = (x * share for x in read[first])
-        for old, weight in rest:
-            keys.add_(read[old][0], alpha=weight)
-            values.add_(read[old][1], alpha=weight)
+        keys, values = (x.mul_(share) if in_place else x * share for x in read[first])
+        for old_slot, weight in rest:
+            keys.add_(read[old_slot][0], alpha=weight)
+            values.add_(read[old_slot][1], alpha=weight)
         if row.pooled:  # a mean over the picture is of keys that know no place in it
             space = self._space()
             keys[..., self.times :] = rotate(keys[..., self.times :], space.conj())
@@ -177,7 +185,8 @@ class Store:
             entry.copy.layers.append(pair[0][..., : self.times].to(self.dtype).contiguous())
         elif isinstance(entry.copy, Average) and layer < len(entry.copy.layers):
             for average, new in zip(entry.copy.layers[layer], pair, strict=True):
-                average.copy_(new)
+                if average is not new:
+                    average.copy_(new)
         elif isinstance(entry.copy, Average):
             entry.copy.layers.append((pair[0].contiguous(), pair[1].contiguous()))
 
