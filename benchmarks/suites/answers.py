@@ -18,7 +18,7 @@ USES = {
 def read_answers(source: Source) -> dict[str, str]:
     """The table [answers]: a metric of the suite by use. Raises SuiteError at the line of what is unknown."""
     metrics, answers = source.texts("metrics"), {}
-    for use, metric in source.data.get("answers", {}).items():
+    for use, metric in source.file.answers.items():
         source.known(use, USES, "answers", use)
         if metric not in metrics:
             source.refuse(

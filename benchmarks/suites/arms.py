@@ -22,9 +22,9 @@ Strategies = dict[str, Arm]
 def read_strategies(source: Source, extra: Mapping[str, str], fill: Filling) -> tuple[Strategies, dict[str, str]]:
     """The strategies at one value of the axis, `extra` ones last, and what the grid leaves out. Raises SuiteError."""
     arms: Strategies = {}
-    for name, text in source.data.get("strategies", {}).items():
+    for name, text in source.file.strategies.items():
         arms[name] = _arm(source, text, fill, f"the strategy {name!r}", "strategies", name)
-    combinations, left_out = read_grid(source) if "grid" in source.data else ([], {})
+    combinations, left_out = read_grid(source) if source.file.grid is not None else ([], {})
     strategies = [arm.strategy for arm in arms.values()]
     arms |= {str(strategy): Arm(strategy) for strategy in combinations if strategy not in strategies}
     for name, text in extra.items():
@@ -38,7 +38,7 @@ def read_strategies(source: Source, extra: Mapping[str, str], fill: Filling) -> 
 
 def read_grid(source: Source) -> tuple[list[Strategy], dict[str, str]]:
     """Every valid combination of a grid's parts, and why the others are not. Raises SuiteError."""
-    for key in source.data["grid"]:
+    for key in source.file.grid or {}:
         source.known(key, AXES, "grid", key)
     parts: dict[str, list[Any]] = {}
     for part in AXES:
@@ -64,7 +64,7 @@ def read_grid(source: Source) -> tuple[list[Strategy], dict[str, str]]:
 
 def read_controls(source: Source, strategies: Strategies, entry: Entry, fill: Filling) -> dict[str, Arm]:
     """The table [controls] at one value of the axis, by the names that tables show. Raises SuiteError."""
-    table, arms = source.data.get("controls", {}), dict[str, Arm]()
+    table, arms = source.file.controls, dict[str, Arm]()
     for key in table:
         source.known(key, CONTROLS, "controls", key)
     truth = table.get("truth", False)
@@ -72,7 +72,7 @@ def read_controls(source: Source, strategies: Strategies, entry: Entry, fill: Fi
         source.refuse(f"truth is true or false, not {truth!r}: it is the world's own video.", "controls", "truth")
     if truth and not entry.has_world:
         source.refuse(
-            f"the backend {source.data.get('backend', 'sprites')!r} has no world whose truth is known, so there is no control "
+            f"the backend {source.file.backend!r} has no world whose truth is known, so there is no control "
             "'truth'. Leave it out.",
             "controls",
             "truth",

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
 
 from rollout.backend import Spec
 from rollout.benchmarks.suites.source import Source
@@ -35,9 +34,9 @@ class Filling:
 
 def read_axis(source: Source) -> Axis | None:
     """The table [axis] of a suite: one name with its numbers. Raises SuiteError."""
-    if "axis" not in source.data:
+    table = source.file.axis
+    if table is None:
         return None
-    table: dict[str, Any] = source.data["axis"]
     if len(table) != 1:
         has = f"has {', '.join(table)}" if table else "is empty"
         source.refuse(f"a suite has one numeric axis, and [axis] {has}. Write one NAME = [3, 6, 12] there.", "axis")
@@ -45,7 +44,7 @@ def read_axis(source: Source) -> Axis | None:
     where = ("axis", name)
     if not re.fullmatch(r"[A-Za-z]\w*", name):
         source.refuse(f"the axis {name!r} cannot stand in braces. Use letters, digits and '_'.", *where)
-    if name in source.data.get("fill", {}):
+    if name in source.file.fill:
         source.refuse(f"{name!r} is an axis and a list of [fill]. Rename one.", *where)
     if not isinstance(values, list):
         source.refuse(f"the axis {name!r} is a list of numbers, not {values!r}. Write {name} = [3, 6, 12].", *where)

@@ -35,8 +35,8 @@ def load_suite(name: str, *, extra: Mapping[str, str] | None = None, metrics: bo
 
 
 def _suite(source: Source, extra: Mapping[str, str]) -> Suite:
-    data = source.data
-    name = data.get("name", source.path.stem)
+    file = source.file
+    name = source.path.stem if file.name is None else file.name
     if not re.fullmatch(r"\w[\w.-]*", name):  # it names the folder that the run goes to
         source.refuse(f"the name {name!r} is no folder's. Use letters, digits, '-', '_' and '.'.", "name")
     axis, entry = read_axis(source), _backend(source)
@@ -50,25 +50,25 @@ def _suite(source: Source, extra: Mapping[str, str]) -> Suite:
     metrics = source.texts("metrics")
     suite = Suite(
         name=name,
-        about=data.get("about", ""),
+        about=file.about,
         scripts=first.scripts,
         strategies={n: arm.strategy for n, arm in first.arms.items() if arm.strategy and not arm.control},
         metrics=metrics,
-        baseline=data.get("baseline", next(iter(first.arms))),
-        primary=data.get("primary", (metrics or ("",))[0]),
+        baseline=next(iter(first.arms)) if file.baseline is None else file.baseline,
+        primary=(metrics or ("",))[0] if file.primary is None else file.primary,
         seeds=_seeds(source),
         prefix=source.number("prefix", 0, 1000),
-        steps=source.number("steps", 1, 1000, default=4),
-        backend=data.get("backend", "sprites"),
-        options=data.get("options", {}),
+        steps=source.number("steps", 1, 1000),
+        backend=file.backend,
+        options=file.options,
         claims=_claims(source, axis),
         skipped=left_out,
         text=source.text,
         controls={n: arm for n, arm in first.arms.items() if arm.control},
         axis=axis,
         levels=() if axis is None else tuple(levels),
-        fixed=data.get("fixed", False),
-        marks=data.get("marks", True),
+        fixed=file.fixed,
+        marks=file.marks,
         answers=read_answers(source),
     )
     if suite.answers and not suite.marks:
@@ -85,7 +85,7 @@ def _suite(source: Source, extra: Mapping[str, str]) -> Suite:
 
 
 def _seeds(source: Source) -> tuple[int, ...]:
-    value = source.data.get("seeds", 1)
+    value = source.file.seeds
     seeds = list(range(value)) if isinstance(value, int) else value
     if (
         not seeds
@@ -100,7 +100,7 @@ def _seeds(source: Source) -> tuple[int, ...]:
 
 def _backend(source: Source) -> Entry:
     try:
-        entry: Entry = find("backends", source.data.get("backend", "sprites"))
+        entry: Entry = find("backends", source.file.backend)
     except SpecError as error:
         source.refuse(str(error), "backend")
     return entry
@@ -111,8 +111,10 @@ def _scripts(source: Source, entry: Entry, fill: Filling) -> tuple[str, ...]:
     templates = source.texts("scripts")
     if not templates:
         source.refuse("there are no scripts to roll out. Add scripts = ['a red circle walks right[5s]'].", "scripts")
-    values = {key: source.texts("fill", key) for key in source.data.get("fill", {})}
-    count = source.number("draw", 1, 100_000, default=len(templates))
+    values = {key: source.texts("fill", key) for key in source.file.fill}
+    count = len(templates) if source.file.draw is None else source.file.draw
+    if not 1 <= count <= 100_000:
+        source.refuse(f"draw is {count}. Use 1 to 100000.", "draw")
     at = f" at {fill.name} = {fill}" if any(map(fill.within, templates)) else ""
     try:
         prompts = tuple(draws(tuple(map(fill, templates)), values, count))
@@ -131,7 +133,7 @@ def _scripts(source: Source, entry: Entry, fill: Filling) -> tuple[str, ...]:
 
 def _claims(source: Source, axis: Axis | None) -> tuple[Claim, ...]:
     claims = []
-    for n, claim in enumerate(source.data.get("claims", [])):
+    for n, claim in enumerate(source.file.claims):
         if not isinstance(claim, dict):
             source.refuse("a claim is a table. Write [[claims]].", "claims")
         for key in claim:
@@ -154,7 +156,7 @@ def _claims(source: Source, axis: Axis | None) -> tuple[Claim, ...]:
 def _check_axis(source: Source, axis: Axis | None) -> None:
     """Something runs through the axis."""
     if axis is not None and f"{{{axis.name}}}" not in str(
-        [source.data.get(k) for k in ("scripts", "strategies", "controls")]
+        [source.file.scripts, source.file.strategies, source.file.controls]
     ):
         source.refuse(f"nothing has {{{axis.name}}} in it. Put it into scripts or strategies.", "axis", axis.name)
 
@@ -170,7 +172,7 @@ def _check_fit(source: Source, suite: Suite, entry: Entry) -> None:
             try:
                 arm.strategy.check(spec, longest * spec.block)
             except RolloutError as error:
-                strategy_named = name in source.data.get("strategies", {})
+                strategy_named = name in source.file.strategies
                 keys = ("strategies", name) if strategy_named else ("grid",)
                 keys = ("controls", name) if arm.control else keys
                 at = "" if level.value is None else f" at {level.value!r}"

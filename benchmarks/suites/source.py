@@ -4,38 +4,52 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
+
+import msgspec
+from msgspec import Struct, field
 
 from rollout.benchmarks.suites.lines import line_of
 from rollout.errors import SuiteError
 from rollout.text import hint
 
-__all__ = ["KEYS", "Source", "read_source"]
+__all__ = ["SORTS", "Source", "SuiteFile", "read_source"]
 
-KEYS: dict[str, tuple[type, ...]] = {
-    "name": (str,),
-    "about": (str,),
-    "backend": (str,),
-    "options": (dict,),
-    "scripts": (list,),
-    "fill": (dict,),
-    "draw": (int,),
-    "seeds": (int, list),
-    "fixed": (bool,),
-    "marks": (bool,),
-    "prefix": (int,),
-    "steps": (int,),
-    "metrics": (list,),
-    "baseline": (str,),
-    "primary": (str,),
-    "axis": (dict,),
-    "strategies": (dict,),
-    "grid": (dict,),
-    "controls": (dict,),
-    "claims": (list,),
-    "answers": (dict,),
+
+class SuiteFile(Struct, frozen=True):
+    """The keys of a suite file, each of its kind; what stands in lists and tables is read by those who use it."""
+
+    name: str | None = None
+    about: str = ""
+    backend: str = "sprites"
+    options: dict[str, Any] = field(default_factory=dict)
+    scripts: list[Any] = field(default_factory=list)
+    fill: dict[str, Any] = field(default_factory=dict)
+    draw: int | None = None
+    seeds: int | list[Any] = 1
+    fixed: bool = False
+    marks: bool = True
+    prefix: int = 0
+    steps: int = 4
+    metrics: list[Any] = field(default_factory=list)
+    baseline: str | None = None
+    primary: str | None = None
+    axis: dict[str, Any] | None = None
+    strategies: dict[str, Any] = field(default_factory=dict)
+    grid: dict[str, Any] | None = None
+    controls: dict[str, Any] = field(default_factory=dict)
+    claims: list[Any] = field(default_factory=list)
+    answers: dict[str, Any] = field(default_factory=dict)
+
+
+SORTS = {
+    "str": "a text",
+    "int": "a whole number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
 }
-SORTS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", dict: "a table"}
+"""What msgspec calls each kind, and what a person does."""
 
 
 class Source:
@@ -43,17 +57,18 @@ class Source:
 
     def __init__(self, path: Path, text: str, data: dict[str, Any]) -> None:
         self.path, self.text, self.data = path, text, data
+        for key in data:
+            self.known(key, SuiteFile.__struct_fields__, key)
+        try:
+            self.file = msgspec.convert(data, SuiteFile)
+        except msgspec.ValidationError as error:
+            key = str(error).rpartition("$.")[2].rstrip("`")
+            kinds = [sort for kind, sort in SORTS.items() if kind in str(error).partition(", got")[0]]
+            self.refuse(f"{key!r} is {' or '.join(kinds)}, not {data[key]!r}.", key)
 
     def refuse(self, message: str, *keys: str, nth: int = 0) -> NoReturn:
         """Raise SuiteError at the line of a key, such as "grid", "positions"; in the `nth` of several tables."""
         raise SuiteError(f"{self.path}:{line_of(self.text, *keys, nth=nth)}: {message}")
-
-    def check_keys(self) -> None:
-        """Every key is known and of its kind. Raises SuiteError."""
-        for key, value in self.data.items():
-            self.known(key, KEYS, key)
-            if not isinstance(value, KEYS[key]) or (isinstance(value, bool) and bool not in KEYS[key]):
-                self.refuse(f"{key!r} is {' or '.join(SORTS[sort] for sort in KEYS[key])}, not {value!r}.", key)
 
     def known(self, key: str, among: Mapping[str, Any] | tuple[str, ...], *keys: str, nth: int = 0) -> None:
         """Raise SuiteError for a key that is none, with the closest."""
@@ -71,9 +86,9 @@ class Source:
             self.refuse(f"{last!r} is a list of texts, not {value!r}.", *keys)
         return tuple(value)
 
-    def number(self, key: str, low: int, high: int, *, default: int = 0) -> int:
+    def number(self, key: Literal["prefix", "steps"], low: int, high: int) -> int:
         """A whole number within bounds."""
-        value: int = self.data.get(key, default)
+        value: int = self.file.prefix if key == "prefix" else self.file.steps
         if not low <= value <= high:
             self.refuse(f"{key} is {value}. Use {low} to {high}.", key)
         return value
@@ -91,6 +106,4 @@ def read_source(path: Path) -> Source:
         where = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
         line = int(where[1]) if where else len(text.splitlines())
         raise SuiteError(f"{path}:{line}: not valid TOML: {re.sub(r' *[(]at .*', '', str(error))}.") from error
-    source = Source(path, text, data)
-    source.check_keys()
-    return source
+    return Source(path, text, data)
