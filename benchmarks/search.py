@@ -80,12 +80,12 @@ class Search:
     """A search of a suite in a folder; `sees` names what is looked at. Raises SuiteError."""
 
     def __init__(self, suite: Suite, sees: Sequence[str], out: Path, executor: Executor, *, seed: int = 0) -> None:
-        known = (*SEES, *suite.metrics)
-        unknown = [name for name in sees if name not in known]
+        names_known = (*SEES, *suite.metrics)
+        unknown = [name for name in sees if name not in names_known]
         if unknown or len(set(sees)) < len(sees) or not sees:
             bad = unknown[0] if unknown else "the same twice" if sees else "nothing"
             raise SuiteError(
-                f"a search cannot see {bad!r}. {hint(bad, known)}Give some of {', '.join(known)}, each once."
+                f"a search cannot see {bad!r}. {hint(bad, names_known)}Give some of {', '.join(names_known)}, each once."
             )
         lacking = [name for name in sees if SEES.get(name, name) not in suite.metrics]
         if lacking:
@@ -142,8 +142,8 @@ class Search:
                 raise optuna.TrialPruned
             return tuple(float(value or 0) for value in values.values())
 
-        ended = [trial for trial in study.trials if trial.state.is_finished()]
-        study.optimize(objective, n_trials=max(0, trials - len(ended)), catch=(RolloutError,))
+        finals = [trial for trial in study.trials if trial.state.is_finished()]
+        study.optimize(objective, n_trials=max(0, trials - len(finals)), catch=(RolloutError,))
         return study
 
     def front(self, study: "Study") -> dict[str, tuple[float, ...]]:

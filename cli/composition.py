@@ -90,9 +90,9 @@ class Composition:
 
         from rollout.sampler import Schedule
 
-        own = None if self.preset is None else self._preset.schedule
-        if steps is None and own is not None:
-            return replace(own, shift=own.shift if shift is None else shift, context=context)
+        preset_schedule = None if self.preset is None else self._preset.schedule
+        if steps is None and preset_schedule is not None:
+            return replace(preset_schedule, shift=preset_schedule.shift if shift is None else shift, context=context)
         return Schedule.of(4 if steps is None else steps, 5.0 if shift is None else shift, context)
 
     @property

@@ -18,20 +18,22 @@ def spread(
     def decorate(command: Command) -> Command:
         @wraps(command)
         def wrapper(**values: Any) -> None:
-            chosen = {name: values.pop(name) for name in options}
-            command(**values, **{parameter: build(chosen)})
+            values_of_options = {name: values.pop(name) for name in options}
+            command(**values, **{parameter: build(values_of_options)})
 
         parameters: list[inspect.Parameter] = []
-        for own in inspect.signature(command, eval_str=True).parameters.values():
-            if own.name != parameter:
-                parameters.append(own.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        for parameter_of_command in inspect.signature(command, eval_str=True).parameters.values():
+            if parameter_of_command.name != parameter:
+                parameters.append(parameter_of_command.replace(kind=inspect.Parameter.KEYWORD_ONLY))
                 continue
             parameters += [
                 inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
                 for name, (annotation, default) in options.items()
             ]
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
-        wrapper.__annotations__ = {own.name: own.annotation for own in parameters}
+        wrapper.__annotations__ = {
+            parameter_of_command.name: parameter_of_command.annotation for parameter_of_command in parameters
+        }
         return wrapper
 
     return decorate

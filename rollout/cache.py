@@ -219,11 +219,11 @@ class KVCache:
             return
         mixtures = {i: row for i, row in enumerate(edit.rows) if isinstance(row, Mix) and stay[i] is None}
         memory = {i for i, row in mixtures.items() if edit.slots[i].role is Role.MEMORY}
-        held = [entry for entry in stay if entry is not None]
+        stays = [entry for entry in stay if entry is not None]
         with self._all_or_none("an edit"):
             # a pick's candidates stay where they are until its queries come
             candidates = [self._entries[i] for i in _candidates(edit)]
-            fresh = self._store.mix(mixtures, self._entries, [*held, *candidates], memory)
+            fresh = self._store.mix(mixtures, self._entries, [*stays, *candidates], memory)
         new = debt.entries if debt is not None else {}
         self._changed(edit.slots, [stay[i] or fresh.get(i) or new[i] for i in range(len(stay))])
         self._debt = debt
@@ -394,10 +394,10 @@ class KVCache:
         together = order == list(range(order[0], order[0] + len(order)))
         where = slice(order[0], order[0] + len(order)) if together else torch.tensor(order, device=self.device)
         index = torch.tensor(rows, device=self.device)
-        own, stretches = self._store.table(turns), runs(rows, self.spec.tokens)
+        block_turns, stretches = self._store.table(turns), runs(rows, self.spec.tokens)
         by_frame = [*(entry.row for entry in read), *rows]
         self._prepared = _Plan(
-            view, turns, own, rows, stretches, where, order, by_frame, index, self._bias(view, order)
+            view, turns, block_turns, rows, stretches, where, order, by_frame, index, self._bias(view, order)
         )
         return self._prepared
 
@@ -411,8 +411,8 @@ class KVCache:
                 rows = self._debt.gather(self._store, read, count, behind)
             if len(rows) >= own:
                 return rows[:own]
-        taken = {entry.row for entry in (*read, *behind)}
-        return [row for row in range(self._store.rows) if row not in taken][:own]
+        occupied_rows = {entry.row for entry in (*read, *behind)}
+        return [row for row in range(self._store.rows) if row not in occupied_rows][:own]
 
     def _turn(self, entry: Entry, turn: int) -> None:
         """Have a slot's keys at an index; those of a pick come there when it is settled."""

@@ -45,9 +45,9 @@ class Coded:
 
     def __setitem__(self, index: tuple[Any, ...], x: Tensor) -> None:
         if len(index) > 2:
-            whole = self[index[:2]]
-            whole[index[2:]] = x.to(self.dtype)
-            x = whole
+            numbers = self[index[:2]]
+            numbers[index[2:]] = x.to(self.dtype)
+            x = numbers
         for name, part in self.encode(x.to(self.dtype)).items():
             self.parts[name][index[:2]] = part.to(self.parts[name].device)
 
@@ -99,9 +99,9 @@ class Float8(Coded):
 
     def __setitem__(self, index: tuple[Any, ...], x: Tensor) -> None:
         if len(index) > 2:
-            whole = self[index[:2]]
-            whole[index[2:]] = x.to(self.dtype)
-            x = whole
+            numbers = self[index[:2]]
+            numbers[index[2:]] = x.to(self.dtype)
+            x = numbers
         self.parts["codes"].view(torch.uint8)[index[:2]] = self.encode(x)["codes"].view(torch.uint8)
 
 

@@ -181,11 +181,11 @@ class Engine:
     def make_room(self, step: Step, strategy: Strategy) -> None:
         """Make room for a block in the strategy's window."""
         self._apply([part.room for part in step.by_lane])
-        stored = strategy.stored
+        frames = strategy.stored
         if (
-            self.cache.window > stored and not step.room.picks and not self.lanes
+            self.cache.window > frames and not step.room.picks and not self.lanes
         ):  # of the strategy before, which held more
-            self.cache.resize(stored, self.cache.ahead)
+            self.cache.resize(frames, self.cache.ahead)
 
     @torch.no_grad()
     def block(self, step: Step, texts: Sequence[tuple[str, ...]], latents: Tensor | None) -> Tensor:

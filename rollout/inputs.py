@@ -125,10 +125,10 @@ def new_caches(
     if strategy.spectrum.kind != REFINEMENTS["spectrum"]:
         multipliers = torch.tensor(strategy.spectrum.multipliers(backend.spec), dtype=torch.float64)
 
-    def new(strategy: Strategy, stored: int, heads: Sequence[int] | None) -> KVCache:
+    def new(strategy: Strategy, window_size: int, heads: Sequence[int] | None) -> KVCache:
         return KVCache(
             backend.spec,
-            stored,
+            window_size,
             batch,
             ahead=_ahead(backend, strategy, steps),
             needs=strategy.policy.needs,

@@ -281,8 +281,8 @@ class Rollout(Iterator[Result]):
             if isinstance(change, Use):
                 change.strategy.check(self.backend.spec, self.blocks * self.backend.spec.block)
         ahead = count(place.get("ahead", 0))
-        planned = (event for event in self._events if event.block >= index + ahead)
-        timeline = self._timeline((*events, *planned))
+        later_events = (event for event in self._events if event.block >= index + ahead)
+        timeline = self._timeline((*events, *later_events))
         moment = next(iter(deque(islice(timeline, index), maxlen=1)), None)
         for event in waiting:
             timeline.push(event.change)

@@ -59,16 +59,16 @@ class Debt:
     def gather(self, store: Store, read: Sequence[Entry], count: int, behind: Sequence[Entry]) -> list[int]:
         """As the store's, with the moves put off until a layer is settled."""
         self.moves += store.moves(read, count, behind)
-        taken = {entry.row for entry in (*read, *behind)}
-        return [row for row in range(count) if row not in taken]
+        occupied_rows = {entry.row for entry in (*read, *behind)}
+        return [row for row in range(count) if row not in occupied_rows]
 
     def settle(self, store: Store, layer: int, q: Tensor, past: Tensor | None) -> None:
         """Choose a layer's tokens by queries (B, n, heads, D), and by those of the last clean pass; then move rows."""
         # All reads come before all writes: winners and moved slots lie in rows of candidates.
-        chosen = [self._choose(store, layer, contest, q, past) for contest in self.contests]
+        winners = [self._choose(store, layer, contest, q, past) for contest in self.contests]
         for source, row in self.moves:
             store.move(source, row, [layer])
-        for contest, (keys, values, wins) in zip(self.contests, chosen, strict=True):
+        for contest, (keys, values, wins) in zip(self.contests, winners, strict=True):
             for n, entry in enumerate(contest.winners):
                 part = slice(n * store.spec.tokens, (n + 1) * store.spec.tokens)
                 _write(store, layer, entry, contest.pick, keys[:, part], values[:, part])
@@ -104,8 +104,8 @@ class Debt:
 
 def _wins(candidates: Sequence[Entry], layer: int, like: Tensor, tokens: int) -> Tensor:
     """How often each token was chosen, (B, heads or 1, m)."""
-    none = torch.zeros(len(like), 1, tokens, dtype=torch.int32, device=like.device)
-    counts = [none if entry.wins is None else entry.wins[layer] for entry in candidates]
+    zeros = torch.zeros(len(like), 1, tokens, dtype=torch.int32, device=like.device)
+    counts = [zeros if entry.wins is None else entry.wins[layer] for entry in candidates]
     rows = max(count.shape[1] for count in counts)
     return torch.cat([count.expand(-1, rows, -1) for count in counts], 2)
 

@@ -216,11 +216,11 @@ def _carried(facts: Facts, edit: Edit | None, count: int) -> Facts:
     """Facts after a switch: a slot that stays has its own, every other one 0."""
     if edit is None:
         return facts
-    carried = {}
+    facts_after = {}
     for name, numbers in facts.items():
         stays = [numbers[row.sources[0]] if len(row.sources) == 1 else 0.0 for row in edit.rows]
-        carried[name] = (*stays, *[0.0] * (count - len(stays)))
-    return carried
+        facts_after[name] = (*stays, *[0.0] * (count - len(stays)))
+    return facts_after
 
 
 def _check_room(policy: Policy, slots: Sequence[Slot], block: Block) -> None:
@@ -243,11 +243,11 @@ def _seen(
     candidates = tuple(slots[i] for i in readable)
     views: dict[object, View] = {}  # most passes of a block see the same
     for call in horizon.of(strategy.order, block.index):
-        which = strategy.reads.which(candidates, block, call)
+        indices = strategy.reads.which(candidates, block, call)
         bias = strategy.reads.bias(candidates, block, call)
-        key = which, bias, len(call.blocks)
+        key = indices, bias, len(call.blocks)
         if key not in views:
-            views[key] = _placed(strategy, slots, [readable[i] for i in which], bias, len(call.blocks), block, spec)
+            views[key] = _placed(strategy, slots, [readable[i] for i in indices], bias, len(call.blocks), block, spec)
         yield call, views[key]
 
 

@@ -88,9 +88,9 @@ class Schedule:
         sigma = levels[level + 1][1]
         return (1 - sigma) * clean + sigma * fresh(level + 1)
 
-    def of_block(self, generated: int) -> "Schedule":
+    def of_block(self, index: int) -> "Schedule":
         """The schedule of a block, counted from the first that is generated."""
-        return self.first if generated == 0 and self.first is not None else self
+        return self.first if index == 0 and self.first is not None else self
 
 
 def seeded(seeds: Sequence[int], latent: tuple[int, int, int], *, device: "torch.device | str" = "cpu") -> Noise:

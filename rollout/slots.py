@@ -208,9 +208,9 @@ class Edit:
                 raise CacheError(
                     f"{len(parts)} picks of {len(candidates)} slots: there are fewer tokens than they take."
                 )
-        taken = [i for picks in contests.values() for i in picks[0].of]
+        candidates_of_all = [i for picks in contests.values() for i in picks[0].of]
         keeps = {i for row in self.rows if isinstance(row, Mix) for i in row.sources}
-        if len(set(taken)) < len(taken) or keeps & set(taken):
+        if len(set(candidates_of_all)) < len(candidates_of_all) or keeps & set(candidates_of_all):
             raise CacheError("an edit picks from slots that it takes in otherwise too. Let one row decide about each.")
 
 

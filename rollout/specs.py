@@ -214,13 +214,13 @@ def policy_and_switch(text: str) -> tuple[Any, Any]:
 
 def refinements(texts: Sequence[str]) -> dict[str, Any]:
     """Read refinements, each "AXIS=RULE" such as `reads=commit:recent=9`. Raises SpecError."""
-    known = [axis for axis in GROUP_OF if axis not in ("positions", "policy", "switch")]
+    axes = [axis for axis in GROUP_OF if axis not in ("positions", "policy", "switch")]
     parts: dict[str, Any] = {}
     for text in texts:
         axis, equals, rule = text.partition("=")
-        if not equals or axis not in known:
+        if not equals or axis not in axes:
             raise SpecError(
-                f"{text[:60]!r} is no refinement. {hint(axis, known)}Write {', '.join(f'{name}=RULE' for name in known)}."
+                f"{text[:60]!r} is no refinement. {hint(axis, axes)}Write {', '.join(f'{name}=RULE' for name in axes)}."
             )
         if axis in parts:
             raise SpecError(f"the strategy names {axis} twice. Keep one.")

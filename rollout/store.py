@@ -157,8 +157,8 @@ class Store:
             for i, row in mixtures.items():
                 # an average that no other row reads is summed where it lies, without a copy
                 copy, alone = fresh[i].copy, uses[row.sources[0]] == 1
-                own = isinstance(copy, Average) and copy is old[row.sources[0]].copy
-                sums[i] = self._blend(row, read, in_place=own and alone and not row.pooled)
+                lies_there = isinstance(copy, Average) and copy is old[row.sources[0]].copy
+                sums[i] = self._blend(row, read, in_place=lies_there and alone and not row.pooled)
             for i, pair in sums.items():
                 self._set(layer, fresh[i], pair)
         return fresh

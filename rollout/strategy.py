@@ -360,14 +360,14 @@ class Strategy:
         """Build from the JSON form; fields that are left out take their defaults. Raises SpecError."""
         if not isinstance(data, Mapping):
             raise SpecError(f"a strategy is an object with {', '.join(AXES)}, not {type(data).__name__}.")
-        known = (*AXES, *REFINEMENTS)
-        unknown = set(data) - set(known)
+        axes = (*AXES, *REFINEMENTS)
+        unknown = set(data) - set(axes)
         if unknown:
-            raise SpecError(f"a strategy has no {sorted(map(str, unknown))[0]!r}; it has {', '.join(known)}.")
+            raise SpecError(f"a strategy has no {sorted(map(str, unknown))[0]!r}; it has {', '.join(axes)}.")
         missing = [axis for axis in AXES if axis not in data]
         if missing:
             raise SpecError(f'the strategy lacks {missing[0]!r}. Add "{missing[0]}": {{"kind": ...}}.')
-        return cls(**{axis: specs.part_from_dict(axis, data[axis]) for axis in known if axis in data})
+        return cls(**{axis: specs.part_from_dict(axis, data[axis]) for axis in axes if axis in data})
 
     @classmethod
     def from_text(cls, text: str) -> Self:

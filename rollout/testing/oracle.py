@@ -138,11 +138,11 @@ class OracleCache:
         # Recent frames stay where they are on the axis of turns, and everything else moves with them.
         recent = [i for i in view.read if self.slots[i].role is Role.RECENT]
         shift = self._turns[recent[-1]] - (view.slots[recent[-1]] or 0) if recent else 0
-        own = [index + shift for index in view.block]
+        block_turns = [index + shift for index in view.block]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             fresh = self._fresh(k, v)
-            q = self.turned(Tokens(q, v, fresh.cells, fresh.offsets, fresh.wins), own)
+            q = self.turned(Tokens(q, v, fresh.cells, fresh.offsets, fresh.wins), block_turns)
             self._settle(layer, q, view, shift)
             past = [self.tokens(self._mixtures[i], layer) for i in view.read]
             turns = [(view.slots[i] or 0) + shift for i in view.read]
@@ -152,9 +152,9 @@ class OracleCache:
                 for i, part in zip(view.read, past, strict=True)
                 if view.bias
             ]
-            keys, values = [*keys, self.turned(fresh, own)], [*(part.values for part in past), v]
+            keys, values = [*keys, self.turned(fresh, block_turns)], [*(part.values for part in past), v]
             if write:
-                self._staged[layer], self._queries[layer], self._own = fresh, q, own
+                self._staged[layer], self._queries[layer], self._own = fresh, q, block_turns
             sides = q, torch.cat(keys, 1), torch.cat(values, 1)
             q, k, v = (side.transpose(1, 2) for side in sides)
             mask = torch.cat([*biases, torch.zeros(q.shape[2])]).to(q.dtype)[None, None, None] if view.bias else None
@@ -170,24 +170,24 @@ class OracleCache:
 
     def _settle(self, layer: int, q: Tensor, view: View, shift: int) -> None:
         """Fill a layer's picks, one token after the other."""
-        for owed in self._owed:
-            if layer in self._written[owed.numbers[0]]:
+        for debt in self._owed:
+            if layer in self._written[debt.numbers[0]]:
                 continue
-            parts = [self.tokens(mixture, layer) for mixture in owed.candidates]
-            keys = torch.cat([self.turned(part, [turn]) for part, turn in zip(parts, owed.turns, strict=True)], 1)
+            parts = [self.tokens(mixture, layer) for mixture in debt.candidates]
+            keys = torch.cat([self.turned(part, [turn]) for part, turn in zip(parts, debt.turns, strict=True)], 1)
             past = self._queries.get(layer)
             tokens = self.spec.tokens
-            if owed.pick.past and past is not None:
-                q = torch.cat([past[:, max(0, past.shape[1] - owed.pick.past * tokens) :], q], 1)
-            scores = find("scores", owed.pick.by)(q, keys)
+            if debt.pick.past and past is not None:
+                q = torch.cat([past[:, max(0, past.shape[1] - debt.pick.past * tokens) :], q], 1)
+            scores = find("scores", debt.pick.by)(q, keys)
             wins = torch.cat([part.wins for part in parts], 1)
-            for n, number in enumerate(owed.numbers):
+            for n, number in enumerate(debt.numbers):
                 index = next(i for i, mixture in enumerate(self._mixtures) if mixture == {(number, False): 1.0})
                 turn = (view.slots[index] or 0) + shift
-                self._written[number][layer] = self._chosen(owed, parts, scores, wins, n, turn)
+                self._written[number][layer] = self._chosen(debt, parts, scores, wins, n, turn)
 
     def _chosen(
-        self, owed: _Owed, parts: Sequence[Tokens], scores: Tensor, wins: Tensor, part: int, turn: int
+        self, debt: _Owed, parts: Sequence[Tokens], scores: Tensor, wins: Tensor, part: int, turn: int
     ) -> Tokens:
         """The tokens of one pick, found one by one for every video and head."""
         tokens, heads = self.spec.tokens, parts[0].keys.shape[2]
@@ -196,13 +196,13 @@ class OracleCache:
             columns = []
             for head in range(heads):
                 line = scores[row, head if scores.shape[1] > 1 else 0]
-                allowed = [
-                    i for i in range(len(line)) if owed.pick.reuse is None or int(wins[row, i, head]) < owed.pick.reuse
+                candidates = [
+                    i for i in range(len(line)) if debt.pick.reuse is None or int(wins[row, i, head]) < debt.pick.reuse
                 ]
-                banned = [i for i in range(len(line)) if i not in allowed]
-                best = sorted(allowed, key=lambda i: (-float(line[i]), i)) + banned
-                chosen = sorted(best[: len(owed.numbers) * tokens])[part * tokens : (part + 1) * tokens]
-                columns.append([self._token(owed, parts, row, head, i, turn) for i in chosen])
+                others = [i for i in range(len(line)) if i not in candidates]
+                best = sorted(candidates, key=lambda i: (-float(line[i]), i)) + others
+                chosen = sorted(best[: len(debt.numbers) * tokens])[part * tokens : (part + 1) * tokens]
+                columns.append([self._token(debt, parts, row, head, i, turn) for i in chosen])
             fields.append(columns)
         return Tokens(
             *(

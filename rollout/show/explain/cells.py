@@ -61,11 +61,11 @@ def _room(sight: Sight, window: int) -> list[Cell]:
     sources = _used(step.room.rows)
     leavers = [slot for i, slot in enumerate(old) if i not in sources and slot not in step.slots]
     copies = _copies(sight)
-    replaced = [slot for slot in leavers if slot.time in {copy.time for copy in copies}]
-    drops = [slot for slot in leavers if slot not in replaced]
+    exchange = [slot for slot in leavers if slot.time in {copy.time for copy in copies}]
+    drops = [slot for slot in leavers if slot not in exchange]
     rows = [*_memory(sight), *_picks(sight), *_sinks(sight)]
     if copies:
-        rows.append(("archive", f"{', '.join(dated(copies))}: copies in place; drops {listed(replaced)}"))
+        rows.append(("archive", f"{', '.join(dated(copies))}: copies in place; drops {listed(exchange)}"))
     if drops:
         rows.append(("cache", f"drops {listed(drops)}: window {window} is full"))
     aside = len(step.slots) - sight.readable
@@ -112,8 +112,8 @@ def _sinks(sight: Sight) -> list[Cell]:
         weights = sorted({w for _, row in blends for i, w in row.weights if old[i].role is not Role.SINK})
         weight = ", ".join(f"{w:g}" for w in weights)
         rows.append(("sinks", f"{ranges(taken_in)} into {listed([slot for slot, _ in blends])}, weight {weight}"))
-    pinned = [slot for slot, row in pairs if len(row.sources) == 1 and old[row.sources[0]].role is not Role.SINK]
-    return [*rows, ("sinks", f"{ranges(slot.frame for slot in pinned)} pinned")] if pinned else rows
+    additions = [slot for slot, row in pairs if len(row.sources) == 1 and old[row.sources[0]].role is not Role.SINK]
+    return [*rows, ("sinks", f"{ranges(slot.frame for slot in additions)} pinned")] if additions else rows
 
 
 def _copies(sight: Sight) -> list[Slot]:
@@ -149,17 +149,17 @@ def _together(sight: Sight) -> list[Cell]:
     block = sight.step.block
     last = block.index + len(sight.ahead) // block.frames
     numbers = ranges(range(block.index + 1, last + 1))
-    which = f"blocks {numbers}, each" if last > block.index + 1 else f"block {numbers},"
-    return [("together", f"with {which} a step noisier, at {ranges(sight.ahead.values())}")]
+    numbers_text = f"blocks {numbers}, each" if last > block.index + 1 else f"block {numbers},"
+    return [("together", f"with {numbers_text} a step noisier, at {ranges(sight.ahead.values())}")]
 
 
 def _clean(sight: Sight) -> list[Cell]:
     """What the clean pass reads, where that is not what the noisy passes read."""
     if sight.same_clean:
         return []
-    commit, own = sight.step.commit, sight.step.own
-    places = [(a, b) for a, b in zip(commit.slots, own.slots, strict=True) if a is not None]
-    stays = commit.block == own.block and all(a == b for a, b in places if b is not None)
+    commit, noisy = sight.step.commit, sight.step.own
+    places = [(a, b) for a, b in zip(commit.slots, noisy.slots, strict=True) if a is not None]
+    stays = commit.block == noisy.block and all(a == b for a, b in places if b is not None)
     where = f", at {ranges(a for a, _ in places)}" if places else ""
     where = "" if stays else f"{where}; own frames at {ranges(commit.block)}"
     return [("clean pass", clean(sight) + where)]

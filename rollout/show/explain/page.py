@@ -174,12 +174,12 @@ def _refined(sight: Sight) -> Json:
     Slots that are not read as [place in the cache, role, frame, date]; the others go by their place among those read.
     """
     step, slots = sight.step, [slot for slot, _ in sight.read]
-    chosen = {i for i, row in enumerate(step.room.rows) if isinstance(row, Pick)}
+    picks = {i for i, row in enumerate(step.room.rows) if isinstance(row, Pick)}
     unread = [(i, step.slots[i]) for i, index in enumerate(step.placement.slots) if index is None]
     entry: Json = {
         "unread": [[i, ROLES.index(slot.role), slot.frame, slot.date] for i, slot in unread],
         "dates": [[n, slot.date] for n, slot in enumerate(slots) if slot.date is not None],
-        "picked": [n for n, i in enumerate(step.placement.read) if i in chosen],
+        "picked": [n for n, i in enumerate(step.placement.read) if i in picks],
         "ahead": list(sight.ahead.values()),
     }
     return {name: value for name, value in entry.items() if value} | {"read": listed(sight.clean)}

@@ -51,8 +51,8 @@ def told(steps: Iterable[Step]) -> Iterator[Json]:
         if step.replay is not None:
             before = in_order(before + replayed(step.replay, step.block.frames, step.block.scene))
         memory = [row for slot, row in zip(step.room.slots, step.room.rows, strict=True) if slot.role is Role.MEMORY]
-        folded = _recent(before, [row for row in memory if isinstance(row, Mix)])
-        more: Json = {"folded": folded, "replayed": list(step.replay.frames) if step.replay else []}
+        averages = _recent(before, [row for row in memory if isinstance(row, Mix)])
+        more: Json = {"folded": averages, "replayed": list(step.replay.frames) if step.replay else []}
         if step.room.picks:
             more["chosen"] = _recent(before, [row for row in memory if isinstance(row, Pick)])
         if step.own != step.placement:
@@ -85,14 +85,14 @@ def marks(steps: Sequence[Mapping[str, Any]], trained: int) -> Marks:
     result, born, mixture = Marks(), None, "folded"
     for step in steps:
         placement, again = step["placement"], step.get("replayed", [])
-        own = len(placement["block"]) - step.get("ahead", 0)
+        count_own = len(placement["block"]) - step.get("ahead", 0)
         slots = [(s["role"], s["frame"], p) for s, p in zip(step["slots"], placement["slots"], strict=True)]
         read = [(role, frame, index) for role, frame, index in slots if index is not None]
         frames = {role: [f for r, f, _ in read if r == role] for role in ROLES}
         dates = {role: [p for r, _, p in read if r == role] for role in ROLES}
-        end = step["start"] + own
-        frames["block"], dates["block"] = list(range(step["start"], end)), placement["block"][:own]
-        frames["ahead"], dates["ahead"] = list(range(end, end + step.get("ahead", 0))), placement["block"][own:]
+        end = step["start"] + count_own
+        frames["block"], dates["block"] = list(range(step["start"], end)), placement["block"][:count_own]
+        frames["ahead"], dates["ahead"] = list(range(end, end + step.get("ahead", 0))), placement["block"][count_own:]
         frames["again"] = [f for r, f, _ in read if f in again and r != "memory"]
         dates["again"] = [p for r, f, p in read if f in again and r != "memory"]
         frames["unread"] = [f for _, f, p in slots if p is None and f not in {frame for _, frame, _ in read}]

@@ -87,10 +87,10 @@ class Sight:
 
     def indices(self) -> dict[Key, int]:
         """The temporal index of everything that the block attends to."""
-        named = zip(keys(self.step.slots), self.step.placement.slots, strict=True)
-        own = zip(range(self.step.block.start, self.step.block.end), self.own, strict=True)
-        places = {key: index for key, index in named if index is not None}
-        places |= {("block", frame): index for frame, index in own}
+        slot_indices = zip(keys(self.step.slots), self.step.placement.slots, strict=True)
+        block_indices = zip(range(self.step.block.start, self.step.block.end), self.own, strict=True)
+        places = {key: index for key, index in slot_indices if index is not None}
+        places |= {("block", frame): index for frame, index in block_indices}
         return places | {("ahead", frame): index for frame, index in self.ahead.items()}
 
     def pattern(self) -> tuple[object, ...]:
@@ -224,6 +224,6 @@ def compare(first: Sight, second: Sight) -> Difference:
             return Mark.MOVED
         return Mark.SAME if contents[0].get(key) == contents[1].get(key) else Mark.MADE
 
-    shared = {key: (a[key], b[key]) for key in a if key in b}
+    common = {key: (a[key], b[key]) for key in a if key in b}
     clean = None if first.same_clean and second.same_clean else (first.clean, second.clean)
-    return Difference(block.index, {k: mark(k) for k in a}, {k: mark(k) for k in b}, shared, shift, clean)
+    return Difference(block.index, {k: mark(k) for k in a}, {k: mark(k) for k in b}, common, shift, clean)

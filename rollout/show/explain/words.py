@@ -22,9 +22,9 @@ def listed(slots: Sequence[Slot]) -> str:
     parts = []
     for role in Role:
         group = [slot for slot in slots if slot.role is role]
-        moved = [slot for slot in group if slot.date is not None]
+        copies = [slot for slot in group if slot.date is not None]
         numbers = ranges(slot.frame for slot in group if slot.date is None)
-        frames = ", ".join([*dated(moved), *([numbers] if numbers else [])])
+        frames = ", ".join([*dated(copies), *([numbers] if numbers else [])])
         text = {Role.SINK: f"sink {frames}", Role.MEMORY: f"memory ({len(group)})"}
         parts += [text.get(role, frames)] if group else []
     return ", ".join(parts)
