@@ -20,7 +20,6 @@ from rollout.cli.options import (
     told,
 )
 from rollout.errors import SpecError
-from rollout.plan import Horizon
 from rollout.registry import find
 from rollout.script import Script, planned
 from rollout.show.explain.table import blocks, differences
@@ -28,6 +27,7 @@ from rollout.show.explain.views import Mark, Sight, compare, sights
 from rollout.strategy import Strategy
 from rollout.text import Json
 from rollout.timeline import blocks_of
+from rollout.views import Horizon
 
 __all__ = ["PEAKS", "SHOWN", "STEPS", "explain"]
 

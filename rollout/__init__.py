@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from rollout.loop import Result as Result
     from rollout.loop import Rollout as Rollout
     from rollout.loop import generate as generate
+    from rollout.parts import Policy as Policy
+    from rollout.parts import PolicyDefaults as PolicyDefaults
+    from rollout.parts import Positions as Positions
+    from rollout.parts import PositionsDefaults as PositionsDefaults
+    from rollout.parts import Switch as Switch
+    from rollout.parts import SwitchDefaults as SwitchDefaults
     from rollout.refinements import Order as Order
     from rollout.refinements import OrderDefaults as OrderDefaults
     from rollout.refinements import Reads as Reads
@@ -51,13 +57,7 @@ if TYPE_CHECKING:
     from rollout.slots import of_role as of_role
     from rollout.strategies.policies import admit as admit
     from rollout.strategies.presets import preset as preset
-    from rollout.strategy import Policy as Policy
-    from rollout.strategy import PolicyDefaults as PolicyDefaults
-    from rollout.strategy import Positions as Positions
-    from rollout.strategy import PositionsDefaults as PositionsDefaults
     from rollout.strategy import Strategy as Strategy
-    from rollout.strategy import Switch as Switch
-    from rollout.strategy import SwitchDefaults as SwitchDefaults
     from rollout.testing import check_backend as check_backend
     from rollout.testing import check_rule as check_rule
     from rollout.timeline import Cut as Cut
@@ -82,7 +82,8 @@ _HOME = {
     "slots": "Block Edit Facts Mix Pass Pick Replay Role Row Slot View flush in_order keep of_role",
     "strategies.policies": "admit",
     "strategies.presets": "preset",
-    "strategy": "Policy PolicyDefaults Positions PositionsDefaults Strategy Switch SwitchDefaults",
+    "parts": "Policy PolicyDefaults Positions PositionsDefaults Switch SwitchDefaults",
+    "strategy": "Strategy",
     "testing": "check_backend check_rule",
     "timeline": "Cut Event Moment Once Prompt Timeline Use",
     "world": "World",

@@ -15,11 +15,12 @@ from rollout.errors import BackendError, CompositionError, RolloutError
 from rollout.facts import HEADS
 from rollout.inputs import new_caches
 from rollout.lanes import HeadMasses, Lane, check_lanes, joined
-from rollout.plan import Step, chunks, reach, replayed
+from rollout.plan import Step, chunks, replayed
 from rollout.sampler import Noise, Schedule
 from rollout.slots import Block, Edit, View
 from rollout.strategy import Strategy
 from rollout.text import Json
+from rollout.views import reach
 
 __all__ = ["Engine"]
 

@@ -11,9 +11,9 @@ from rollout.backend import Backend, BackendDefaults
 from rollout.cache import KVCache
 from rollout.devices import free_bytes
 from rollout.errors import BackendError, RolloutError, ScriptError
+from rollout.handover import check_handover
 from rollout.lanes import Lane
 from rollout.members import lacks
-from rollout.plan import check_handover
 from rollout.script import Script
 from rollout.strategy import REFINEMENTS, Strategy
 from rollout.timeline import Event, reigns

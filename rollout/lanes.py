@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rollout.backend import Attend
-    from rollout.strategy import Policy
+    from rollout.parts import Policy
 
 __all__ = ["HeadMasses", "Lane", "check_lanes", "joined"]
 

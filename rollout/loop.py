@@ -13,6 +13,7 @@ from rollout.cache import KVCache
 from rollout.costs import Costs, Encoded, count
 from rollout.errors import RolloutError
 from rollout.execute import Engine
+from rollout.handover import check_handover, taken_over
 from rollout.inputs import (
     check_members,
     check_memory,
@@ -21,13 +22,15 @@ from rollout.inputs import (
     rows,
     same_plan,
 )
-from rollout.plan import Horizon, Step, check_handover, decide, decide_lanes, taken_over
+from rollout.parts import Switch
+from rollout.plan import Step, decide, decide_lanes
 from rollout.sampler import Noise, Schedule, seeded
 from rollout.script import Script
 from rollout.slots import Block, Role, Slot, View
-from rollout.strategy import Strategy, Switch
+from rollout.strategy import Strategy
 from rollout.text import Json
 from rollout.timeline import Change, Course, Cut, Event, Moment, Once, Prompt, Timeline, Use
+from rollout.views import Horizon
 
 __all__ = ["Result", "Rollout", "generate"]
 

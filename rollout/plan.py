@@ -4,59 +4,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from inspect import signature
-from itertools import takewhile
 
 from rollout.backend import Spec
-from rollout.errors import CacheError, CompositionError
+from rollout.errors import CacheError
+from rollout.handover import check_handover, taken_over
 from rollout.lanes import Lane
-from rollout.refinements import Order
-from rollout.slots import NO_FACTS, Block, Edit, Facts, Pass, Replay, Role, Slot, View, in_order, keep, of_role
-from rollout.strategy import Policy, Strategy, Switch
+from rollout.parts import Policy, Switch
+from rollout.slots import NO_FACTS, Block, Edit, Facts, Pass, Replay, Role, Slot, View, in_order, keep
+from rollout.strategy import Strategy
 from rollout.text import Json
 from rollout.timeline import Moment
+from rollout.views import ANY, Horizon, views_of
 
 __all__ = [
-    "ANY",
-    "Horizon",
     "Step",
-    "check_handover",
     "chunks",
     "decide",
     "decide_lanes",
-    "reach",
     "replayed",
     "room_for",
     "simulate",
     "steps",
-    "taken_over",
 ]
-
-
-@dataclass(frozen=True)
-class Horizon:
-    """What the order of passes depends on beside the block: denoising steps, the first generated block and the last one.
-
-    `last` is None where the rollout is open; `opening` are the first generated block's steps where it has its own.
-    """
-
-    steps: int = 4
-    first: int = 0
-    last: int | None = None
-    opening: int | None = None
-
-    def of(self, order: Order, index: int) -> tuple[Pass, ...]:
-        """The passes of a block; one before the first generated block is encoded alone, as in the order of blocks."""
-        if index < self.first:
-            noisy = tuple(Pass((index,), (level,)) for level in range(self.steps))
-            return (*noisy, Pass((index,), (self.steps,), writes=True))
-        last = None if self.last is None else self.last - self.first
-        steps = self.opening if index == self.first and self.opening is not None else self.steps
-        calls = order.passes(index - self.first, steps, last)
-        return tuple(replace(call, blocks=tuple(block + self.first for block in call.blocks)) for call in calls)
-
-
-ANY = Horizon()
-"""Four steps, and no end."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +137,7 @@ def decide(
     room.check(len(now))
     now = room.slots
     _check_room(policy, now, block)
-    passes = tuple(_seen(strategy, now, block, spec, horizon))
+    passes = tuple(views_of(strategy, now, block, spec, horizon))
     return Step(block, edit, again, room, now, passes, policy.admit(block), renewal=renewal is not None)
 
 
@@ -233,114 +202,6 @@ def _check_room(policy: Policy, slots: Sequence[Slot], block: Block) -> None:
                 f"policy '{policy.kind}' left {count} slots for a block of {block.frames} in {noun} of {limit}. make_room "
                 f"must evict {count + block.frames - limit} more."
             )
-
-
-def _seen(
-    strategy: Strategy, slots: Sequence[Slot], block: Block, spec: Spec, horizon: Horizon
-) -> Iterator[tuple[Pass, View]]:
-    """The passes of a block, each with what it reads and where that sits."""
-    readable = strategy.policy.readable(slots, block)
-    candidates = tuple(slots[i] for i in readable)
-    views: dict[object, View] = {}  # most passes of a block see the same
-    for call in horizon.of(strategy.order, block.index):
-        indices = strategy.reads.which(candidates, block, call)
-        bias = strategy.reads.bias(candidates, block, call)
-        key = indices, bias, len(call.blocks)
-        if key not in views:
-            views[key] = _placed(strategy, slots, [readable[i] for i in indices], bias, len(call.blocks), block, spec)
-        yield call, views[key]
-
-
-def _placed(
-    strategy: Strategy,
-    slots: Sequence[Slot],
-    read: Sequence[int],
-    bias: tuple[float, ...],
-    blocks: int,
-    block: Block,
-    spec: Spec,
-) -> View:
-    """Where the slots that are read, and the frames of so many blocks, sit; the others are None."""
-    # no cut from nothing; and blocks that are denoised together keep their distances
-    calm = block.index == 0 or blocks > 1
-    extent = replace(block, frames=blocks * block.frames, cut=block.cut and not calm)
-    place = strategy.positions.place(tuple(slots[i] for i in read), extent, reach(strategy, spec))
-    if len(place.slots) != len(read) or len(place.block) != extent.frames:
-        raise CacheError(
-            f"positions '{strategy.positions.kind}' placed {len(place.slots)} slots and {len(place.block)} block "
-            f"frames where there are {len(read)} and {extent.frames}."
-        )
-    if len(bias) not in (0, len(read)):
-        raise CacheError(f"reads '{strategy.reads.kind}' give {len(bias)} biases for {len(read)} slots.")
-    indices: list[int | None] = [None] * len(slots)
-    biases = [0.0] * len(slots)
-    for n, i in enumerate(read):
-        indices[i] = place.slots[n]
-        biases[i] = bias[n] if bias else 0.0
-    return View(tuple(indices), place.block, tuple(biases) if any(biases) else ())
-
-
-def check_handover(before: Strategy, after: Strategy, spec: Spec) -> None:
-    """Raise CompositionError where a strategy that takes over stores, turns or orders otherwise than the one before."""
-    if before == after:
-        return
-    if any(rule.lanes(spec, None) or "heads" in rule.needs for rule in (before.policy, after.policy)):
-        raise CompositionError("heads that have slots of their own cannot be handed over. Start a rollout of its own.")
-    for axis in ("spectrum", "order", "store"):
-        if getattr(before, axis) != getattr(after, axis):
-            raise CompositionError(
-                f"a rollout cannot change its {axis} on the way ({getattr(before, axis).kind} to "
-                f"{getattr(after, axis).kind}): what is cached was made for the first. Start a rollout of its own."
-            )
-
-
-def taken_over(strategy: Strategy, slots: Sequence[Slot], start: int, spec: Spec) -> Edit:
-    """The edit that makes a cache which another strategy filled, up to frame `start`, this one's.
-
-    Frames get the roles that this policy gives them; old sinks become recent frames where they border on those, else they
-    go; memory stays where this policy has as many streams, and goes where it has none. Raises CompositionError for what
-    cannot be carried over.
-    """
-
-    def role(frame: int) -> Role:
-        index = frame // spec.block
-        return strategy.policy.admit(Block(index, index * spec.block, spec.block))[frame % spec.block].role
-
-    kind, cure = (
-        strategy.policy.kind,
-        "Encode the history again under the new strategy (fork --rebuild), or keep the old policy.",
-    )
-    frames = {i: slot.frame if slot.role is Role.SINK else slot.time for i, slot in enumerate(slots)}
-    places = {frames[i]: i for i, slot in enumerate(slots) if slot.role is not Role.MEMORY}
-    sinks: list[int] = []
-    for frame in takewhile(lambda f: role(f) is Role.SINK, range(start)):
-        if frame not in places:
-            raise CompositionError(
-                f"frame {frame} would be a sink of policy '{kind}', and the cache no longer holds it. {cure}"
-            )
-        sinks.append(frame)
-    memory, streams = of_role(slots, Role.MEMORY), strategy.policy.memory
-    if memory and streams not in (0, len(memory)):
-        raise CompositionError(
-            f"the cache holds {len(memory)} streams of memory, and policy '{kind}' has {streams}. {cure}"
-        )
-    # Recent frames are contiguous: an old sink joins them where it borders on them, not across a gap.
-    recent = [f for f in sorted(places) if f not in sinks and slots[places[f]].role is Role.RECENT]
-    # positions date recent frames by their distance, so an old sink may join them only where no frame between is missing
-    for frame in sorted((f for f in places if f not in sinks and f not in recent), reverse=True):
-        if not recent or recent[0] == frame + 1:
-            recent.insert(0, frame)
-    parts = [(Role.SINK, places[f]) for f in sinks] + [(Role.MEMORY, i) for i in memory if streams]
-    parts += [(Role.RECENT, places[f]) for f in recent]
-    edit = keep(slots, [i for _, i in parts])
-    # a sink's date is its policy's; that of a recent frame says which frame it stands for
-    dates = {i: None if slots[i].role is Role.SINK else slots[i].date for _, i in parts}
-    return replace(edit, slots=tuple(replace(slots[i], role=role, date=dates[i]) for role, i in parts))
-
-
-def reach(strategy: Strategy, spec: Spec) -> int:
-    """The frames that positions may span: what a pass reads at most, at most the trained frames."""
-    return min(strategy.span, spec.trained)
 
 
 def replayed(replay: Replay, block: int, scene: int = 0, prompt: int = 0) -> tuple[Slot, ...]:

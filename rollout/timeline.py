@@ -11,9 +11,10 @@ from typing import Any
 
 from rollout import specs
 from rollout.backend import Spec
+from rollout.parts import Switch
 from rollout.script import Script
 from rollout.slots import Block
-from rollout.strategy import Strategy, Switch
+from rollout.strategy import Strategy
 from rollout.text import Json
 
 __all__ = [

@@ -6,9 +6,10 @@ from typing import ClassVar
 
 from rollout.backend import Spec
 from rollout.errors import CompositionError, SpecError
+from rollout.parts import PolicyDefaults
 from rollout.slots import BLOCK, NO_FACTS, Block, Edit, Facts, Mix, Role, Slot, keep, of_role
 from rollout.strategies.policies import admit, check_window
-from rollout.strategy import PolicyDefaults, Strategy
+from rollout.strategy import Strategy
 
 __all__ = ["POLICIES", "Archive"]
 

@@ -10,9 +10,10 @@ from typing import ClassVar
 from rollout.backend import Spec
 from rollout.errors import CompositionError, SpecError
 from rollout.lanes import HeadMasses, Lane
+from rollout.parts import Policy, PolicyDefaults
 from rollout.slots import BLOCK, NO_FACTS, Block, Edit, Facts, Slot
 from rollout.strategies.policies import Fifo, Sink, admit, check_window, evict_oldest, pin
-from rollout.strategy import Policy, PolicyDefaults, Strategy
+from rollout.strategy import Strategy
 
 __all__ = ["POLICIES", "WORDS", "ByHead", "Dummy", "read_map"]
 

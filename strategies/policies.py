@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from rollout.errors import SpecError
+from rollout.parts import PolicyDefaults
 from rollout.slots import NO_FACTS, Block, Edit, Facts, Mix, Role, Row, Slot, keep, of_role
-from rollout.strategy import PolicyDefaults
 
 __all__ = [
     "POLICIES",

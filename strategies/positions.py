@@ -6,9 +6,10 @@ from typing import ClassVar
 
 from rollout.backend import Spec
 from rollout.errors import CompositionError, SpecError
+from rollout.parts import PositionsDefaults
 from rollout.slots import BLOCK, Block, Role, Slot, View
 from rollout.specs import LEFT_OUT
-from rollout.strategy import PositionsDefaults, Strategy
+from rollout.strategy import Strategy
 
 __all__ = ["POSITIONS", "TRAINED", "Absolute", "Cut", "Online", "Relativistic"]
 

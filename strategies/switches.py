@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from rollout.errors import SpecError
+from rollout.parts import SwitchDefaults
 from rollout.slots import Block, Edit, Replay, Role, Slot, flush, keep, of_role
-from rollout.strategy import SwitchDefaults
 
 __all__ = ["SWITCHES", "Flush", "Keep", "Recache"]
 

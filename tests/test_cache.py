@@ -13,12 +13,13 @@ from torch import Tensor
 from rollout.backend import Spec
 from rollout.cache import KVCache
 from rollout.errors import CacheError
-from rollout.plan import chunks, decide, reach, replayed
+from rollout.plan import chunks, decide, replayed
 from rollout.rope import rotate, table
 from rollout.slots import Block, Edit, Mix, Replay, Role, Slot, View, keep
 from rollout.strategies import Absolute, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
 from rollout.strategy import Strategy
 from rollout.testing import OracleCache
+from rollout.views import reach
 
 SPEC = Spec("tiny", layers=2, heads=2, head_dim=12, latent=(1, 2, 1), grid=(2, 1), axes=(2, 2, 2))
 

@@ -13,12 +13,13 @@ from torch import Tensor
 from rollout import generate
 from rollout.backends.sprites.weights import Sprites
 from rollout.cache import KVCache
-from rollout.plan import reach
+from rollout.parts import PositionsDefaults
 from rollout.rope import rotate, table
 from rollout.slots import Block, Role, Slot, View
 from rollout.strategies import Absolute, Cut, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
-from rollout.strategy import PositionsDefaults, Strategy
+from rollout.strategy import Strategy
 from rollout.testing import OracleCache
+from rollout.views import reach
 
 A, B = "a red circle jumps", "a blue square spins on olive"
 LONG = f"{A}[3s]"

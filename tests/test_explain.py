@@ -20,7 +20,6 @@ from rollout.backends.sprites import spec
 from rollout.cli import app
 from rollout.cli.options import find_strategy
 from rollout.errors import OutputError, RolloutError
-from rollout.plan import Horizon
 from rollout.registry import registered
 from rollout.script import Script
 from rollout.show.explain.cells import cells as cells_of
@@ -31,6 +30,7 @@ from rollout.show.explain.views import Mark, Sight, compare, sights
 from rollout.show.explain.words import ranges
 from rollout.strategies.presets import PRESETS, Preset
 from rollout.timeline import blocks_of
+from rollout.views import Horizon
 
 SPEC = spec()
 SHOW = "a red circle walks right on navy[4s] | a red circle jumps on navy[4s] | a red circle spins on olive[4s#]"

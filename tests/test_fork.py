@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 from rollout import Script, Strategy, generate, preset
 from rollout.cli import app
 from rollout.errors import BackendError, CompositionError, OutputError, RolloutError, ScriptError
-from rollout.plan import Horizon, Step, simulate, steps, taken_over
+from rollout.handover import taken_over
+from rollout.plan import Step, simulate, steps
 from rollout.run.fork import History
 from rollout.run.job import Job
 from rollout.run.latents import LatentsWriter, read_latents
@@ -25,6 +26,7 @@ from rollout.run.video import read_video
 from rollout.slots import Role
 from rollout.strategies.presets import PRESETS
 from rollout.timeline import Event, Prompt, Use, blocks_of, moments
+from rollout.views import Horizon
 from tests.conftest import micro_backend
 from tests.test_rules import policies
 

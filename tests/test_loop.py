@@ -11,13 +11,14 @@ from rollout import Schedule, Script, generate, preset
 from rollout.backend import BackendDefaults
 from rollout.backends.sprites.weights import Sprites
 from rollout.errors import CacheError, CompositionError, PromptError, RolloutError, ScriptError
-from rollout.plan import Horizon, simulate
+from rollout.plan import simulate
 from rollout.sampler import seeded
 from rollout.slots import Block, Role, Slot
 from rollout.strategies import Absolute, Anchor, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
 from rollout.strategies.presets import PRESETS
 from rollout.strategy import Strategy
 from rollout.timeline import Cut, Event, Once, Prompt, blocks_of
+from rollout.views import Horizon
 
 A, B = "a red circle jumps", "a blue square spins on olive"
 SCRIPT = f"{A}[2.5s] | {B}[2s] | {A}[2s#]"

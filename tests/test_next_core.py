@@ -17,6 +17,7 @@ from rollout.backends.sprites.weights import Sprites
 from rollout.cache import KVCache
 from rollout.errors import BackendError, CacheError, CompositionError, SpecError
 from rollout.lanes import Lane, check_lanes, joined
+from rollout.parts import PolicyDefaults
 from rollout.plan import decide, simulate
 from rollout.refinements import ReadsDefaults
 from rollout.registry import find, names
@@ -43,7 +44,7 @@ from rollout.strategies import (
     Sink,
 )
 from rollout.strategies.heads import read_map
-from rollout.strategy import PolicyDefaults, Strategy
+from rollout.strategy import Strategy
 from rollout.testing import check_rule
 from rollout.timeline import blocks_of
 from tests.test_cache import SPEC, new_cache, qkv, write

@@ -14,11 +14,12 @@ from rollout.backend import BackendDefaults, Spec
 from rollout.backends import Entry
 from rollout.benchmarks.controls.policies import Oracle
 from rollout.errors import BackendError, CompositionError, SpecError
+from rollout.parts import Policy, Positions, Switch
 from rollout.plan import chunks, simulate
 from rollout.slots import Block, Mix, Replay, Role, Slot, flush, keep
 from rollout.strategies import Absolute, Anchor, Cut, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
 from rollout.strategies.presets import PRESETS
-from rollout.strategy import Policy, Positions, Strategy, Switch
+from rollout.strategy import Strategy
 
 SPEC = Spec("wan", 30, 12, 128, (16, 60, 104), (30, 52), (22, 21, 21))
 

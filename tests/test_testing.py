@@ -12,12 +12,12 @@ from rollout import check_backend, check_rule, registry
 from rollout.backends.sprites.truth import SpriteWorld
 from rollout.backends.sprites.weights import SpriteDecoder, Sprites
 from rollout.errors import PromptError
+from rollout.parts import PolicyDefaults, PositionsDefaults, SwitchDefaults
 from rollout.registry import RULES, find, names
 from rollout.slots import Edit, Mix, Replay, Role, Slot, View, flush, keep, of_role
 from rollout.strategies import Cut, Ema, Fifo, Flush, Recache, Relativistic, Sink
 from rollout.strategies.policies import evict_oldest
 from rollout.strategies.presets import PRESETS
-from rollout.strategy import PolicyDefaults, PositionsDefaults, SwitchDefaults
 from rollout.testing import CheckError, check_strategy
 from tests.conftest import MICRO, micro_backend
 

@@ -16,13 +16,14 @@ from rollout import Script, Strategy, generate, preset
 from rollout.benchmarks.metrics import metric
 from rollout.benchmarks.metrics.sample import sample_of_run
 from rollout.errors import CompositionError, RolloutError
-from rollout.plan import Horizon, steps
+from rollout.plan import steps
 from rollout.run.fork import History
 from rollout.run.job import Job
 from rollout.run.recipe import Recipe
 from rollout.strategies import Flush, Keep, Recache
 from rollout.strategies.presets import PRESETS
 from rollout.timeline import Cut, Event, Once, Prompt, Timeline, Use, blocks_of, moments, reigns, retrace
+from rollout.views import Horizon
 from tests.conftest import micro_backend
 
 A, B, C = "a red circle jumps", "a blue square spins on olive", "a red circle walks right"

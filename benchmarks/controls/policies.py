@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rollout.errors import SpecError
+from rollout.parts import PolicyDefaults
 from rollout.slots import NO_FACTS, Block, Edit, Facts, Slot
 from rollout.strategies.policies import admit, pin
-from rollout.strategy import PolicyDefaults
 
 __all__ = ["POLICIES", "Oracle"]
 

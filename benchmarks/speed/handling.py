@@ -11,10 +11,11 @@ from torch import Tensor
 
 from rollout.backend import Spec, split_pairs
 from rollout.cache import KVCache
-from rollout.plan import Step, chunks, decide, reach, replayed
+from rollout.plan import Step, chunks, decide, replayed
 from rollout.rope import rotate, table
 from rollout.slots import Block
 from rollout.strategy import Strategy
+from rollout.views import reach
 
 __all__ = ["PASSES", "Floor", "Ours", "Plain", "geometry"]
 

@@ -9,10 +9,11 @@ import torch
 from rollout.backend import Spec
 from rollout.cache import KVCache
 from rollout.errors import CheckError
-from rollout.plan import Step, chunks, reach, replayed
+from rollout.plan import Step, chunks, replayed
 from rollout.slots import Slot, View
 from rollout.strategy import Strategy
 from rollout.testing.oracle import OracleCache
+from rollout.views import reach
 
 __all__ = ["Pair"]
 

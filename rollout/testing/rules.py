@@ -11,13 +11,14 @@ from typing import Any
 from rollout import specs
 from rollout.backend import Spec
 from rollout.errors import CheckError, CompositionError, RolloutError
-from rollout.plan import Horizon, Step, decide, reach, room_for
+from rollout.plan import Step, decide, room_for
 from rollout.registry import find, names, registered
 from rollout.slots import Block, Facts, Role, Slot, View, of_role
 from rollout.strategy import AXES, REFINEMENTS, Strategy
 from rollout.testing.execution import Pair
 from rollout.testing.refinements import check_order, check_reads, check_spectrum
 from rollout.testing.steps import check_step
+from rollout.views import Horizon, reach
 
 __all__ = ["BESIDE", "METHODS", "PARTNERS", "QUIET", "SCRIPTS", "SPEC", "check_rule", "check_strategy"]
 

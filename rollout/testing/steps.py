@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from rollout.backend import Spec
 from rollout.errors import CheckError
+from rollout.parts import Policy, Positions, Switch
 from rollout.plan import Step, replayed
 from rollout.slots import Block, Edit, Mix, Pick, Replay, Role, Slot, View, in_order, of_role
-from rollout.strategy import Policy, Positions, Strategy, Switch
+from rollout.strategy import Strategy
 
 __all__ = ["check_step"]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rollout.backend import Spec
 from rollout.errors import OutputError, RolloutError
-from rollout.plan import ANY, Horizon
 from rollout.registry import find
 from rollout.script import Script
 from rollout.show.explain.cells import cells, differ, folds
@@ -20,6 +19,7 @@ from rollout.specs import GROUP_OF, part_to_text
 from rollout.strategy import AXES, Strategy
 from rollout.text import Json, first_paragraph
 from rollout.timeline import blocks_of
+from rollout.views import ANY, Horizon
 
 __all__ = ["LONGEST", "Side", "page", "sides"]
 

@@ -6,9 +6,10 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from rollout.backend import Spec
-from rollout.plan import ANY, Horizon, Step, reach, replayed, simulate
+from rollout.plan import Step, replayed, simulate
 from rollout.slots import Block, Pick, Role, Row, Slot, View, in_order
 from rollout.strategy import Strategy
+from rollout.views import ANY, Horizon, reach
 
 __all__ = ["Difference", "Key", "Mark", "Origin", "Sight", "compare", "is_copy", "keys", "sights"]
 
