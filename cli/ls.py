@@ -21,6 +21,10 @@ class Group(StrEnum):
     POSITIONS = "positions"
     POLICIES = "policies"
     SWITCHES = "switches"
+    SPECTRA = "spectra"
+    READS = "reads"
+    ORDERS = "orders"
+    STORES = "stores"
     BACKENDS = "backends"
     METRICS = "metrics"
 
@@ -30,7 +34,7 @@ def ls(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plugin: Plugin = None,
 ) -> None:
-    """List presets, positions, policies, switches, backends or metrics, plugins included."""
+    """List presets, rules of any part or refinement, backends or metrics, plugins included."""
     load_plugins(plugin)
     rows = [_row(group, name) for name in names(group.value)]
     if as_json:
