@@ -18,6 +18,11 @@ def check_handover(before: Strategy, after: Strategy, spec: Spec) -> None:
         return
     if any(rule.lanes(spec, None) or "heads" in rule.needs for rule in (before.policy, after.policy)):
         raise CompositionError("heads that have slots of their own cannot be handed over. Start a rollout of its own.")
+    if before.order.joint(2) > 1:
+        raise CompositionError(
+            f"order '{before.order.kind}' has blocks half denoised that were begun under the strategy before. Start a rollout of "
+            "its own."
+        )
     for axis in ("spectrum", "order", "store"):
         if getattr(before, axis) != getattr(after, axis):
             raise CompositionError(

@@ -14,6 +14,7 @@ from rollout.parts import Policy, PolicyDefaults
 from rollout.slots import BLOCK, NO_FACTS, Block, Edit, Facts, Slot
 from rollout.strategies.policies import Fifo, Sink, admit, check_window, evict_oldest, pin
 from rollout.strategy import Strategy
+from rollout.text import cause
 
 __all__ = ["POLICIES", "WORDS", "ByHead", "Dummy", "read_map"]
 
@@ -29,7 +30,7 @@ def read_map(path: Path) -> tuple[str, ...]:
         return tuple("".join(WORDS.get(str(cell).strip(), str(cell).strip()) for cell in row) for row in rows)
     except (OSError, ValueError, TypeError) as error:
         raise SpecError(
-            f"the head map {path} cannot be read: {error}. Give a JSON list of layers, or a CSV with a line a layer, with one of "
+            f"the head map {path} cannot be read: {cause(error)}. Give a JSON list of layers, or a CSV with a line a layer, with one of "
             f"{', '.join(WORDS)} a head."
         ) from error
 

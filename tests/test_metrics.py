@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from rollout import preset
 from rollout.backends.sprites import spec
@@ -20,6 +21,7 @@ from rollout.benchmarks.metrics.cost import Generated, generated
 from rollout.benchmarks.metrics.features import resize
 from rollout.benchmarks.metrics.sample import Sample, sample_of_run
 from rollout.cache import kv_bytes
+from rollout.cli import app
 from rollout.errors import BackendError, OutputError, SpecError
 from rollout.registry import load_plugin, register
 from rollout.run.fork import History
@@ -238,6 +240,16 @@ def test_kv_mib_counts_the_window_and_every_raw_copy(tmp_path: Path, name: str, 
     window = kv_bytes(micro_backend().spec, preset(name).policy.window, 1, torch.float32)
     half = kv_bytes(micro_backend().spec, 1, 1, torch.float32) / 2
     assert value("kv_mib", sample) == pytest.approx((window + copies * half) / 2**20)
+
+
+def test_a_run_of_other_blocks_is_scored_by_its_own(tmp_path: Path) -> None:
+    """Frame by frame 20 frames are 20, not the 21 of whole blocks of three."""
+    words = ["gen", "a red circle jumps on navy[1.25s]", "--preset", "causal-forcing", "--out", str(tmp_path / "run")]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    sample = sample_of_run(tmp_path / "run")
+    assert [block.frames for block in sample.blocks] == [1] * 10
+    assert value("forwards", sample) == (5 + 9 * 3) / 10
+    assert value("action", sample) is not None
 
 
 def test_a_fork_counts_the_passes_of_the_blocks_that_it_generated(tmp_path: Path) -> None:

@@ -136,7 +136,8 @@ def sample_of_run(folder: Path) -> Sample:
     """A run's folder: frames.mkv where it was kept, else video.mp4, and run.json. Raises OutputError."""
     run = RunFolder.open(folder)
     record, script = run.record, run.record.script
-    spec = replace(find("backends", record.backend.name).spec(), fps=script.fps, stride=script.stride)
+    entry, block = find("backends", record.backend.name), record.backend.options.get("block")
+    spec = replace(entry.spec(block), fps=script.fps, stride=script.stride)
     blocks, prompts = record.course(spec)
     return Sample(
         video=run.video,
