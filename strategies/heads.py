@@ -30,8 +30,8 @@ def read_map(path: Path) -> tuple[str, ...]:
         return tuple("".join(WORDS.get(str(cell).strip(), str(cell).strip()) for cell in row) for row in rows)
     except (OSError, ValueError, TypeError) as error:
         raise SpecError(
-            f"the head map {path} cannot be read: {cause(error)}. Give a JSON list of layers, or a CSV with a line a layer, with one of "
-            f"{', '.join(WORDS)} a head."
+            f"the head map {path} cannot be read: {cause(error)}. Give a JSON list of layers, or a CSV with a line a layer, with "
+            f"one of {', '.join(WORDS)} a head."
         ) from error
 
 
