@@ -7,9 +7,10 @@ that was stopped goes on. Half of the suite's prompts are searched on, the other
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rollout.benchmarks.executors.base import Executor
 from rollout.benchmarks.executors.work import Setup
@@ -33,6 +34,8 @@ __all__ = ["SEES", "Rival", "Search", "draw_strategy", "rivals"]
 SEES = {"obey": "reaction", "remember": "recall", "kv_bytes": "kv_mib"}
 """What a search may look at by name, and the metric that says it; any metric of the suite goes by its own."""
 JOURNAL = "search.log"
+Grid = NDArray[np.float64]
+"""Values (prompts, seeds)."""
 
 
 def draw_strategy(trial: "Trial") -> Strategy:
@@ -83,7 +86,7 @@ class Search:
         names_known = (*SEES, *suite.metrics)
         unknown = [name for name in sees if name not in names_known]
         if unknown or len(set(sees)) < len(sees) or not sees:
-            bad = unknown[0] if unknown else "the same twice" if sees else "nothing"
+            bad = (*unknown, "the same twice" if sees else "nothing")[0]
             raise SuiteError(
                 f"a search cannot see {bad!r}. {hint(bad, names_known)}Give some of {', '.join(names_known)}, each once."
             )
@@ -150,7 +153,7 @@ class Search:
         """The compositions that no other trial beats in everything, with what was seen of them."""
         return {trial.user_attrs["strategy"]: tuple(trial.values) for trial in study.best_trials}
 
-    def grids(self, strategies: Mapping[str, Strategy], *, held_out: bool) -> dict[str, dict[str, Any]]:
+    def grids(self, strategies: Mapping[str, Strategy], *, held_out: bool) -> dict[str, dict[str, Grid]]:
         """Roll strategies out and give their values (prompts, seeds) under what is looked at."""
         half = len(self.suite.scripts) // 2
         scripts = self.suite.scripts[half:] if held_out else self.suite.scripts[:half]
@@ -184,7 +187,7 @@ class Search:
         return {name: {see: _mean(grid) for see, grid in values.items()} for name, values in grids.items()}
 
 
-def _mean(grid: Any) -> float | None:
+def _mean(grid: Grid) -> float | None:
     return float(np.nanmean(grid)) if np.isfinite(grid).any() else None
 
 
@@ -214,7 +217,7 @@ def rivals(search: Search, front: Sequence[str]) -> list[Rival]:
     return rows
 
 
-def _sign(search: Search, see: str, ours: Any, theirs: Any) -> int:
+def _sign(search: Search, see: str, ours: Grid, theirs: Grid) -> int:
     """1 where ours is better beyond doubt, -1 where theirs is, else 0."""
     differences = np.nanmean(ours - theirs, axis=1)
     differences = differences[np.isfinite(differences)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rollout.cli.spread import Command, spread
+from rollout.text import Json
 
 if TYPE_CHECKING:
     from rollout.backend import Backend
@@ -55,7 +56,7 @@ class Choice:
     backend: str | None
     device: str
     threads: int | None
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Json = field(default_factory=dict)
 
     def set_threads(self) -> None:
         """Give torch as many threads as were asked for."""
@@ -91,7 +92,7 @@ def chooses_model(*without: str, **defaults: Any) -> Callable[[Command], Command
         if name not in without
     }
 
-    def build(values: dict[str, Any]) -> Choice:
+    def build(values: Json) -> Choice:
         place = [values.pop(name, None) for name in ("backend", "device", "threads")]
         rest = {name: value for name, value in values.items() if value is not None and value is not False}
         return Choice(place[0], place[1] or "cpu", place[2], rest)

@@ -5,13 +5,15 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
+from rollout.text import Json
+
 __all__ = ["Command", "spread"]
 
 Command = Callable[..., None]
 
 
 def spread(
-    parameter: str, options: Mapping[str, tuple[Any, Any]], build: Callable[[dict[str, Any]], Any]
+    parameter: str, options: Mapping[str, tuple[Any, Any]], build: Callable[[Json], Any]
 ) -> Callable[[Command], Command]:
     """Give a command `options` (name: type and default) in place of its `parameter`, which gets what `build` makes of them."""
 

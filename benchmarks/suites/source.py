@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from rollout.benchmarks.suites.lines import line_of
 from rollout.errors import SuiteError
-from rollout.text import hint
+from rollout.text import Json, hint
 
 __all__ = ["SORTS", "Source", "SuiteFile", "read_source"]
 
@@ -22,9 +22,9 @@ class SuiteFile(Struct, frozen=True):
     name: str | None = None
     about: str = ""
     backend: str = "sprites"
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Json = field(default_factory=dict)
     scripts: list[Any] = field(default_factory=list)
-    fill: dict[str, Any] = field(default_factory=dict)
+    fill: Json = field(default_factory=dict)
     draw: int | None = None
     seeds: int | list[Any] = 1
     fixed: bool = False
@@ -34,12 +34,12 @@ class SuiteFile(Struct, frozen=True):
     metrics: list[Any] = field(default_factory=list)
     baseline: str | None = None
     primary: str | None = None
-    axis: dict[str, Any] | None = None
-    strategies: dict[str, Any] = field(default_factory=dict)
-    grid: dict[str, Any] | None = None
-    controls: dict[str, Any] = field(default_factory=dict)
+    axis: Json | None = None
+    strategies: Json = field(default_factory=dict)
+    grid: Json | None = None
+    controls: Json = field(default_factory=dict)
     claims: list[Any] = field(default_factory=list)
-    answers: dict[str, Any] = field(default_factory=dict)
+    answers: Json = field(default_factory=dict)
 
 
 SORTS = {
