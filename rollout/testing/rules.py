@@ -148,8 +148,8 @@ def _check_round_trip(part: Any, read: Callable[[], Any], form: str) -> None:
 def _compositions(axis: str, part: Any) -> tuple[list[Strategy], list[str]]:
     """All strategies of the part and its partners, and why the others are none."""
     partners = {other: texts for other, texts in PARTNERS.items() if other != axis}
-    if axis in REFINEMENTS:  # one switch is enough: it has no say in what a refinement does
-        partners["switch"] = ("flush",)
+    if axis in REFINEMENTS:  # which look at slots alone, not at who keeps or drops them
+        partners |= {"policy": ("sink", "ema"), "switch": ("flush",)}
     beside = {other: specs.part_from_text(other, text) for other, text in BESIDE.get(axis, {}).items()}
     strategies, refusals = [], []
     for texts in product(*partners.values()):
