@@ -149,7 +149,7 @@ def _compositions(axis: str, part: Any) -> tuple[list[Strategy], list[str]]:
     """All strategies of the part and its partners, and why the others are none."""
     partners = {other: texts for other, texts in PARTNERS.items() if other != axis}
     if axis in REFINEMENTS:  # which look at slots alone, not at who keeps or drops them
-        partners |= {"policy": ("sink", "ema"), "switch": ("flush",)}
+        partners |= {"policy": ("sink:window=24,sink=3", "ema"), "switch": ("flush",)}
     beside = {other: specs.part_from_text(other, text) for other, text in BESIDE.get(axis, {}).items()}
     strategies, refusals = [], []
     for texts in product(*partners.values()):
