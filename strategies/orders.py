@@ -62,7 +62,8 @@ class Rolling(OrderDefaults):
         window = strategy.policy.window
         if strategy.reads.span(window + 10**6) > window:
             raise CompositionError(
-                "order 'rolling' reads several blocks beside the cache: limit what a pass reads to the window. Use reads='newest'."
+                "order 'rolling' reads several blocks beside the cache: limit what a pass reads to the window. Use "
+                "reads='newest'."
             )
 
 
