@@ -84,8 +84,10 @@ class Composition:
         """Frames a block, where the preset has its own."""
         return None if self.preset is None else self._preset.block
 
-    def schedule(self, steps: int | None, shift: float | None, context: float) -> "Schedule":
-        """The noise levels that the options ask for, else the preset's own, else those of the models."""
+    def schedule(
+        self, steps: int | None, shift: float | None, context: float, usual: "Schedule | None" = None
+    ) -> "Schedule":
+        """The noise levels that the options ask for, else the preset's own, else the model's `usual` ones."""
         from dataclasses import replace
 
         from rollout.sampler import Schedule
@@ -93,7 +95,11 @@ class Composition:
         preset_schedule = None if self.preset is None else self._preset.schedule
         if steps is None and preset_schedule is not None:
             return replace(preset_schedule, shift=preset_schedule.shift if shift is None else shift, context=context)
-        return Schedule.of(4 if steps is None else steps, 5.0 if shift is None else shift, context)
+        usual = usual or Schedule()
+        if steps is None and shift is None:
+            return replace(usual, context=context)
+        count = len(usual.steps) if steps is None else steps
+        return Schedule.of(count, usual.shift if shift is None else shift, context, renoise=usual.renoise)
 
     @property
     def _preset(self) -> "Preset":

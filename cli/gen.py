@@ -66,8 +66,10 @@ def gen(
     from rollout.run.job import Job
     from rollout.run.recipe import Recipe
 
-    schedule, choice = composition.schedule(steps, shift, context_noise), choice.with_block(composition.block)
+    composition.schedule(steps, shift, context_noise)  # what is wrong with it is said before the model is loaded
+    choice = choice.with_block(composition.block)
     model = choice.load()
+    schedule = composition.schedule(steps, shift, context_noise, model.schedule)
     folder = free_folder(Path("out")) if out is None else out
     recipe = Recipe(strategy, text, seed, schedule, prefix, model.spec.name, choice.device, choice.options)
     job = Job(model, recipe, folder, latents=latents, every=snapshot_every)

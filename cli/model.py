@@ -40,8 +40,23 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[bool, typer.Option("--low-vram", help="Keep weights on the CPU until needed, wan only.")],
         False,
     ),
+    "vae_dtype": (
+        Annotated[str | None, typer.Option(help="float32 or bfloat16; default: float32, wan only.")],
+        None,
+    ),
+    "guidance": (
+        Annotated[
+            float | None,
+            typer.Option(help="Scale of classifier-free guidance; default: the model's own, 1 is none, wan only."),
+        ],
+        None,
+    ),
+    "negative": (
+        Annotated[str | None, typer.Option(help="The prompt to stay away from under guidance, wan only.")],
+        None,
+    ),
     "block": (
-        Annotated[int | None, typer.Option(min=1, help="Frames a block; default: the preset's, else the model's, 3.")],
+        Annotated[int | None, typer.Option(min=1, help="Frames a block; default: the preset's, else the model's.")],
         None,
     ),
     "threads": (Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's.")], None),

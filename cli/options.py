@@ -38,9 +38,11 @@ Prefix = Annotated[
 ]
 Steps = Annotated[
     int | None,
-    typer.Option(help="Denoising steps a block; default: the preset's, else the 4 that the models are made for."),
+    typer.Option(help="Denoising steps a block; default: the preset's, else the model's, mostly 4."),
 ]
-Shift = Annotated[float | None, typer.Option(help="Shift of the noise schedule; default: the preset's, else 5.")]
+Shift = Annotated[
+    float | None, typer.Option(help="Shift of the noise schedule; default: the preset's, else the model's, mostly 5.")
+]
 ContextNoise = Annotated[float, typer.Option(help="Timestep (0..1000) of the clean pass that writes the cache.")]
 BackendName = Annotated[str, typer.Option("--backend", metavar="NAME", help="The model: see 'rollout ls backends'.")]
 Plugin = Annotated[

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # a Spec is read without torch
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from rollout.sampler import Schedule
     from rollout.world import World
 
 __all__ = ["Attend", "Attention", "Axes", "Backend", "BackendDefaults", "Decoder", "Spec", "split_pairs"]
@@ -101,6 +102,10 @@ class Backend(Protocol):
     dtype: "torch.dtype"
     world: "World | None"
     """What its videos show, where their truth is known."""
+    rows: int
+    """Rows that `attend` gets for a video: 2 where guidance runs the model with and without the prompt, else 1."""
+    schedule: "Schedule | None"
+    """The noise levels that it was made for; None: the four of Self-Forcing's family."""
 
     @property
     def digest(self) -> str | None:
@@ -138,13 +143,15 @@ class Backend(Protocol):
 
 
 class BackendDefaults:
-    """What most backends say: weights and truth are unknown, PyTorch's attention, no way in for a video.
+    """What most backends say: weights and truth are unknown, PyTorch's attention, four steps, no way in for a video.
 
     Inherit it, and add spec, device, dtype, encode, denoise and decoder.
     """
 
     spec: Spec
     world: "World | None" = None
+    rows: int = 1
+    schedule: "Schedule | None" = None
     digest: str | None = None
     attention: Attention | None = None
 

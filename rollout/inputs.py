@@ -72,7 +72,7 @@ def check_members(backend: Backend) -> None:
 def check_memory(backend: Backend, strategy: Strategy, batch: int, steps: int = 4) -> None:
     """Raise BackendError where the device has too little free memory for the frames that a strategy caches."""
     spec, frames = backend.spec, strategy.stored + _ahead(backend, strategy, steps)
-    a_frame = batch * strategy.store.frame_bytes(spec, backend.dtype.itemsize)
+    a_frame = batch * backend.rows * strategy.store.frame_bytes(spec, backend.dtype.itemsize)
     need = frames * a_frame
     lanes = strategy.policy.lanes(spec, None)
     if lanes:  # each holds its own frames, for its own share of the heads
@@ -129,7 +129,7 @@ def new_caches(
         return KVCache(
             backend.spec,
             window_size,
-            batch,
+            batch * backend.rows,
             ahead=_ahead(backend, strategy, steps),
             needs=strategy.policy.needs,
             multipliers=multipliers,

@@ -71,7 +71,7 @@ class Rollout(Iterator[Result]):
     ) -> None:
         check_members(backend)
         spec = backend.spec
-        self.backend, self.schedule = backend, schedule or Schedule()
+        self.backend, self.schedule = backend, schedule or backend.schedule or Schedule()
         self.batch = batch = max(len(scripts), len(seeds))
         self._scripts = rows(scripts, batch, "scripts")
         same_plan(self._scripts)
@@ -232,7 +232,10 @@ class Rollout(Iterator[Result]):
         self._look_ahead(moment)
         if index == self._exchange:  # here and not where the block runs: one that failed is tried again
             for cache in self.engine.caches:
-                cache.exchange(i for i, slot in enumerate(cache.slots) if slot.role is not Role.RECENT)
+                for row in range(self.backend.rows):  # a video's rows lie a batch apart
+                    cache.exchange(
+                        (i for i, slot in enumerate(cache.slots) if slot.role is not Role.RECENT), 2 * row, 2 * row + 1
+                    )
         return moment
 
     def _look_ahead(self, moment: Moment) -> None:

@@ -24,7 +24,8 @@ class Schedule:
 
     `context` is the timestep (0..1000) of the clean pass that writes the cache. Without `warp` the model is told the steps
     as they are, and the noise level is that of the nearest of 1000 shifted ones (CausVid, arXiv 2412.07772). `first`: the
-    first generated block's own steps (Causal Forcing).
+    first generated block's own steps (Causal Forcing). Without `renoise` a step goes straight to the next level along the
+    flow (Euler), as models that are not distilled need it.
     """
 
     steps: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
@@ -32,6 +33,7 @@ class Schedule:
     context: float = 0.0
     warp: bool = True
     first: "Schedule | None" = None
+    renoise: bool = True
 
     def __post_init__(self) -> None:
         if (
@@ -50,16 +52,17 @@ class Schedule:
             )
 
     @classmethod
-    def of(cls, steps: int, shift: float = 5.0, context: float = 0.0) -> "Schedule":
+    def of(cls, steps: int, shift: float = 5.0, context: float = 0.0, *, renoise: bool = True) -> "Schedule":
         """`steps` evenly spaced levels from 1 down, warped: 4 is the released schedule 1, .75, .5, .25."""
         if steps < 1:
             raise RolloutError(f"{steps} denoising steps are too few. Use 1 or more; the models are made for 4.")
-        return cls(tuple(1 - i / steps for i in range(steps)), shift, context)
+        return cls(tuple(1 - i / steps for i in range(steps)), shift, context, renoise=renoise)
 
     def to_dict(self) -> Json:
-        """As JSON; what is as usual of `warp` and `first` is left out."""
+        """As JSON; what is as usual of `warp`, `first` and `renoise` is left out."""
         data: Json = {"steps": list(self.steps), "shift": self.shift, "context": self.context}
         data |= {} if self.warp else {"warp": False}
+        data |= {} if self.renoise else {"renoise": False}
         return data | ({} if self.first is None else {"first": self.first.to_dict()})
 
     @property
@@ -80,12 +83,14 @@ class Schedule:
         return self.shift * s / (1 + (self.shift - 1) * s)
 
     def step(self, x: "Tensor", flow: "Tensor", level: int, fresh: "Callable[[int], Tensor]") -> "Tensor":
-        """Latents after the step at `level`: clean ones after the last, else noised to the next level with fresh(level + 1)."""
+        """Latents after the step at `level`: clean after the last, else at the next level, with the noise fresh(level + 1)."""
         levels = self.levels
         clean = x - levels[level][1] * flow
         if level + 1 == len(levels):
             return clean
         sigma = levels[level + 1][1]
+        if not self.renoise:
+            return clean + sigma * flow
         return (1 - sigma) * clean + sigma * fresh(level + 1)
 
     def of_block(self, index: int) -> "Schedule":

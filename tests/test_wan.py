@@ -21,7 +21,8 @@ from rollout import Schedule, Strategy, generate, load_backend, preset
 from rollout.backends.wan import weights
 from rollout.backends.wan.folder import INDEX, describe
 from rollout.backends.wan.hooks import ExactTimesteps, hooked
-from rollout.backends.wan.model import Wan, load_transformer
+from rollout.backends.wan.loading import load_transformer
+from rollout.backends.wan.model import Wan
 from rollout.backends.wan.text import TextEncoder, clean
 from rollout.backends.wan.vae import WanDecoder, encode_frames, unscale
 from rollout.backends.wan.weights import import_checkpoint, read_checkpoint
@@ -56,11 +57,17 @@ def transformer(seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole Wan folder with random weights: transformer, VAE, UMT5, tokenizer."""
+    path = tmp_path_factory.mktemp("wan") / "tiny"
+    transformer().save_pretrained(path / "transformer")
+    small_parts(path)
+    return path
+
+
+def small_parts(path: Path) -> None:
+    """A small VAE, text encoder and tokenizer with random weights into a folder."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-    path = tmp_path_factory.mktemp("wan") / "tiny"
-    transformer().save_pretrained(path / "transformer")
     torch.manual_seed(1)
     AutoencoderKLWan(base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1).save_pretrained(path / "vae")
     UMT5EncoderModel(UMT5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)).save_pretrained(
@@ -72,7 +79,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     PreTrainedTokenizerFast(
         tokenizer_object=tokens, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     ).save_pretrained(path / "tokenizer")
-    return path
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from rollout.backends.wan.family import family_of
 from rollout.errors import BackendError
 from rollout.text import Json, cause
 
-__all__ = ["FILES", "INDEX", "describe", "read_config"]
+__all__ = ["FILES", "INDEX", "describe", "read_block", "read_config"]
 
 FILES = "diffusion_pytorch_model{suffix}.safetensors"
 INDEX = f"{FILES.format(suffix='')}.index.json"
@@ -25,15 +26,21 @@ def read_config(folder: Path) -> Json:
         raise BackendError(
             f"{folder} is no Wan folder of diffusers: {path} {_why(error)}. Give the folder of Wan2.1-T2V-1.3B-Diffusers."
         ) from error
-    if config.get("_class_name") != "WanTransformer3DModel":
-        raise BackendError(
-            f"{path} is of {config.get('_class_name')!r}, not WanTransformer3DModel. Give a Wan 2.1 folder."
-        )
+    family_of(config)
     if config.get("added_kv_proj_dim") or config.get("image_dim"):
-        raise BackendError(f"{path} is an image-to-video model. rollout runs text-to-video Wan 2.1.")
+        raise BackendError(f"{path} is an image-to-video model. rollout runs text-to-video models of the family.")
     _shards(folder / "transformer")
     fields: Json = config
     return fields
+
+
+def read_block(folder: Path) -> int | None:
+    """Frames that the folder's model denoises together, as its import recorded them; None: those of its family."""
+    try:
+        block = json.loads((folder / "rollout.json").read_text()).get("block")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return block if isinstance(block, int) and block > 0 else None
 
 
 def _why(error: Exception) -> str:

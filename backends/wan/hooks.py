@@ -1,9 +1,10 @@
-"""Where rollout touches diffusers' WanTransformer3DModel, and how it is put back, bit for bit.
+"""Where rollout touches diffusers' transformers of the Wan families, and how they are put back, bit for bit.
 
 Three hook points, tested against the diffusers range in pyproject.toml: self-attention processors (`attn1`) that hand
 normed, unrotated q, k, v to `attend`; cross-attention processors (`attn2`) that project a prompt's keys and values once;
 `rope`, which then has nothing to do, and `condition_embedder.timesteps_proj`, in float64 (diffusers' float32 sinusoid
-costs 3e-5).
+costs 3e-5). SkyReels-V2's transformer is touched in two more: it makes no mask of whole videos, and its embedding of
+the frame rate, which it adds for one row only, is added for all.
 """
 
 from collections.abc import Iterator
@@ -109,16 +110,16 @@ class NoRope(nn.Module):
 
 
 class ExactTimesteps(nn.Module):
-    """The timestep sinusoid [cos, sin] (N, channels), in float64."""
+    """The timestep sinusoid [cos, sin] (..., channels), in float64."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.pairs = channels // 2
 
     def forward(self, timesteps: Tensor) -> Tensor:
-        """Timesteps (N,) in 0..1000."""
+        """Timesteps (N,), or (B, F), in 0..1000."""
         steps = torch.arange(self.pairs, dtype=torch.float64, device=timesteps.device)
-        angle = timesteps.double()[:, None] * 10000 ** (-steps / self.pairs)
+        angle = timesteps.double()[..., None] * 10000 ** (-steps / self.pairs)
         return torch.cat([angle.cos(), angle.sin()], -1)
 
 
@@ -132,14 +133,35 @@ def compile_blocks(model: Any, **options: Any) -> None:
     model.compile_repeated_blocks(**options)
 
 
+WHOLE_VIDEO = {"num_frame_per_block": 1, "inject_sample_info": False}
+"""What SkyReels-V2's forward does only for whole videos of one row, by the setting that leaves it out."""
+
+
+def _adds_frame_rate(model: Any) -> Any:
+    """A forward hook of SkyReels-V2's condition embedder: its own embedding of 24 frames a second, for every row."""
+
+    def add(module: Any, args: Any, out: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        rate = torch.ones(1, dtype=torch.long, device=out[1].device)  # 0 is 16 frames a second, 1 all others
+        times: Tensor = model.fps_projection(model.fps_embedding(rate))
+        return out[0], out[1] + times, *out[2:]
+
+    return add
+
+
 @contextmanager
 def hooked(model: Any) -> Iterator[Calls]:
-    """Hook a WanTransformer3DModel; whatever happens inside, it leaves as it came."""
+    """Hook a transformer of diffusers; whatever happens inside, it leaves as it came."""
     calls = Calls()
     embedder = model.condition_embedder
     before = model.attn_processors
-    rope, steps, features = model.rope, embedder.timesteps_proj, None
+    rope, steps = model.rope, embedder.timesteps_proj
+    hooks: list[Any] = []
+    config = {name: model.config[name] for name in WHOLE_VIDEO if name in model.config}
     try:
+        if config.get("inject_sample_info"):
+            hooks.append(embedder.register_forward_hook(_adds_frame_rate(model)))
+        if config:
+            model.register_to_config(**{name: WHOLE_VIDEO[name] for name in config})
         model.rope, embedder.timesteps_proj = NoRope(), ExactTimesteps(model.config.freq_dim)
         for layer, block in enumerate(model.blocks):
             block.attn1.set_processor(SelfAttention(layer, calls))
@@ -151,10 +173,12 @@ def hooked(model: Any) -> Iterator[Calls]:
             if not calls.text and all(b.attn2.norm_k.weight.device == text.device for b in model.blocks):
                 calls.text.update({n: project_text(b.attn2, text) for n, b in enumerate(model.blocks)})
 
-        features = embedder.register_forward_hook(project)
+        hooks.append(embedder.register_forward_hook(project))
         yield calls
     finally:
-        if features is not None:
-            features.remove()
+        for hook in hooks:
+            hook.remove()
+        if config:
+            model.register_to_config(**config)
         model.rope, embedder.timesteps_proj = rope, steps
         model.set_attn_processor(before)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rollout.backends.wan import HEIGHT, SIZES, WIDTH
+from rollout.backends.wan import SIZES
 from rollout.backends.wan.hooks import compile_blocks
 from rollout.backends.wan.model import Wan
 from rollout.backends.wan.text import TOKENS
@@ -29,8 +29,8 @@ def random_wan(
     layers: int | None = None,
     device: str = "cpu",
     dtype: str | None = None,
-    height: int = HEIGHT,
-    width: int = WIDTH,
+    height: int | None = None,
+    width: int | None = None,
     attention_backend: str | None = None,
     compile: bool = False,
 ) -> RandomWan:

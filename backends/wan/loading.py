@@ -1,0 +1,126 @@
+"""A whole folder in diffusers' format to a backend: what is in it is checked, and each part comes to its device when needed."""
+
+from collections.abc import Mapping
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rollout.backend import Backend
+from rollout.backends.guidance import Guided
+from rollout.backends.wan import digest
+from rollout.backends.wan.family import family_of, geometry
+from rollout.backends.wan.folder import read_block, read_config
+from rollout.backends.wan.hooks import compile_blocks
+from rollout.backends.wan.model import Wan
+from rollout.backends.wan.text import TextEncoder
+from rollout.devices import find_device, find_dtype, free_bytes
+from rollout.errors import BackendError
+from rollout.text import cause
+
+__all__ = ["load_transformer", "load_wan"]
+
+
+def load_transformer(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
+    """The transformer of a diffusers-format folder. Raises BackendError."""
+    if find_spec("accelerate") is None:
+        raise BackendError("the backend 'wan' needs accelerate to load models. Install rollout-video[wan].")
+    import diffusers
+
+    transformer = getattr(diffusers, family_of(read_config(folder)).transformer)
+    try:
+        model, report = transformer.from_pretrained(
+            folder / "transformer",
+            torch_dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BackendError(f"the transformer of {folder} cannot be loaded: {cause(error)}") from error
+    wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
+    if wrong:
+        raise BackendError(
+            f"the transformer of {folder} does not fit its config: {', '.join(map(str, wrong[:3]))}. Import it again."
+        )
+    if dtype is torch.float64:
+        model.double()  # diffusers keeps norms and modulation in float32
+    return model.to(device).eval().requires_grad_(False)
+
+
+def load_wan(
+    folder: Path,
+    *,
+    device: str,
+    dtype: str | None,
+    height: int | None,
+    width: int | None,
+    attention_backend: str | None,
+    compile: bool,
+    low_vram: bool,
+    vae_dtype: str | None,
+    guidance: float | None,
+    negative: str,
+) -> Backend:
+    """Load a whole folder; all parts wait on the CPU until they are needed. Raises BackendError."""
+    place = find_device(device)
+    kind = find_dtype(dtype, place)
+    config = read_config(folder)
+    geometry(config, height, width)
+    if not (folder / "vae").is_dir():
+        raise BackendError(f"{folder} has no VAE. Give a whole Wan folder in diffusers' format.")
+    if low_vram and place.type == "cpu":
+        raise BackendError(
+            "--low-vram keeps weights on the CPU until a GPU needs them; with --device cpu it has no meaning."
+        )
+    vae = _load_vae(folder, find_dtype(vae_dtype or ("bfloat16" if low_vram else "float32"), place))
+    transformer = load_transformer(folder, device=torch.device("cpu"), dtype=kind)
+    if low_vram:
+        transformer.enable_group_offload(
+            onload_device=place, offload_type="block_level", num_blocks_per_group=1, use_stream=place.type == "cuda"
+        )
+    moving = {"VAE": vae} | ({} if low_vram else {"transformer": transformer})
+    wan = Wan(
+        transformer,
+        height=height,
+        width=width,
+        block=read_block(folder),
+        text=TextEncoder(folder, device=place, dtype=kind),
+        vae=vae,
+        attention_backend=attention_backend,
+        digest=digest(str(folder)),
+        device=place,
+        settle=partial(_bring, moving, place),
+    )
+    if low_vram:
+        wan.features_home = torch.device("cpu")
+    if compile:
+        compile_blocks(transformer)
+    scale = family_of(config).guidance if guidance is None else guidance
+    return wan if scale == 1 else Guided(wan, scale, negative)
+
+
+def _load_vae(folder: Path, dtype: torch.dtype) -> Any:
+    from diffusers import AutoencoderKLWan
+
+    try:
+        vae = AutoencoderKLWan.from_pretrained(
+            folder / "vae", torch_dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BackendError(f"the VAE of {folder} cannot be loaded: {cause(error)}") from error
+    return vae.eval().requires_grad_(False)
+
+
+def _bring(parts: Mapping[str, Any], place: torch.device) -> None:
+    """Move models to a device. Raises BackendError for the one that does not fit."""
+    for name, model in parts.items():
+        need, free = sum(p.numel() * p.element_size() for p in model.parameters()), free_bytes(place)
+        if place.type != "cpu" and free is not None and need > free:
+            raise BackendError(
+                f"the {name} takes {need / 2**30:.1f} GiB, and {place} has {free / 2**30:.1f} free. Add --low-vram, or close "
+                "what else runs there."
+            )
+        model.to(place)
