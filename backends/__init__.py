@@ -35,6 +35,8 @@ class Source:
     """The world that the model was made for, where its truth is known."""
     digest: Callable[[str | None], str | None] = lambda model: None
     """The identity of the weights that `load(model=...)` would take; None where unknown."""
+    THREADS: int | None = None
+    """The CPU threads that serve the model best where none are asked for; None: as many as torch takes."""
     SOURCES: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The files, without `.py`, that a rollout ("model") and a truth ("world") depend on; else all in its folder."""
 
@@ -84,6 +86,11 @@ class Entry:
                 raise BackendError(f"a block of {block} frames is none. Use 1 or more.")
             backend.spec = replace(backend.spec, block=block)
         return backend
+
+    @property
+    def threads(self) -> int | None:
+        """The CPU threads that serve the model best where none are asked for; None: as many as torch takes."""
+        return self.source.THREADS
 
     def check_prompt(self, prompt: str) -> None:
         """Raise PromptError for a prompt that the model does not understand, without loading it."""

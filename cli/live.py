@@ -27,7 +27,7 @@ PANES = ("infinity-rope", "longlive", "self-forcing")
 PROMPT = "a red circle walks right on navy"
 
 
-@chooses_model(threads=1)
+@chooses_model()
 def live(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What all panes begin with.")] = PROMPT,
     pane: Annotated[

@@ -59,7 +59,10 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[int | None, typer.Option(min=1, help="Frames a block; default: the preset's, else the model's.")],
         None,
     ),
-    "threads": (Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's.")], None),
+    "threads": (
+        Annotated[int | None, typer.Option(min=1, help="CPU threads; default: 1 for sprites, else torch's.")],
+        None,
+    ),
 }
 """Each option's type and default."""
 
@@ -73,12 +76,15 @@ class Choice:
     threads: int | None
     options: Json = field(default_factory=dict)
 
-    def set_threads(self) -> None:
-        """Give torch as many threads as were asked for."""
+    def set_threads(self, backend: str | None = None) -> None:
+        """Give torch as many threads as were asked for, else as many as serve `backend`."""
         import torch
 
-        if self.threads:
-            torch.set_num_threads(self.threads)
+        from rollout.registry import find
+
+        count = self.threads or (None if backend is None else find("backends", backend).threads)
+        if count:
+            torch.set_num_threads(count)
 
     def with_block(self, block: int | None) -> "Choice":
         """With blocks of so many frames where none are asked for."""
@@ -89,23 +95,17 @@ class Choice:
         )
 
     def load(self) -> "Backend":
-        """Load it, on as many threads. Raises BackendError."""
+        """Load it, on as many threads as `set_threads` says. Raises BackendError."""
         from rollout.backends import load_backend
 
-        self.set_threads()
-        return load_backend(self.backend or DEFAULT, device=self.device, **self.options)
+        name = self.backend or DEFAULT
+        self.set_threads(name)
+        return load_backend(name, device=self.device, **self.options)
 
 
-def chooses_model(*without: str, **defaults: Any) -> Callable[[Command], Command]:
-    """Give a command the options of a model in place of its parameter `choice`.
-
-    `without` names those that it lacks; `defaults` those whose default is another.
-    """
-    options = {
-        name: (annotation, defaults.get(name, default))
-        for name, (annotation, default) in OPTIONS.items()
-        if name not in without
-    }
+def chooses_model(*without: str) -> Callable[[Command], Command]:
+    """Give a command the options of a model in place of its parameter `choice`; `without` names those that it lacks."""
+    options = {name: option for name, option in OPTIONS.items() if name not in without}
 
     def build(values: Json) -> Choice:
         place = [values.pop(name, None) for name in ("backend", "device", "threads")]

@@ -101,14 +101,20 @@ def reload_backend(
     model: str | None = None,
     threads: int | None = None,
 ) -> "Backend":
-    """The backend of a recorded run, on as many threads. Raises BackendError where its weights are others."""
+    """The backend of a recorded run, on as many threads as asked for, else recorded, else those that serve it best.
+
+    Raises BackendError where its weights are others.
+    """
     import torch
 
     from rollout.backends import load_backend
     from rollout.errors import BackendError
+    from rollout.registry import find
 
     before = versions.get("threads") if isinstance(versions, Mapping) else None
-    count = threads or (before if isinstance(before, int) and 0 < before <= 1024 else None)
+    recorded = before if isinstance(before, int) and 0 < before <= 1024 else None
+    # the last bits depend on the number of threads, so that a record's own comes before what serves the model
+    count = threads or recorded or find("backends", recipe.backend).threads
     if count:
         torch.set_num_threads(count)
     options = dict(recipe.options) | ({"model": model} if model is not None else {})

@@ -62,7 +62,7 @@ def speed(
     from rollout.devices import find_device
     from rollout.files import write_text
 
-    choice.set_threads()
+    choice.set_threads(backend)
     place = find_device(choice.device)
     if backend is None:
         rows = _cache(place, dtype or "float32,bfloat16", windows, repeats)

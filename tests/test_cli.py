@@ -14,7 +14,10 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from rollout.cli import app
+from rollout.cli.model import Choice
+from rollout.cli.options import reload_backend
 from rollout.errors import RolloutError
+from rollout.run.record import RunFolder
 from rollout.run.video import read_video
 from rollout.strategies.presets import PRESETS
 
@@ -292,6 +295,37 @@ def test_an_installed_plugin_adds_its_rules(tmp_path: Path) -> None:
     bad = subprocess.run([*command, "broken"], capture_output=True, text=True, env=env)
     assert bad.returncode == 2
     assert "failed to load" in bad.stderr
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Two threads, as torch would take by itself on two cores; afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_embedded_model_takes_one_thread_where_none_are_asked_for(tmp_path: Path, two_threads: None) -> None:
+    """A second one gains little alone, and waits for its core wherever something else runs."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run("gen", A + "[0.375s]", "--out", str(one)).exit_code == 0
+    assert RunFolder.open(one).record.versions["threads"] == 1
+    assert run("gen", A + "[0.375s]", "--out", str(two), "--threads", "2").exit_code == 0
+    record = RunFolder.open(two).record
+    assert record.versions["threads"] == 2
+    torch.set_num_threads(1)
+    assert run("rerun", str(two)).exit_code == 0
+    assert torch.get_num_threads() == 2, "a record keeps its count"
+    reload_backend(record.recipe, None, {})
+    assert torch.get_num_threads() == 1, "one that does not say it has the default"
+
+
+def test_other_models_take_torchs_own_threads(two_threads: None) -> None:
+    Choice("wan", "cpu", None).set_threads("wan")
+    assert torch.get_num_threads() == 2
+    Choice("wan", "cpu", 1).set_threads("wan")
+    assert torch.get_num_threads() == 1
 
 
 def test_the_version() -> None:
