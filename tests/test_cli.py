@@ -216,7 +216,7 @@ def test_explain_and_help_need_no_torch() -> None:
         "import sys; from rollout.cli import app\n"
         "try: app(['explain', 'a[3s] | b[3s#]', '--json'])\n"
         "except SystemExit: pass\n"
-        "assert not {'torch', 'av', 'diffusers', 'numpy'} & set(sys.modules), 'heavy imports'"
+        "assert not {'torch', 'av', 'diffusers', 'matplotlib', 'numpy'} & set(sys.modules), 'heavy imports'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 

@@ -242,3 +242,19 @@ def test_pure_modules_import_no_torch() -> None:
     ]
     code = f"import sys, {', '.join('rollout.' + m for m in modules)}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def imported_at_start(path: Path) -> set[str]:
+    """The modules that are imported with a module, and not by its functions or for its types alone."""
+    body = ast.parse(path.read_text()).body
+    nodes = [node for node in body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    run = [node for node in nodes if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
+    return set().union(*map(imported, run))
+
+
+def test_matplotlib_is_imported_where_a_picture_is_drawn() -> None:
+    """In the function that draws: a command that draws nothing starts without it."""
+    eager = [
+        path for path in sources() if any(f"{name}.".startswith("matplotlib.") for name in imported_at_start(path))
+    ]
+    assert not eager
