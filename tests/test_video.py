@@ -75,12 +75,16 @@ def test_a_full_disk_leaves_no_broken_video(tmp_path: Path) -> None:
 
 def test_the_soft_track_carries_the_subtitles(tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"
-    lines = [Subtitle(0, 0.5, "one {and} a half"), Subtitle(0.5, 1.0, "zwei – 二")]
+    lines = [
+        Subtitle(0, 0.5, r"one {and} a half \now"),
+        Subtitle(0.5, 1.0, "zwei – 二"),
+        Subtitle(1, 1.5, "三" * 30_000),
+    ]
     with VideoWriter(path, 8.0, subtitles=lines) as video:
-        video.write(noise(8))
+        video.write(noise(12))
     with av.open(str(path)) as file:
         texts = [(p.pts / 1e6, bytes(p)[2:].decode()) for p in file.demux(file.streams.subtitles[0]) if p.size > 2]
-    assert texts == [(0.0, "one (and) a half"), (0.5, "zwei – 二")]
+    assert texts == [(0.0, r"one {and} a half \now"), (0.5, "zwei – 二"), (1.0, "三" * 21_845)]
 
 
 def test_webvtt() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import av
 import numpy as np
 from av.bitstream import BitStreamFilterContext
-from av.subtitles.subtitle import SubtitleSet
 from numpy.typing import NDArray
 
 from rollout.errors import OutputError
@@ -36,7 +35,8 @@ Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
 """
 """The least ASS header that FFmpeg's text subtitle encoders start from."""
 
-
+LONGEST = 2**16 - 1
+"""Bytes of a subtitle in an mp4, which counts them in two bytes."""
 GROWING = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
 """An mp4 that plays while it grows: all frames but the last are on the disk."""
 
@@ -200,11 +200,13 @@ class VideoWriter:
 
 
 def _packet(line: Subtitle, stream: Any) -> Any:
-    """A subtitle as a packet of a mov_text stream in microseconds."""
+    """A subtitle as a packet of a mov_text stream in microseconds: its length in two bytes, and the text as it is.
+
+    FFmpeg's own encoder would read it as ASS, where braces and backslashes are commands.
+    """
     begin, length = (round(s * 1_000_000) for s in (line.begin, line.end - line.begin))
-    safe = line.text.replace("\n", " ").replace("{", "(").replace("}", ")")
-    subtitle = SubtitleSet.create(f"0,0,Default,,0,0,0,,{safe}".encode(), 0, length // 1000, begin)
-    packet = stream.codec_context.encode_subtitle(subtitle)
+    text = line.text.replace("\n", " ").encode()[:LONGEST].decode(errors="ignore").encode()  # no half a character
+    packet = av.Packet(len(text).to_bytes(2, "big") + text)
     packet.stream, packet.pts, packet.dts, packet.duration = stream, begin, begin, length
     packet.time_base = Fraction(1, 1_000_000)
     return packet
