@@ -84,12 +84,13 @@ def load_plugins(files: list[Path] | None) -> None:
 
 
 def told(plan: Sequence[Planned]) -> Iterator[str]:
-    """The plan in lines: when each shot begins, how long it is, and what its length was rounded from."""
+    """The plan in lines: when each shot begins, how long it is, what its length was rounded from, and its subtitle."""
     for shot in plan:
         length = shot.end - shot.begin
         seconds = shot.asked_seconds
         note = f" (asked {seconds:g}s; whole blocks)" if seconds is not None and abs(seconds - length) > 0.005 else ""
-        yield f"  {shot.begin:7.2f}s  {length:.2f}s{note}  {'cut to ' if shot.cut else ''}{shot.prompt}"
+        subtitle = f"  (subtitle: {shot.subtitle})" if shot.subtitle else ""  # a ';' of prose is seen to be none
+        yield f"  {shot.begin:7.2f}s  {length:.2f}s{note}  {'cut to ' if shot.cut else ''}{shot.prompt}{subtitle}"
 
 
 def reload_backend(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rollout.backend import Spec
 from rollout.errors import ScriptError
 from rollout.run.record import subtitles
-from rollout.script import Script, Shot, planned
+from rollout.script import BIDI, Script, Shot, planned
 from rollout.timeline import blocks_of
 
 WAN = Spec("wan", 30, 12, 128, (16, 60, 104), (30, 52), (22, 21, 21))
@@ -75,6 +75,47 @@ def test_the_text_form_is_read_back() -> None:
     assert not Script.parse("a[5s#] | b").shots[0].cut
 
 
+def test_escapes_make_characters_of_the_grammar_plain() -> None:
+    script = Script.parse(r"a \[wide\] street\; rain \| fog[5s] | c:\\dir\new \ ; one\; two | 1 \| 2 \[5s\]")
+    assert script.shots == (
+        Shot("a [wide] street; rain | fog", 5.0, False, "one; two"),
+        Shot("c:\\dir\\new \\", None, False, "1 | 2 [5s]"),
+    )
+    assert str(script) == (r"a \[wide\] street\; rain \| fog[5s] | c:\\dir\\new \\ ; one\; two | 1 \| 2 \[5s\]")
+
+
+def test_white_space_of_any_system_is_one_space() -> None:
+    script = Script.parse("a red\tcircle[1s] |\r\nit\x0bjumps\x85now[1s]\r\n;\r\none\r\n|two\r\n")
+    assert script.shots == (Shot("a red circle", 1.0, False, "one"), Shot("it jumps now", 1.0, False, "two"))
+    assert "\r" not in str(script)
+
+
+VISIBLE = st.text(
+    st.characters(exclude_categories=("Cc", "Cs"), exclude_characters=BIDI) | st.sampled_from(";|[]\\#\r\n\t ")
+)
+SHOTS = st.builds(
+    Shot,
+    VISIBLE.filter(str.strip),
+    st.none() | st.floats(0, 1e7, exclude_min=True),
+    st.booleans(),
+    VISIBLE,
+)
+
+
+@given(st.lists(SHOTS, min_size=1, max_size=4))
+def test_the_text_of_a_script_says_the_script(shots: list[Shot]) -> None:
+    """Whatever its prompts and subtitles say, and however long its shots are."""
+    script = Script(tuple(shots))
+    assert Script.parse(str(script), goes_on=True) == script
+
+
+def test_a_shot_by_hand_is_checked_as_a_parsed_one() -> None:
+    assert Shot("  a\r\n b ", subtitle=" c\td").prompt == "a b"
+    for prompt, subtitle in ((" ", ""), ("a\x00", ""), ("a", "b\u202e")):
+        with pytest.raises(ScriptError):
+            Shot(prompt, subtitle=subtitle)
+
+
 def test_a_prefix_belongs_to_the_first_shot() -> None:
     blocks = list(blocks_of(Script.parse("a[0.75s]|b[0.75s]"), WAN, first=2))
     assert [b.prompt for b in blocks] == [0, 0, 0, 1]
@@ -89,7 +130,7 @@ def test_a_prefix_belongs_to_the_first_shot() -> None:
         ("a[5s] | ", 7, "no prompt"),
         ("a[5s]|[3s]", 6, "no prompt"),
         ("a[5s", 1, "never closed"),
-        ("a 5s]", 4, "without its '['"),
+        ("a 5s]", 4, r"without its '\['"),
         ("a[5s] b", 6, "follows the duration"),
         ("a[5s][3s]", 5, "follows the duration"),
         ("a[five s]", 2, "no number"),
@@ -103,12 +144,22 @@ def test_a_prefix_belongs_to_the_first_shot() -> None:
         ("a[99999999s]", 2, "longer than"),
         ("a[5s] ; one | two", 13, "2 subtitles for 1"),
         ("a ; b ; c", 6, "one ';'"),
+        ("a ; b ; c", 6, r"Write '\\;'"),
+        ("a neon street; true colours at night.[5s]", 13, r"\[5s\] stands after ';'.* Write '\\;'"),
+        ("a[5s] | a street; true colours [ 2.5 s# ]", 16, "stands after ';'"),
+        ("a; b[5]", 1, "stands after ';'"),
+        ("a; b[#]", 1, "stands after ';'"),
+        (r"a\; b; c[.5 seconds]", 5, "stands after ';'"),
+        (r"a\[5s]", 5, "without its"),
+        (r"a[5s\]", 1, "never closed"),
+        (r"a[5s] \;", 6, "follows the duration"),
+        (r"a[\;s]", 2, "no number"),
         ("a\x00b", 1, "control character"),
         ("a\u202eb", 1, "control character"),
     ],
 )
 def test_errors_point_at_the_character(text: str, position: int, says: str) -> None:
-    with pytest.raises(ScriptError, match=says.replace("[", r"\[")) as caught:
+    with pytest.raises(ScriptError, match=says) as caught:
         Script.parse(text)
     assert caught.value.position == position
     assert "\n" not in str(caught.value)
@@ -126,7 +177,7 @@ def test_any_writing_is_allowed() -> None:
     assert Script.parse(text).prompts == ("رجل يمشي 👩‍🚀 歩く",)
 
 
-@given(st.text(alphabet="ab[]#|;s5. \n\x00é", max_size=40))
+@given(st.text(alphabet="ab[]#|;\\s5. \r\n\x00é", max_size=40))
 def test_any_text_is_a_script_or_a_script_error(text: str) -> None:
     try:
         script = Script.parse(text)

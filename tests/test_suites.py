@@ -341,9 +341,10 @@ def test_a_claim_may_be_made_at_a_value_of_the_axis(tmp_path: Path) -> None:
 @given(st.integers(1, 400), st.sampled_from(["sprites", "wan"]))
 def test_frames_are_seconds_of_whole_blocks(blocks: int, backend: str) -> None:
     spec = find("backends", backend).spec()
-    script = in_seconds(f"a[{3 * blocks}f] | b[ 6f # ] ; [9f]", spec)
-    assert script.endswith("; [9f]"), "a subtitle is no duration"
-    first, second = Script.parse(script.partition(";")[0]).shots
+    script = in_seconds(f"a\\; \\[5f\\][{3 * blocks}f] | b[ 6f # ] ; \\[9f\\]", spec)
+    assert script.endswith("; \\[9f\\]"), "a subtitle is no duration"
+    first, second = Script.parse(script).shots
+    assert first.prompt == "a; [5f]"
     assert (first.blocks(spec), second.blocks(spec), second.cut) == (blocks, 2, True)
 
 

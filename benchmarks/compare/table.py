@@ -66,7 +66,8 @@ def markdown(runs: Sequence[Run], table: Sequence[Line]) -> str:
     """The table as Markdown, with what each run is."""
     first = runs[0].record
     seeds = {run.record.seed for run in runs}
-    head = [f"`{first.script.text}`"] if len({run.segments for run in runs}) == 1 else []
+    text = " ".join(first.script.text.split())  # a line break would end the paragraph
+    head = [f"`{text}`"] if len({run.segments for run in runs}) == 1 else []
     head += [f"seed {seeds.pop()}, backend {first.backend.name}"] if len(seeds) == 1 else []
     rows = [
         "| metric | " + " | ".join(_cell(run.name) for run in runs) + " | unit |",

@@ -9,8 +9,12 @@ from rollout.backend import Spec
 from rollout.benchmarks.suites.source import Source
 from rollout.benchmarks.suites.suite import Axis
 from rollout.errors import SuiteError
+from rollout.script import bare
 
 __all__ = ["Filling", "fillings", "in_seconds", "read_axis"]
+
+IN_FRAMES = re.compile(r"\[\s*(\d+(?:\.\d*)?)\s*f\s*(#?)\s*\]")
+"""A duration in latent frames."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +70,18 @@ def fillings(axis: Axis | None) -> tuple[Filling, ...]:
 
 def in_seconds(script: str, spec: Spec) -> str:
     """A script with its durations in latent frames, [12f] or [12f#], as seconds. Raises SuiteError unless whole blocks."""
-
-    def seconds(match: re.Match[str]) -> str:
-        frames, block = float(match[1]), spec.block
+    grammar, block = bare(script), spec.block
+    body = len(grammar.partition(";")[0])
+    pieces, at = [], 0
+    for match in IN_FRAMES.finditer(grammar, 0, body):
+        frames = float(match[1])
         if frames % block or not frames:
             raise SuiteError(
                 f"[{match[1]}f] is no whole number of blocks of {block} frames. Use {', '.join(_near(frames, block))}."
             )
-        return f"[{frames * spec.stride / spec.fps!r}s{match[2]}]"
-
-    body, semicolon, subtitles = script.partition(";")
-    return re.sub(r"\[\s*(\d+(?:\.\d*)?)\s*f\s*(#?)\s*\]", seconds, body) + semicolon + subtitles
+        pieces += [script[at : match.start()], f"[{frames * spec.stride / spec.fps!r}s{match[2]}]"]
+        at = match.end()
+    return "".join([*pieces, script[at:]])
 
 
 def _near(frames: float, block: int) -> Iterator[str]:

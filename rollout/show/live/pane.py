@@ -186,7 +186,10 @@ def first_text(prompt: str, backend: Backend) -> str:
     """The script of a pane's first block. Raises RolloutError for a script instead of a prompt."""
     shots = Script.parse(prompt).shots
     if len(shots) != 1 or shots[0] != Shot(shots[0].prompt):
-        raise RolloutError("a live session starts from one prompt, without durations and subtitles. Give just that.")
+        raise RolloutError(
+            "a live session starts from one prompt, without durations and subtitles. Give just that; write '\\;' for a "
+            "semicolon in it."
+        )
     spec = backend.spec
     return str(Script((Shot(shots[0].prompt, spec.block_seconds),)))
 
