@@ -122,7 +122,9 @@ class Entry:
 
 BACKENDS = {
     "sprites": Entry("rollout.backends.sprites", "the embedded model: a sprite world, 8 fps, runs anywhere"),
-    "wan": Entry("rollout.backends.wan", "Wan 2.1, Wan 2.2 TI2V and SkyReels-V2 DF through diffusers; needs --model DIR"),
+    "wan": Entry(
+        "rollout.backends.wan", "Wan 2.1, Wan 2.2 TI2V and SkyReels-V2 DF through diffusers; needs --model DIR"
+    ),
 }
 
 

@@ -21,13 +21,13 @@ from rollout.cli.options import (
     Plugin,
     Prefix,
     added,
-    find_strategy,
     load_plugins,
     told,
 )
 from rollout.cli.watch import bar, watch
 from rollout.errors import CompositionError, OutputError, Stopped
 from rollout.script import Script, planned
+from rollout.strategy import Strategy
 from rollout.text import Json
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from rollout.benchmarks.compare.runs import Run
     from rollout.benchmarks.compare.table import Line
     from rollout.run.recipe import Recipe
-    from rollout.strategy import Strategy
 
 __all__ = ["USUAL", "compare"]
 
@@ -96,7 +95,7 @@ def _named(preset: Sequence[str] | None, add: Sequence[str] | None) -> "list[tup
     if pairs:
         count_fits(len(pairs))
         different([_folder(name) for name, _ in pairs])
-    return [(name, find_strategy(text)) for name, text in pairs]
+    return [(name, Strategy.of(text)) for name, text in pairs]
 
 
 def _folder(name: str) -> str:

@@ -15,7 +15,6 @@ from rollout.cli.composition import Composition, composes
 from rollout.cli.options import (
     BackendName,
     Plugin,
-    find_strategy,
     load_plugins,
     told,
 )
@@ -23,18 +22,17 @@ from rollout.errors import SpecError
 from rollout.registry import find
 from rollout.script import Script, planned
 from rollout.show.explain.table import blocks, differences
+from rollout.show.explain.trace import STEPS
 from rollout.show.explain.views import Mark, Sight, compare, sights
 from rollout.strategy import Strategy
 from rollout.text import Json
 from rollout.timeline import blocks_of
 from rollout.views import Horizon
 
-__all__ = ["PEAKS", "SHOWN", "STEPS", "explain"]
+__all__ = ["PEAKS", "SHOWN", "explain"]
 
 SHOWN, PEAKS = 12, 5
 """Blocks over which distances are shown, and frames at which they look near, without --all."""
-STEPS = 4
-"""Denoising steps, as in every published few-step model: under order rolling as many blocks are denoised at once."""
 
 
 @composes()
@@ -73,7 +71,7 @@ def explain(
     strategy, name = composition.strategy(), composition.name
     spec = find("backends", backend).spec(composition.block if block is None else block)
     plan = Script.parse(script)
-    pairs = [(name, strategy)] + ([] if against is None else [(against.strip(), find_strategy(against))])
+    pairs = [(name, strategy)] + ([] if against is None else [(against.strip(), Strategy.of(against))])
     for _, one in pairs:
         one.check(spec, plan.count(spec) * spec.block)
         one.order.check_plan(STEPS, plan.count(spec))

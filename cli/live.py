@@ -14,9 +14,9 @@ from rollout.cli.options import (
     Plugin,
     Shift,
     Steps,
-    find_strategy,
     load_plugins,
 )
+from rollout.strategy import Strategy
 
 if TYPE_CHECKING:
     from rollout.show.live.session import Session
@@ -50,7 +50,7 @@ def live(
 ) -> None:
     """Type a prompt and see which strategy obeys first: a local page, two to four panes, cut, flush, recache, fork."""
     load_plugins(plugin)
-    strategies = [find_strategy(text) for text in pane or PANES]
+    strategies = [Strategy.of(text) for text in pane or PANES]
     try:
         from rollout.show.live.server import listen
     except ModuleNotFoundError as missing:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rollout.script import Planned
-from rollout.strategy import Strategy
 
 if TYPE_CHECKING:
     from rollout.backend import Backend
@@ -23,7 +22,6 @@ __all__ = [
     "Shift",
     "Steps",
     "added",
-    "find_strategy",
     "load_plugins",
     "reload_backend",
     "told",
@@ -53,13 +51,6 @@ Extra = Annotated[
     list[str] | None,
     typer.Option("--add", metavar="NAME=STRATEGY", help="One more strategy: 'mine=relativistic sink:window=9+flush'."),
 ]
-
-
-def find_strategy(text: str) -> Strategy:
-    """A preset's name, or "POSITIONS POLICY+SWITCH [REFINEMENT=RULE ...]". Raises SpecError."""
-    from rollout.strategies.presets import preset as find_preset
-
-    return Strategy.from_text(text) if " " in text.strip() else find_preset(text.strip())
 
 
 def added(add: Sequence[str] | None) -> list[tuple[str, str]]:

@@ -7,7 +7,8 @@ import rollout
 from rollout.text import first_paragraph
 
 GROUPS = {
-    "Compose and roll out": "Strategy preset load_backend Script Schedule generate Rollout Result Timeline Moment",
+    "Compose and roll out": "Strategy preset load_backend Script Schedule seeded generate Rollout Result Timeline Moment",
+    "See what a strategy does": "explain Trace",
     "Change a running rollout, or repeat what changed it": "Event Prompt Cut Once Use",
     "Write a rule": "Positions PositionsDefaults Policy PolicyDefaults Switch SwitchDefaults register load_plugin check_rule",
     "Write a refinement": "Spectrum SpectrumDefaults Reads ReadsDefaults Order OrderDefaults StoreRule StoreDefaults",

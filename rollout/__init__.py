@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from rollout.run.record import RunFolder as RunFolder
     from rollout.run.record import RunRecord as RunRecord
     from rollout.sampler import Schedule as Schedule
+    from rollout.sampler import seeded as seeded
     from rollout.script import Script as Script
+    from rollout.show.explain.trace import Trace as Trace
+    from rollout.show.explain.trace import explain as explain
     from rollout.slots import Block as Block
     from rollout.slots import Edit as Edit
     from rollout.slots import Facts as Facts
@@ -76,9 +79,10 @@ _HOME = {
     "loop": "Result Rollout generate",
     "registry": "load_plugin register",
     "run.record": "RunFolder RunRecord",
-    "sampler": "Schedule",
+    "sampler": "Schedule seeded",
     "script": "Script",
     "refinements": "Order OrderDefaults Reads ReadsDefaults Spectrum SpectrumDefaults StoreDefaults StoreRule",
+    "show.explain.trace": "Trace explain",
     "slots": "Block Edit Facts Mix Pass Pick Replay Role Row Slot View flush in_order keep of_role",
     "strategies.policies": "admit",
     "strategies.presets": "preset",

@@ -229,7 +229,7 @@ class Engine:
             cache.reader(part.placement)  # rows come to lie as they did, since sums depend on their order
         if any(part.room.picks for part in step.by_lane):
             call, block = step.passes[0][0], step.block
-            x = torch.cat([self._noise(_block(index, block), 0) for index in call.blocks], 1)
+            x = torch.cat([self._fresh(_block(index, block), 0) for index in call.blocks], 1)
             self._denoise(x, [self.schedule.levels[0][0]] * len(call.blocks), step, 0, texts)
         return latents
 
@@ -239,7 +239,7 @@ class Engine:
         schedule = self.schedule.of_block(call.blocks[0] - self.first)
         levels = [schedule.levels[level] for level in call.levels]
         x = [
-            self._noise(_block(index, block), 0) if level == 0 else self._begun[index]
+            self._fresh(_block(index, block), 0) if level == 0 else self._begun[index]
             for index, level in zip(call.blocks, call.levels, strict=True)
         ]
         flow = self._denoise(torch.cat(x, 1) if len(x) > 1 else x[0], [t for t, _ in levels], step, n, texts)
@@ -247,9 +247,24 @@ class Engine:
         for index, level, latents, part in zip(
             call.blocks, call.levels, x, torch.split(flow, block.frames, 1), strict=True
         ):
-            fresh = partial(self._noise, _block(index, block))
+            fresh = partial(self._fresh, _block(index, block))
             after[index] = schedule.step(latents, part, level, fresh)
         self._begun |= after
+
+    def _fresh(self, block: Block, step: int) -> Tensor:
+        """Noise (B, F, C, H, W) of a block. Raises RolloutError where its source gives another shape."""
+        noise, shape = self._noise(block, step), (self.batch, block.frames, *self.backend.spec.latent)
+        if not isinstance(noise, Tensor) or tuple(noise.shape) != shape:
+            answer = (
+                f"the shape {tuple(noise.shape)}"
+                if isinstance(noise, Tensor)
+                else f"no tensor but {type(noise).__name__}"
+            )
+            raise RolloutError(
+                f"the noise of block {block.index} at step {step} has {answer}; {self.backend.spec.name} takes {shape}: videos, "
+                "frames, channels, height, width. Have noise(block, step) return that."
+            )
+        return noise.to(self.backend.device)
 
     def _denoise(
         self, x: Tensor, times: Sequence[float], step: Step, n: int, texts: Sequence[tuple[str, ...]]

@@ -10,10 +10,12 @@ from torch.nn.functional import scaled_dot_product_attention
 from rollout.backend import Backend, BackendDefaults
 from rollout.cache import KVCache
 from rollout.devices import free_bytes
-from rollout.errors import BackendError, RolloutError, ScriptError
+from rollout.errors import BackendError, CompositionError, RolloutError, ScriptError
 from rollout.handover import check_handover
 from rollout.lanes import Lane
 from rollout.members import lacks
+from rollout.registry import find
+from rollout.sampler import Schedule
 from rollout.script import Script
 from rollout.strategy import REFINEMENTS, Strategy
 from rollout.timeline import Event, reigns
@@ -23,12 +25,30 @@ __all__ = [
     "check_memory",
     "check_strategies",
     "given_latents",
+    "named_strategy",
     "new_caches",
     "rows",
     "same_plan",
 ]
 
 T = TypeVar("T")
+
+
+def named_strategy(strategy: Strategy | str, backend: Backend) -> tuple[Strategy, Schedule | None]:
+    """The strategy that is given or named, and the noise levels of its own that a preset's name brings along.
+
+    Raises SpecError, and CompositionError where the preset denoises blocks of another size than the backend.
+    """
+    if not isinstance(strategy, str) or " " in strategy.strip():
+        return Strategy.of(strategy), None
+    name, block = strategy.strip(), backend.spec.block
+    entry = find("presets", name)
+    if entry.block not in (None, block):
+        raise CompositionError(
+            f"the preset '{name}' denoises blocks of {entry.block}, and the backend '{backend.spec.name}' is loaded with blocks "
+            f"of {block}. Load it with block={entry.block}, or give preset('{name}') to keep its blocks."
+        )
+    return entry.strategy, entry.schedule
 
 
 def rows(values: Sequence[T], batch: int, noun: str) -> list[T]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rollout.backend import Backend
@@ -19,6 +21,7 @@ from rollout.inputs import (
     check_memory,
     check_strategies,
     given_latents,
+    named_strategy,
     rows,
     same_plan,
 )
@@ -45,6 +48,11 @@ class Result:
     placement: View
     prompts: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        """One line, without the numbers of its latents."""
+        prompts = " / ".join(dict.fromkeys(self.prompts))
+        return f"<Result of block {self.block.index}: latents {tuple(self.latents.shape)}, {len(self.slots)} slots, {prompts!r}>"
+
 
 class Rollout(Iterator[Result]):
     """A running rollout: iterate for its blocks; `prompt`, `cut`, `switch` and `use` act from the next block on.
@@ -56,7 +64,7 @@ class Rollout(Iterator[Result]):
     def __init__(
         self,
         backend: Backend,
-        strategy: Strategy,
+        strategy: Strategy | str,
         scripts: Sequence[Script],
         *,
         noise: Noise | None = None,
@@ -71,7 +79,8 @@ class Rollout(Iterator[Result]):
     ) -> None:
         check_members(backend)
         spec = backend.spec
-        self.backend, self.schedule = backend, schedule or backend.schedule or Schedule()
+        strategy, usual_schedule = named_strategy(strategy, backend)
+        self.backend, self.schedule = backend, schedule or usual_schedule or backend.schedule or Schedule()
         self.batch = batch = max(len(scripts), len(seeds))
         self._scripts = rows(scripts, batch, "scripts")
         same_plan(self._scripts)
@@ -116,6 +125,15 @@ class Rollout(Iterator[Result]):
         self._prepared = 0
         """How far the cache was prepared for it: 1 once switched, 2 once room is made."""
 
+    def __repr__(self) -> str:
+        """One line: the model, the strategy in force, how far it is, and the size of the cache."""
+        blocks = f"{self.done} blocks" if self._endless else f"{self.done} of {self.blocks} blocks"
+        videos = f"{self.batch} videos, " if self.batch > 1 else ""
+        return (
+            f"<Rollout of {self.backend.spec.name} under {self.strategy}: {blocks} done, {videos}"
+            f"{self.engine.bytes / 2**20:,.1f} MiB of keys and values>"
+        )
+
     @property
     def cache(self) -> KVCache:
         """The keys and values."""
@@ -150,18 +168,22 @@ class Rollout(Iterator[Result]):
         """Make the next block a hard cut."""
         self.timeline.push(Cut())
 
-    def switch(self, switch: Switch) -> None:
-        """Begin the next block with this switch, a flush for example, whatever its prompt. Raises CompositionError."""
-        replace(self.strategy, switch=switch).check(self.backend.spec)
-        self.timeline.push(Once(switch))
+    def switch(self, switch: Switch | str) -> None:
+        """Begin the next block with this switch, a Flush or "flush:last=2" for example, whatever its prompt.
 
-    def use(self, strategy: Strategy) -> None:
+        Raises SpecError, CompositionError.
+        """
+        change = Once(switch)
+        replace(self.strategy, switch=change.switch).check(self.backend.spec)
+        self.timeline.push(change)
+
+    def use(self, strategy: Strategy | str) -> None:
         """From the next block on, go on under another strategy; the cache is carried over and dated anew.
 
-        Raises CompositionError where it does not fit the backend, or where the cache lacks what it needs, and BackendError
-        where its memory is not there.
+        The noise levels stay. Raises SpecError, CompositionError where it does not fit the backend, or where the cache lacks
+        what it needs, and BackendError where its memory is not there.
         """
-        spec = self.backend.spec
+        spec, strategy = self.backend.spec, Strategy.of(strategy)
         start = self.timeline.course.index * spec.block
         strategy.check(spec, max(self.blocks * spec.block, start + spec.block))
         check_handover(self.strategy, strategy, spec)
@@ -187,6 +209,25 @@ class Rollout(Iterator[Result]):
         latents = engine.block(step, [moment.texts, *(later.texts for later in self._ahead)], latents)
         self._moment, self._step, self._prepared = None, None, 0
         return Result(block, latents, step.slots, step.placement, moment.texts)
+
+    def frames(self) -> "NDArray[np.uint8]":
+        """Roll out what is left and decode it: frames (N, height, width, 3), of a batch (B, N, height, width, 3).
+
+        All of them are held in memory: decode block by block where that is too much. Raises RolloutError where blocks were
+        rolled out before, which the decoder would lack, or where the rollout has no end.
+        """
+        if self.done or self._endless:
+            why = "it has no end" if self._endless else f"{self.done} blocks are gone, and decoding starts at the first"
+            raise RolloutError(
+                f"frames() cannot give the whole video: {why}. Push each result's latents[0] to a backend.decoder() instead."
+            )
+        decoders = [self.backend.decoder() for _ in range(self.batch)]
+        parts: list[list[NDArray[np.uint8]]] = [[] for _ in decoders]
+        for result in self:
+            for decoder, video, latents in zip(decoders, parts, result.latents, strict=True):
+                video.append(decoder.push(latents).cpu().numpy())
+        videos = np.stack([np.concatenate(video) for video in parts])
+        return videos[0] if self.batch == 1 else videos
 
     def _decide(self, moment: Moment) -> Step:
         engine, block, spec = self.engine, moment.block, self.backend.spec
@@ -332,7 +373,7 @@ def _of_first_edition(state: Mapping[str, Any]) -> Json:
 
 def generate(
     backend: Backend,
-    strategy: Strategy,
+    strategy: Strategy | str,
     script: str | Script | Sequence[str | Script],
     *,
     seeds: int | Sequence[int] = 0,
@@ -347,11 +388,13 @@ def generate(
 ) -> Rollout:
     """Roll out a script block by block: an iterator of results whose prompt can be changed while it runs.
 
-    Several scripts (of one timing) or seeds make a batch. `prefix` (F or B, F, C, H, W) comes before the script's first
-    shot; `history`, of the same shape, stands for the plan's own first blocks, which are encoded and not sampled. `events`
-    happen again; `hold` clean frames at least stay for a replay under a later strategy. `endless` goes on under the last
-    prompt. Before block `exchange` the sinks and memory of two videos change places. Raises ScriptError, PromptError,
-    CompositionError.
+    `strategy` may be a text: a preset's name, which brings its noise levels along where no `schedule` is given, or
+    "POSITIONS POLICY+SWITCH". Several scripts (of one timing) or seeds make a batch. `noise(block, step)` gives standard
+    normal latents (B, F, C, H, W) in place of those of the seeds. `prefix` (F or B, F, C, H, W) comes before the script's
+    first shot; `history`, of the same shape, stands for the plan's own first blocks, which are encoded and not sampled.
+    `events` happen again; `hold` clean frames at least stay for a replay under a later strategy. `endless` goes on under the
+    last prompt. Before block `exchange` the sinks and memory of two videos change places. Raises ScriptError, PromptError,
+    SpecError, CompositionError.
     """
     scripts_or_texts = [script] if isinstance(script, str | Script) else list(script)
     scripts = [Script.parse(s) if isinstance(s, str) else s for s in scripts_or_texts]

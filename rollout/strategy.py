@@ -174,6 +174,21 @@ class Strategy:
         return cls(**{axis: specs.part_from_dict(axis, data[axis]) for axis in axes if axis in data})
 
     @classmethod
+    def of(cls, named: "Strategy | str") -> "Strategy":
+        """A strategy as it is, or the one that a text names: a preset's name, or what `from_text` reads. Raises SpecError."""
+        if isinstance(named, Strategy):
+            return named
+        if not isinstance(named, str):
+            raise SpecError(
+                f"{named!r:.60} is no strategy. Give a Strategy, a preset's name, or a text such as "
+                "'relativistic sink:window=6,sink=1+flush'."
+            )
+        if " " in named.strip():
+            return cls.from_text(named)
+        strategy: Strategy = find("presets", named.strip()).strategy
+        return strategy
+
+    @classmethod
     def from_text(cls, text: str) -> Self:
         """Build from the form that `str` gives: "POSITIONS POLICY+SWITCH [REFINEMENT=RULE ...]". Raises SpecError."""
         positions, _, rest = text.strip().partition(" ")
@@ -188,6 +203,9 @@ class Strategy:
         return cls(
             specs.part_from_text("positions", positions), *specs.policy_and_switch(cache), **specs.refinements(more)
         )
+
+    def __repr__(self) -> str:
+        return f"Strategy.of({str(self)!r})"
 
     def __str__(self) -> str:
         policy, switch = specs.part_to_text(self.policy), specs.part_to_text(self.switch)

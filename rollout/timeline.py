@@ -49,16 +49,23 @@ class Cut:
 
 @dataclass(frozen=True)
 class Once:
-    """A switch for this block alone, whatever its prompt: a flush, for example."""
+    """A switch for this block alone, whatever its prompt: a flush, for example; its text is read. Raises SpecError."""
 
     switch: Switch
+
+    def __init__(self, switch: Switch | str) -> None:
+        rule = specs.part_from_text("switch", switch) if isinstance(switch, str) else switch
+        object.__setattr__(self, "switch", rule)
 
 
 @dataclass(frozen=True)
 class Use:
-    """Another strategy, to which the cache is carried over."""
+    """Another strategy, to which the cache is carried over; a preset's name or a text is read. Raises SpecError."""
 
     strategy: Strategy
+
+    def __init__(self, strategy: Strategy | str) -> None:
+        object.__setattr__(self, "strategy", Strategy.of(strategy))
 
 
 Change = Prompt | Cut | Once | Use

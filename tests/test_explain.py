@@ -18,7 +18,6 @@ from typer.testing import CliRunner, Result
 
 from rollout.backends.sprites import spec
 from rollout.cli import app
-from rollout.cli.options import find_strategy
 from rollout.errors import OutputError, RolloutError
 from rollout.registry import registered
 from rollout.script import Script
@@ -29,6 +28,7 @@ from rollout.show.explain.page import LONGEST, Side, page, sides
 from rollout.show.explain.views import Mark, Sight, compare, sights
 from rollout.show.explain.words import ranges
 from rollout.strategies.presets import PRESETS, Preset
+from rollout.strategy import Strategy
 from rollout.timeline import blocks_of
 from rollout.views import Horizon
 
@@ -76,11 +76,11 @@ def horizon(script: str) -> Horizon:
 
 
 def seen(name: str, script: str = SHOW) -> list[Sight]:
-    return list(sights(find_strategy(name), blocks_of(Script.parse(script), SPEC), SPEC, horizon=horizon(script)))
+    return list(sights(Strategy.of(name), blocks_of(Script.parse(script), SPEC), SPEC, horizon=horizon(script)))
 
 
 def rolled(*names: str, script: str = SHOW) -> list[Side]:
-    return sides([(name, find_strategy(name)) for name in names], Script.parse(script), SPEC, horizon=horizon(script))
+    return sides([(name, Strategy.of(name)) for name in names], Script.parse(script), SPEC, horizon=horizon(script))
 
 
 def html(*names: str, script: str = SHOW) -> str:
@@ -116,7 +116,7 @@ def test_the_page_holds_what_json_says(name: str, tmp_path: Path) -> None:
 
 def explained(name: str, *args: str, script: str = SHOW) -> str:
     """What the command prints for a strategy with refinements, which goes by a preset's name."""
-    with registered("presets", "mine", Preset(find_strategy(name), "", "")):
+    with registered("presets", "mine", Preset(Strategy.of(name), "", "")):
         result = run(script, "--preset", "mine", *args)
     assert result.exit_code == 0, result.exception
     return result.output
@@ -129,7 +129,7 @@ def steps(name: str) -> list[dict[str, Any]]:
 
 def rows_of(name: str, block: int) -> dict[str, str]:
     """The rows of a block, of a word that comes twice the first."""
-    window = find_strategy(name).policy.window
+    window = Strategy.of(name).policy.window
     return dict(reversed(cells_of(seen(name)[block], window=window, trained=21)))
 
 
@@ -222,7 +222,7 @@ def test_blocks_that_are_denoised_together_are_shown_ahead() -> None:
     table = explained(ROLLING)
     assert re.search(r"^ +8 +24-26 \(ahead 27-35\) +9-11 \(12-20\) .*18-23 \(6-17 not read\)", table, re.M)
     assert "reads 6-23 alone" in table
-    with registered("presets", "mine", Preset(find_strategy(ROLLING), "", "")):
+    with registered("presets", "mine", Preset(Strategy.of(ROLLING), "", "")):
         assert "denoises 4 blocks at once" in refused("a[0.75s]", "--preset", "mine")
 
 
@@ -354,7 +354,7 @@ def numbers(text: str) -> set[int]:
 
 @pytest.mark.parametrize("name", [*ALL, *REFINED, *AVERAGES])
 def test_every_frame_that_goes_is_named(name: str) -> None:
-    strategy = find_strategy(name)
+    strategy = Strategy.of(name)
     for sight in seen(name):
         held = {s.frame for s in sight.before if s.role != "memory"}
         held |= set(sight.step.replay.frames if sight.step.replay else ())

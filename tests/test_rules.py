@@ -460,7 +460,8 @@ def test_a_rule_that_lacks_a_member_is_refused_with_its_name_and_the_mixin(make,
 def test_a_backend_that_lacks_a_member_is_refused_with_its_name_and_the_mixin(micro) -> None:
     bare = SimpleNamespace(spec=micro.spec, device=micro.device, dtype=micro.dtype, encode=micro.encode)
     with pytest.raises(
-        BackendError, match=r"lacks world, rows, schedule, digest.*Inherit rollout\.BackendDefaults.*add denoise, decoder"
+        BackendError,
+        match=r"lacks world, rows, schedule, digest.*Inherit rollout\.BackendDefaults.*add denoise, decoder",
     ):
         generate(bare, PRESETS["memrope"].strategy, "a red circle jumps[1s]")
 

@@ -10,7 +10,6 @@ from rollout.benchmarks.controls import Arm
 from rollout.errors import SuiteError
 from rollout.registry import find
 from rollout.script import Script
-from rollout.strategies.presets import preset
 from rollout.strategy import Strategy
 from rollout.text import hint
 
@@ -109,7 +108,7 @@ class Suite:
 
 def strategy_of(text: str) -> Strategy:
     """A preset's name, or "POSITIONS POLICY+SWITCH". Raises SpecError."""
-    return Strategy.from_text(text) if " " in text.strip() else preset(text.strip())
+    return Strategy.of(text)
 
 
 def shipped() -> list[str]:

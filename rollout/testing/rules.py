@@ -75,8 +75,9 @@ def check_rule(rule: object) -> None:
             check_strategy(strategy)
 
 
-def check_strategy(strategy: Strategy) -> None:
-    """What check_rule asks of a composition. Raises CheckError."""
+def check_strategy(strategy: Strategy | str) -> None:
+    """What check_rule asks of a composition, or of the one that a text names. Raises CheckError, SpecError."""
+    strategy = Strategy.of(strategy)
     for spec in (SPEC, dataclasses.replace(SPEC, block=1)):
         try:
             strategy.check(spec, spec.block * QUIET)
