@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rollout import Schedule, Script, Strategy, generate
-from rollout.backends.wan.model import Wan, load_transformer
+from rollout.backends.wan.loading import load_transformer
+from rollout.backends.wan.model import Wan
 from rollout.backends.wan.weights import import_checkpoint
 from rollout.facts import head_masses
 from rollout.script import Shot
