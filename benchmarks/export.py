@@ -1,9 +1,7 @@
 """A run's videos in the layouts that VBench's own tools read (arXiv 2311.17982): VBench's, and VBench-Long's."""
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from rollout.benchmarks.metrics.video import LONG
 from rollout.benchmarks.plan import read_plan
 from rollout.benchmarks.store import Store
 from rollout.errors import OutputError
-from rollout.files import new_folder, write_text
+from rollout.files import link_or_copy, new_folder, write_text
 from rollout.run.record import RunFolder
 from rollout.run.video import frames_in, video_fps
 from rollout.script import Script
@@ -42,10 +40,7 @@ def export_vbench(folders: Sequence[Path], out: Path, *, long: bool = False) -> 
             number += 1
         videos_by_prompt[f"{stem}-{number}.mp4"] = prompt
         target = folder / f"{stem}-{number}.mp4"
-        try:
-            os.link(path, target)
-        except OSError:
-            shutil.copyfile(path, target)
+        link_or_copy(path, target)
     for name, videos_by_prompt in prompts.items() if not long else ():
         write_text(out / name / "prompts.json", json.dumps(videos_by_prompt, indent=1, ensure_ascii=False) + "\n")
     return {name: len(videos_by_prompt) for name, videos_by_prompt in prompts.items()}

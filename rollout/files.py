@@ -1,17 +1,30 @@
 """Files that appear whole under their names or not at all."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 
 from safetensors import SafetensorError
 
 from rollout.errors import OutputError
 from rollout.text import cause
 
-__all__ = ["alone", "fingerprint", "free_folder", "new_folder", "sync", "write_text", "write_whole"]
+__all__ = [
+    "alone",
+    "fingerprint",
+    "free_folder",
+    "link_or_copy",
+    "new_folder",
+    "new_tree",
+    "sync",
+    "write_text",
+    "write_whole",
+]
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -27,6 +40,57 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second, new name; a copy where the disk has no hard links. Symbolic links are followed. Raises OSError.
+
+    Both names are one file from then on: whoever changes either puts a new file in its place, as `write_whole` does.
+    """
+    real = source.resolve(strict=True)
+    try:
+        os.link(real, target)
+    except FileExistsError:
+        raise  # a copy would be written into what lies there
+    except OSError:
+        with real.open("rb") as reader, target.open("xb") as writer:
+            shutil.copyfileobj(reader, writer)
+
+
+@contextmanager
+def new_tree(path: Path) -> Iterator[Path]:
+    """A folder to fill beside `path`, which takes its name at the end, whole or not at all. Raises OutputError.
+
+    What an earlier process left there when it was killed is removed.
+    """
+    if path.is_symlink():
+        raise OutputError(f"{path} is a link. Choose another --to.")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputError(f"{path} exists and is not empty. Choose another --to.")
+    partial = path.with_name(f".{path.name}.{token_hex(4)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        partial.mkdir()
+        with alone(partial):
+            yield partial
+        if path.exists():
+            path.rmdir()
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"{path} cannot be written: {cause(error)}. Choose another --to or free some space."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove partial folders of `path` that no living process fills."""
+    for leftover in path.parent.glob(f".{escape(path.name)}.*.partial"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            with suppress(OutputError), alone(leftover):
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

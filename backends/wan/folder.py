@@ -10,11 +10,15 @@ from rollout.backends.wan.family import family_of
 from rollout.errors import BackendError
 from rollout.text import Json, cause
 
-__all__ = ["FILES", "INDEX", "describe", "read_block", "read_config"]
+__all__ = ["FILES", "INDEX", "PARTS", "RECORD", "describe", "read_block", "read_config"]
 
 FILES = "diffusion_pytorch_model{suffix}.safetensors"
 INDEX = f"{FILES.format(suffix='')}.index.json"
 """Which tensor is in which file, where there are several."""
+RECORD = "rollout.json"
+"""Where an imported transformer came from."""
+PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
+"""What a folder holds beside its transformer."""
 
 
 def read_config(folder: Path) -> Json:
@@ -37,7 +41,7 @@ def read_config(folder: Path) -> Json:
 def read_block(folder: Path) -> int | None:
     """Frames that the folder's model denoises together, as its import recorded them; None: those of its family."""
     try:
-        block = json.loads((folder / "rollout.json").read_text()).get("block")
+        block = json.loads((folder / RECORD).read_text()).get("block")
     except (OSError, ValueError, AttributeError):
         return None
     return block if isinstance(block, int) and block > 0 else None
@@ -76,7 +80,7 @@ def describe(folder: Path) -> Json:
         except (SafetensorError, OSError) as error:
             raise BackendError(f"{file} cannot be read as safetensors: {cause(error)}.") from error
     parts = [p for p in ("vae", "text_encoder", "tokenizer") if (folder / p).is_dir()]
-    source = folder / "rollout.json"
+    source = folder / RECORD
     return {
         "layers": config["num_layers"],
         "heads": config["num_attention_heads"],

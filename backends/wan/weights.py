@@ -1,10 +1,7 @@
 """Released checkpoints to one diffusers-format folder, strictly: nothing is guessed and nothing is half-written."""
 
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rollout.backends.wan.folder import FILES, INDEX, describe, read_config
-from rollout.errors import BackendError, OutputError
+from rollout.backends.wan.folder import FILES, INDEX, PARTS, RECORD, describe, read_config
+from rollout.errors import BackendError
+from rollout.files import link_or_copy, new_tree
 from rollout.text import Json, cause
 
 __all__ = [
@@ -162,13 +160,8 @@ def import_checkpoint(
     if lora is not None:
         merge_lora(tensors, lora, alpha=alpha)
     weights = convert(tensors, config)
-    with _whole_folder(to) as partial:
-        hidden = shutil.ignore_patterns(".*")
-
-        def skipped(path: str, names: list[str]) -> set[str]:
-            return hidden(path, names) | ({"transformer"} if Path(path) == base else set())
-
-        shutil.copytree(base, partial, ignore=skipped, copy_function=_link, dirs_exist_ok=True)
+    with new_tree(to) as partial:
+        _take_parts(base, partial)
         (partial / "transformer").mkdir()
         (partial / "transformer" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         _save(weights, partial / "transformer")
@@ -177,37 +170,21 @@ def import_checkpoint(
             "weights": "generator" if raw else "generator_ema",
             "lora": lora and lora.name,
         }
-        (partial / "rollout.json").write_text(json.dumps(source, indent=2) + "\n")
+        (partial / RECORD).write_text(json.dumps(source, indent=2) + "\n")
     return describe(to)
 
 
-@contextmanager
-def _whole_folder(to: Path) -> Iterator[Path]:
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise OutputError(f"{to} exists and is not empty. Choose another --to.")
-    partial = to.with_name(to.name + ".partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        if to.exists():
-            to.rmdir()
-        partial.replace(to)
-    except OSError as error:
-        raise OutputError(
-            f"{to} cannot be written: {error.strerror or error}. Choose another --to or free some space."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _link(source: str, target: str) -> str:
-    """Hard-link a file, or copy it where the disk does not allow that; a link's own target, as in a cache of models."""
-    try:
-        os.link(os.path.realpath(source), target)
-    except OSError:
-        shutil.copyfile(source, target)
-    return target
+def _take_parts(base: Path, folder: Path) -> None:
+    """The base's VAE, text encoder, tokenizer and scheduler, and what is said of them, under names of their own."""
+    for source in sorted(base.glob("[!.]*")):
+        if source.is_file() and source.suffix in (".json", ".md", ".txt", "") and source.name != RECORD:
+            link_or_copy(source, folder / source.name)
+    for part in PARTS:
+        for source in sorted((base / part).rglob("*")):
+            name = Path(part) / source.relative_to(base / part)
+            if source.is_file() and not any(piece.startswith(".") for piece in name.parts):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                link_or_copy(source, folder / name)
 
 
 def _save(tensors: dict[str, Tensor], folder: Path) -> None:

@@ -1,7 +1,5 @@
 """The videos that a report shows, beside it: by prompt and seed, with what happens in them and when."""
 
-import os
-import shutil
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -12,7 +10,7 @@ import av
 from rollout.benchmarks.report.look import Look
 from rollout.benchmarks.store import Store
 from rollout.errors import OutputError
-from rollout.files import new_folder, write_whole
+from rollout.files import link_or_copy, new_folder, write_whole
 from rollout.run.recipe import PrefixRecord
 from rollout.run.record import RunRecord
 from rollout.text import Json
@@ -87,10 +85,7 @@ def _link(source: Path, target: Path) -> None:
 
     def put(partial: Path) -> None:
         partial.unlink(missing_ok=True)
-        try:
-            os.link(source, partial)
-        except OSError:
-            shutil.copyfile(source, partial)
+        link_or_copy(source, partial)
 
     write_whole(target, put)
 
