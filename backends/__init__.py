@@ -1,6 +1,6 @@
 """Models to roll out, by name and imported on first use; a spec is readable without torch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from importlib import import_module
 from inspect import signature
@@ -13,6 +13,7 @@ from rollout.files import fingerprint
 from rollout.registry import find
 
 if TYPE_CHECKING:  # a world's trackers need torch
+    from rollout.memory import Needs
     from rollout.world import World
 
 __all__ = ["BACKENDS", "Entry", "Source", "load_backend"]
@@ -37,6 +38,10 @@ class Source:
     """The identity of the weights that `load(model=...)` would take; None where unknown."""
     THREADS: int | None = None
     """The CPU threads that serve the model best where none are asked for; None: as many as torch takes."""
+    needs: "Callable[..., Needs] | None" = None
+    """What the model takes of its device's memory, for the options of `load`; None: it is loaded to know."""
+    check: "Callable[[str | None], Iterable[tuple[str, str, bool]]]" = lambda model: ()
+    """Of each part of the weights that `load(model=...)` would take what was seen, and whether it is whole."""
     SOURCES: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The files, without `.py`, that a rollout ("model") and a truth ("world") depend on; else all in its folder."""
 
@@ -110,6 +115,17 @@ class Entry:
     def digest(self, model: str | None = None) -> str | None:
         """The identity of the weights that `load(model=...)` would take, without loading them; None where unknown."""
         return self.source.digest(model)
+
+    def needs(self, *, block: int | None = None, **options: Any) -> "Needs":
+        """What the model takes of its device's memory, with blocks of `block` frames. Raises BackendError."""
+        needs = self.source.needs
+        assert needs is not None, "only for a backend that knows"
+        part = needs(**{name: value for name, value in options.items() if name in signature(needs).parameters})
+        return part if block is None else replace(part, spec=replace(part.spec, block=block))
+
+    def check(self, model: str | None = None) -> "Iterable[tuple[str, str, bool]]":
+        """Of each part of the weights what was seen, and whether it is whole."""
+        return self.source.check(model)
 
     def code(self, part: Literal["model", "world"] = "model") -> str:
         """The identity of the source files that a rollout, or what its world is and sees, depends on."""

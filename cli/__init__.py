@@ -6,7 +6,23 @@ from typing import Annotated
 import typer
 
 from rollout import __version__
-from rollout.cli import attn, bench, compare, explain, export, fork, gen, live, ls, rerun, resume, score, study, weights
+from rollout.cli import (
+    attn,
+    bench,
+    compare,
+    doctor,
+    explain,
+    export,
+    fork,
+    gen,
+    live,
+    ls,
+    rerun,
+    resume,
+    score,
+    study,
+    weights,
+)
 from rollout.errors import RolloutError, ScriptError, Stopped
 
 __all__ = ["app", "main"]
@@ -42,6 +58,7 @@ app.command("rerun")(rerun.rerun)
 app.command("live")(live.live)
 app.command("explain")(explain.explain)
 app.command("attn")(attn.attn)
+app.command("doctor")(doctor.doctor)
 app.command("ls")(ls.ls)
 app.command("compare")(compare.compare)
 app.command("score")(score.score)

@@ -12,7 +12,7 @@ from rollout.text import Json
 if TYPE_CHECKING:
     from rollout.backend import Backend
 
-__all__ = ["Choice", "chooses_model"]
+__all__ = ["DEFAULT", "Choice", "chooses_model"]
 
 DEFAULT: str = "sprites"
 OPTIONS: dict[str, tuple[Any, Any]] = {

@@ -14,6 +14,7 @@ from rollout.errors import BackendError, CompositionError, RolloutError, ScriptE
 from rollout.handover import check_handover
 from rollout.lanes import Lane
 from rollout.members import lacks
+from rollout.memory import ahead, cache_bytes
 from rollout.registry import find
 from rollout.sampler import Schedule
 from rollout.script import Script
@@ -91,15 +92,9 @@ def check_members(backend: Backend) -> None:
 
 def check_memory(backend: Backend, strategy: Strategy, batch: int, steps: int = 4) -> None:
     """Raise BackendError where the device has too little free memory for the frames that a strategy caches."""
-    spec, frames = backend.spec, strategy.stored + _ahead(backend, strategy, steps)
-    a_frame = batch * backend.rows * strategy.store.frame_bytes(spec, backend.dtype.itemsize)
-    need = frames * a_frame
-    lanes = strategy.policy.lanes(spec, None)
-    if lanes:  # each holds its own frames, for its own share of the heads
-        shares = [sum(map(len, lane.heads)) / (spec.layers * spec.heads) for lane in lanes]
-        need = int(
-            sum(strategy.of_lane(lane).stored * share for lane, share in zip(lanes, shares, strict=True)) * a_frame
-        )
+    spec, itemsize = backend.spec, backend.dtype.itemsize
+    frames = strategy.stored + ahead(strategy, spec, steps)
+    need = cache_bytes(strategy, spec, itemsize, batch * backend.rows, steps)
     place = torch.device("cpu") if strategy.store.on_host else backend.device
     free = free_bytes(place)
     if free is not None and need > free:
@@ -107,11 +102,6 @@ def check_memory(backend: Backend, strategy: Strategy, batch: int, steps: int = 
             f"{frames} cached frames take {need / 2**20:,.0f} MiB of keys and values; {place} has {free / 2**20:,.0f} "
             "free. Use a smaller window, batch or size, or --store int8."
         )
-
-
-def _ahead(backend: Backend, strategy: Strategy, steps: int) -> int:
-    """Frames of later blocks that passes see beside a block."""
-    return (strategy.order.joint(steps) - 1) * backend.spec.block
 
 
 def check_strategies(
@@ -150,7 +140,7 @@ def new_caches(
             backend.spec,
             window_size,
             batch * backend.rows,
-            ahead=_ahead(backend, strategy, steps),
+            ahead=ahead(strategy, backend.spec, steps),
             needs=strategy.policy.needs,
             multipliers=multipliers,
             store=strategy.store,

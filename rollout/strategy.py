@@ -120,6 +120,13 @@ class Strategy:
         dense = 2 * spec.layers * spec.tokens * spec.heads * spec.head_dim * itemsize
         return math.ceil(frames * self.store.frame_bytes(spec, itemsize) / dense)
 
+    def copies(self, spec: Spec, itemsize: int = 4) -> int:
+        """The most bytes beside the store: raw time channels of keys that are dated anew, averages in float32 or better."""
+        policy, a_channel = self.policy, spec.layers * spec.tokens * spec.heads
+        averages = policy.memory if policy.blends else 0
+        raw = policy.sink + policy.memory - averages + policy.spare
+        return a_channel * (raw * 2 * spec.axes[0] * itemsize + averages * 2 * spec.head_dim * max(itemsize, 4))
+
     @property
     def refinements(self) -> tuple[str, ...]:
         """The refinements that change something."""

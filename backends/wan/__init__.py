@@ -1,5 +1,6 @@
 """Wan through diffusers, unmodified: any text-to-video checkpoint of its families in diffusers' folder format."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,9 @@ from rollout.files import fingerprint
 
 if TYPE_CHECKING:
     from rollout.backend import Backend
+    from rollout.memory import Needs
 
-__all__ = ["SIZES", "digest", "load", "spec"]
+__all__ = ["SIZES", "check", "digest", "load", "needs", "spec"]
 
 SIZES: dict[str, dict[str, Any]] = {
     "1.3b": {"num_layers": 30, "num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960},
@@ -62,10 +64,8 @@ def load(
     """
     from rollout.backends.wan.loading import load_wan
 
-    if model is None:
-        raise BackendError("the backend 'wan' needs a model. Add --model DIR, a Wan folder in diffusers' format.")
     return load_wan(
-        Path(model),
+        _folder(model),
         device=device,
         dtype=dtype,
         height=height,
@@ -77,3 +77,44 @@ def load(
         guidance=guidance,
         negative=negative,
     )
+
+
+def check(model: str | None = None) -> "Iterator[tuple[str, str, bool]]":
+    """Of each part of the folder `model` what was seen, and whether it is whole. Raises BackendError."""
+    from rollout.backends.wan.folder import read_config
+    from rollout.backends.wan.headers import check_parts
+
+    read_config(_folder(model))
+    return check_parts(_folder(model))
+
+
+def needs(
+    model: str | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    low_vram: bool = False,
+    vae_dtype: str | None = None,
+    guidance: float | None = None,
+) -> "Needs":
+    """What the folder `model` takes of a device's memory, for the same options as `load`. Raises BackendError."""
+    from rollout.backends.wan.memory import wan_needs
+    from rollout.devices import find_device, find_dtype
+
+    place = find_device(device)
+    return wan_needs(
+        _folder(model),
+        dtype=find_dtype(dtype, place),
+        vae_dtype=find_dtype(vae_dtype or ("bfloat16" if low_vram else "float32"), place),
+        height=height,
+        width=width,
+        low_vram=low_vram,
+        guidance=guidance,
+    )
+
+
+def _folder(model: str | None) -> Path:
+    if model is None:
+        raise BackendError("the backend 'wan' needs a model. Add --model DIR, a Wan folder in diffusers' format.")
+    return Path(model)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rollout.backend import Attend
 
 __all__ = [
+    "WHOLE_VIDEO",
     "Calls",
     "CrossAttention",
     "ExactTimesteps",

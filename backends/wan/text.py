@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rollout.devices import free_bytes
 from rollout.errors import BackendError, OutputError
 from rollout.files import fingerprint, write_whole
 from rollout.text import cause
@@ -84,7 +85,7 @@ class TextEncoder:
             add_special_tokens=True,
             return_tensors="pt",
         )
-        ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
+        ids, mask = tokens.input_ids.to(model.device), tokens.attention_mask.to(model.device)
         embedding: Tensor = model(ids, mask).last_hidden_state * mask[..., None]
         return embedding  # with zeros as padding, which the transformer attends to as it was trained to
 
@@ -104,4 +105,10 @@ class TextEncoder:
             )
         except (OSError, ValueError, json.JSONDecodeError) as error:
             raise BackendError(f"the text encoder of {self.folder} cannot be loaded: {cause(error)}") from error
-        return tokenizer, model.to(self.device).eval()
+        return tokenizer, model.to(self._place(model)).eval()
+
+    def _place(self, model: Any) -> torch.device:
+        """The device, or the CPU where the encoder does not fit beside what is there."""
+        free = free_bytes(self.device)
+        need = sum(p.numel() * p.element_size() for p in model.parameters())
+        return self.device if free is None or need < free else torch.device("cpu")

@@ -22,9 +22,13 @@ class WanDecoder:
         self._features: list[Any] = [None] * vae._cached_conv_counts["decoder"]
         self._first = True
 
-    @torch.no_grad()
     def push(self, latents: Tensor) -> Tensor:
-        """The next latents (F, C, H, W) to frames (4F, or 4F - 3 at the start, height, width, 3), uint8."""
+        """The next latents (F, C, H, W) to frames (4F, or 4F - 3 at the start, height, width, 3), uint8, on the CPU."""
+        return self.decode(latents).cpu()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """As `push`, on the VAE's device."""
         self._move(self.vae.device)
         x = self.vae.post_quant_conv(
             unscale(self.vae, latents).to(self.vae.device, self.vae.dtype).transpose(0, 1)[None]
@@ -40,7 +44,7 @@ class WanDecoder:
         if self.vae.config.patch_size is not None:  # Wan 2.2's VAE decodes to patches
             video = unpatchify(video, self.vae.config.patch_size)
         frames = video[0].clamp(-1, 1)
-        return ((frames.float() + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu()
+        return ((frames.float() + 1) * 127.5).round().byte().permute(1, 2, 3, 0)
 
     def _move(self, device: torch.device | None) -> None:
         """Bring the features to a device."""

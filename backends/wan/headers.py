@@ -1,0 +1,80 @@
+"""Whether a folder's weights are those that its configs describe, from the files' headers alone: nothing is loaded."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from rollout.backends.wan.family import family_of
+from rollout.text import cause
+
+__all__ = ["TIED", "Part", "check_parts"]
+
+Part = tuple[str, str, bool]
+"""A part of a folder, what was seen of it, and whether it is whole."""
+
+TIED = {"shared.weight", "encoder.embed_tokens.weight"}
+"""UMT5's embedding by both of its names, of which a file holds one or both."""
+
+
+def check_parts(folder: Path) -> Iterator[Part]:
+    """Transformer, VAE, text encoder and tokenizer: the tensors that are missing, unexpected or of another shape."""
+    for name, build in (("transformer", _transformer), ("vae", _vae), ("text_encoder", _text)):
+        yield name, *_seen(folder / name, build)
+    tokenizer = folder / "tokenizer"
+    files = [f for f in ("tokenizer.json", "spiece.model") if (tokenizer / f).is_file()]
+    yield "tokenizer", ", ".join(files) or "has neither tokenizer.json nor spiece.model", bool(files)
+
+
+def _seen(folder: Path, build: Callable[[Path, dict[str, Any]], Any]) -> tuple[str, bool]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        with torch.device("meta"):
+            expected = {name: tuple(tensor.shape) for name, tensor in build(folder, config).state_dict().items()}
+        shapes = _shapes(folder)
+    except Exception as error:  # whatever a config makes a library raise, the doctor goes on to the next part
+        return f"cannot be read: {cause(error)}", False
+    if not shapes:
+        return "has no safetensors file", False
+    missing, extra = (
+        sorted(names - TIED) for names in (expected.keys() - shapes.keys(), shapes.keys() - expected.keys())
+    )
+    if TIED & expected.keys() and not TIED & shapes.keys():
+        missing.append("shared.weight")
+    wrong = [n for n in expected.keys() & shapes.keys() if expected[n] != shapes[n]]
+    for verb, names in (("lacks", missing), ("has unexpected", extra), ("has another shape for", wrong)):
+        if names:
+            return f"{verb} {len(names)} of {len(expected)} tensors, such as {names[0]}", False
+    return f"{len(shapes)} tensors, as its config says", True
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt") as tensors:
+                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file.name}: {cause(error)}") from error
+    return shapes
+
+
+def _transformer(folder: Path, config: dict[str, Any]) -> Any:
+    import diffusers
+
+    return getattr(diffusers, family_of(config).transformer).from_config(config)
+
+
+def _vae(folder: Path, config: dict[str, Any]) -> Any:
+    from diffusers import AutoencoderKLWan
+
+    return AutoencoderKLWan.from_config(config)
+
+
+def _text(folder: Path, config: dict[str, Any]) -> Any:
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    return UMT5EncoderModel(UMT5Config(**config))
