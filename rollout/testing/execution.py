@@ -52,8 +52,11 @@ class Pair:
             for part, placement in chunks(self.strategy, step.switch.slots, step.replay, block.frames, window):
                 self._encode(placement, [next(slots) for _ in part])
         self._both("apply", step.room)
+        before: list[tuple[tuple[int, ...], View]] = []
         for call, view in step.passes[:-1]:
-            self._agree(len(call.blocks) * block.frames, self._both("reader", view))
+            before.append((call.blocks, view))
+            if before[-3:] != [before[-1]] * 3:  # a third pass over the same does what the second did
+                self._agree(len(call.blocks) * block.frames, self._both("reader", view))
         self._encode(step.commit, step.admitted)
         if any(cache.slots != step.after for cache in self.caches):
             raise CheckError("the cache holds other slots than the plan.")

@@ -34,6 +34,12 @@ class Tokens:
     wins: Tensor
 
 
+def _joined(parts: Sequence[Tokens]) -> Tokens:
+    """The tokens of several frames, one after the other."""
+    fields = ("keys", "values", "cells", "offsets", "wins")
+    return Tokens(*(torch.cat([getattr(part, field) for part in parts], 1) for field in fields))
+
+
 @dataclass
 class _Owed:
     """A pick that waits for queries: the written frames that its contest fills, and its candidates as they were."""
@@ -69,6 +75,7 @@ class OracleCache:
         self._staged: dict[int, Tokens] = {}
         self._queries: dict[int, Tensor] = {}
         self._own: list[int] = []
+        self._tables: dict[tuple[int, ...], Tensor] = {}
 
     def tokens(self, mixture: Mixture, layer: int) -> Tokens:
         """What a mixture holds in a layer."""
@@ -146,17 +153,16 @@ class OracleCache:
             self._settle(layer, q, view, shift)
             past = [self.tokens(self._mixtures[i], layer) for i in view.read]
             turns = [(view.slots[i] or 0) + shift for i in view.read]
-            keys = [self.turned(part, [turn]) for part, turn in zip(past, turns, strict=True)]
+            together = _joined([*past, fresh])
+            keys = self.turned(together, [*turns, *block_turns])
             biases = [
                 torch.full((part.keys.shape[1],), view.bias[i])
                 for i, part in zip(view.read, past, strict=True)
                 if view.bias
             ]
-            keys, values = [*keys, self.turned(fresh, block_turns)], [*(part.values for part in past), v]
             if write:
                 self._staged[layer], self._queries[layer], self._own = fresh, q, block_turns
-            sides = q, torch.cat(keys, 1), torch.cat(values, 1)
-            q, k, v = (side.transpose(1, 2) for side in sides)
+            q, k, v = (side.transpose(1, 2) for side in (q, keys, together.values))
             mask = torch.cat([*biases, torch.zeros(q.shape[2])]).to(q.dtype)[None, None, None] if view.bias else None
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
@@ -174,7 +180,7 @@ class OracleCache:
             if layer in self._written[debt.numbers[0]]:
                 continue
             parts = [self.tokens(mixture, layer) for mixture in debt.candidates]
-            keys = torch.cat([self.turned(part, [turn]) for part, turn in zip(parts, debt.turns, strict=True)], 1)
+            keys = self.turned(_joined(parts), debt.turns)
             past = self._queries.get(layer)
             tokens = self.spec.tokens
             if debt.pick.past and past is not None:
@@ -223,14 +229,23 @@ class OracleCache:
 
     def turned(self, part: Tokens, frames: Sequence[int]) -> Tensor:
         """Rotate tokens (B, F*h*w, heads, D) of whole frames to temporal indices, each at its own place."""
-        spec, tokens = self.spec, self.spec.tokens
+        tokens = self.spec.tokens
         times = torch.tensor(frames).repeat_interleave(tokens)[None, :, None] + part.offsets
         known = torch.unique(times)
-        turns = table(known, spec.grid, spec.axes, theta=spec.theta, multipliers=self.multipliers, dtype=self.dtype)
+        turns = self._table(tuple(known.tolist()))
         where = torch.searchsorted(known, times) * tokens + part.cells
         heads = torch.arange(part.keys.shape[2])
         rows = [turns[index] if turns.ndim == 2 else turns[index, heads % turns.shape[1]] for index in where]
         return torch.cat([rotate(keys[None], row) for keys, row in zip(part.keys, rows, strict=True)])
+
+    def _table(self, times: tuple[int, ...]) -> Tensor:
+        """The turns at temporal indices; the passes and layers of a block ask for the same ones."""
+        if times not in self._tables:
+            spec = self.spec
+            self._tables[times] = table(
+                times, spec.grid, spec.axes, theta=spec.theta, multipliers=self.multipliers, dtype=self.dtype
+            )
+        return self._tables[times]
 
     def commit(self, slots: Sequence[Slot]) -> None:
         """Make slots of the frames that the last writer saw. Raises CacheError."""
