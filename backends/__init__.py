@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rollout.backend import Backend, Spec
-from rollout.errors import BackendError
+from rollout.errors import BackendError, SpecError
 from rollout.files import fingerprint
 from rollout.registry import find
 
@@ -146,5 +146,9 @@ BACKENDS = {
 
 def load_backend(name: str = "sprites", **options: Any) -> Backend:
     """Load a backend by name: load_backend("sprites", device="cpu"). Raises SpecError, BackendError."""
-    entry: Entry = find("backends", name)
+    entry = find("backends", name)
+    if not isinstance(entry, Entry):
+        raise SpecError(
+            f"the backend {name!r} is registered as {entry!r:.60}. Register a rollout.backends.Entry of its module."
+        )
     return entry.load(**options)

@@ -10,7 +10,7 @@ from rollout.errors import CacheError
 from rollout.handover import check_handover, taken_over
 from rollout.lanes import Lane
 from rollout.parts import Policy, Switch
-from rollout.slots import NO_FACTS, Block, Edit, Facts, Pass, Replay, Role, Slot, View, in_order, keep
+from rollout.slots import NO_FACTS, Block, Edit, Facts, Mix, Pass, Replay, Role, Slot, View, in_order, keep
 from rollout.strategy import Strategy
 from rollout.text import Json
 from rollout.timeline import Moment
@@ -117,10 +117,11 @@ def decide(
 
     `prepared` says what has happened to it already: 1 the switch, 2 making room too; `facts` what was measured of the
     slots, one number each. Raises CacheError where a part breaks the rules: slots beyond the window, rows that do not sum
-    to 1.
+    to 1, averages of a policy that says it makes none.
     """
+    policy = strategy.policy
     edit, again, now = None, None, tuple(slots)
-    renewal = strategy.policy.renew(now, block) if block.index > 0 and prepared < 1 else None
+    renewal = policy.renew(now, block) if block.index > 0 and prepared < 1 else None
     if renewal is not None:  # everything that a switch would touch goes
         edit, again = renewal
     elif (block.switch or block.cut or once is not None) and block.index > 0 and prepared < 1:
@@ -128,13 +129,14 @@ def decide(
         edit, again = switching.on_switch(now, block if once is None else replace(block, switch=True))
     if edit is not None:
         edit.check(len(now))
+        _check_blends(policy, edit, now, f"policy '{policy.kind}'" if renewal else f"switch '{strategy.switch.kind}'")
         now = edit.slots
         if again is not None:
             now = in_order(now + replayed(again, block.frames, block.scene, block.prompt))
-    policy = strategy.policy
     facts = _carried(facts, edit, len(now))
     room = room_for(policy, now, block.frames, facts) if prepared < 2 else keep(now, range(len(now)))
     room.check(len(now))
+    _check_blends(policy, room, now, f"policy '{policy.kind}'")
     now = room.slots
     _check_room(policy, now, block)
     passes = tuple(views_of(strategy, now, block, spec, horizon))
@@ -190,6 +192,16 @@ def _carried(facts: Facts, edit: Edit | None, count: int) -> Facts:
         stays = [numbers[row.sources[0]] if len(row.sources) == 1 else 0.0 for row in edit.rows]
         facts_after[name] = (*stays, *[0.0] * (count - len(stays)))
     return facts_after
+
+
+def _check_blends(policy: Policy, edit: Edit, before: Sequence[Slot], subject: str) -> None:
+    """Only a policy that says so averages frames: positions that need a frame's own number would date the average wrongly."""
+    for row in () if policy.blends else edit.rows:
+        if isinstance(row, Mix) and len(row.weights) > 1:
+            frames = ", ".join(str(before[i].frame) for i in row.sources)
+            raise CacheError(
+                f"{subject} averages frames {frames}, and the policy says blends=False. Write blends: ClassVar[bool] = True."
+            )
 
 
 def _check_room(policy: Policy, slots: Sequence[Slot], block: Block) -> None:

@@ -43,12 +43,17 @@ T = TypeVar("T")
 
 
 def register(group: str, name: str) -> Callable[[T], T]:
-    """Decorator that adds a rule, backend or metric under `name` for this process (a plugin file's way in)."""
+    """Decorator that adds a rule, backend or metric under `name` for this process (a plugin file's way in).
+
+    Raises SpecError for a group that is none, a rule of another kind than `name`, and a name that is built in.
+    """
     if group not in GROUPS:
         raise SpecError(f"there is no group {group!r} to register in; there are {', '.join(GROUPS)}.")
 
     def add(item: T) -> T:
         _same_name(group, name, item)
+        if _home(group).get(name, item) is not item:
+            raise SpecError(f"{name!r} is the name of a built-in {_singular(group)}. Register yours under another.")
         _added[group][name] = item
         return item
 
@@ -93,7 +98,15 @@ def names(group: str) -> list[str]:
 
 
 def find(group: str, name: str) -> Any:
-    """The object called `name` in a group. Raises SpecError with the closest name."""
+    """The object called `name` in a group.
+
+    Raises SpecError with the closest name, or where an installed plugin takes a built-in one.
+    """
+    if name in _plugins(group) and name in _home(group):
+        raise SpecError(
+            f"the installed plugin {_plugins(group)[name].value!r} offers a {_singular(group)} called {name!r}, which is built "
+            "in: records could mean either. Uninstall it, or have it renamed."
+        )
     for table in (_added[group], _home(group), _plugins(group)):
         if name in table:
             item = table[name]
@@ -121,13 +134,14 @@ def load_plugin(path: Path) -> None:
     if spec is None or spec.loader is None:
         raise SpecError(f"the plugin file {path} is no Python file. Its name must end in .py.")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
+    before = {group: dict(items) for group, items in _added.items()}
     try:
         spec.loader.exec_module(module)
-    except RolloutError:
-        del sys.modules[spec.name]
-        raise
     except Exception as error:
         del sys.modules[spec.name]
+        _added.update(before)  # a file that fails adds nothing
+        if isinstance(error, RolloutError):
+            raise
         raise SpecError(f"the plugin file {path} failed: {type(error).__name__}: {error}") from error
 
 

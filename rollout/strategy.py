@@ -26,13 +26,13 @@ from rollout.registry import find
 from rollout.slots import BLOCK, Block, Edit, Replay, Slot, flush
 from rollout.text import Json
 
-__all__ = ["AXES", "REFINEMENTS", "Strategy"]
+__all__ = ["AXES", "PROTOCOLS", "REFINEMENTS", "Strategy"]
 
 
 AXES = ("positions", "policy", "switch")
 REFINEMENTS = {"spectrum": "plain", "reads": "all", "order": "blocks", "store": "dense"}
 """The refinements, each with the kind that changes nothing."""
-_PROTOCOLS: dict[str, tuple[type, type]] = {
+PROTOCOLS: dict[str, tuple[type, type]] = {
     "positions": (Positions, PositionsDefaults),
     "policy": (Policy, PolicyDefaults),
     "switch": (Switch, SwitchDefaults),
@@ -41,6 +41,7 @@ _PROTOCOLS: dict[str, tuple[type, type]] = {
     "order": (Order, OrderDefaults),
     "store": (StoreRule, StoreDefaults),
 }
+"""Of each axis what a rule must have, and the mixin that has what most rules say."""
 
 
 def _usual(axis: str) -> Any:
@@ -49,7 +50,7 @@ def _usual(axis: str) -> Any:
 
 def _whole(axis: str, part: object) -> None:
     """Raise SpecError for a part that lacks a member of its protocol; says which, and which mixin has it."""
-    protocol, defaults = _PROTOCOLS[axis]
+    protocol, defaults = PROTOCOLS[axis]
     if isinstance(part, type) or not hasattr(part, "kind"):
         raise SpecError(f"{part!r} is no {axis} rule: the protocol {protocol.__name__} says what it needs.")
     lack = lacks(part, protocol, defaults)

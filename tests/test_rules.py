@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout import generate
+from rollout import generate, load_backend, load_plugin, registry
 from rollout.backend import BackendDefaults, Spec
 from rollout.backends import Entry
 from rollout.benchmarks.controls.policies import Oracle
 from rollout.errors import BackendError, CompositionError, SpecError
 from rollout.parts import Policy, Positions, Switch
 from rollout.plan import chunks, simulate
+from rollout.registry import find, names
 from rollout.slots import Block, Mix, Replay, Role, Slot, flush, keep
 from rollout.strategies import Absolute, Anchor, Cut, Ema, Fifo, Flush, Keep, Online, Recache, Relativistic, Sink
 from rollout.strategies.presets import PRESETS
@@ -411,6 +412,71 @@ def test_registering_needs_a_group_and_one_name() -> None:
         register("polices", "x")
     with pytest.raises(SpecError, match="its kind is 'fifo'"):
         register("policies", "mine")(Fifo)
+
+
+@dataclass(frozen=True)
+class Usurper(Sink):
+    """A policy that takes a built-in name."""
+
+    window: int = 9
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "item"),
+    [
+        ("policies", "sink", Usurper),
+        ("presets", "memrope", PRESETS["longlive"]),
+        ("backends", "sprites", object()),
+        ("metrics", "reaction", object()),
+    ],
+)
+def test_a_built_in_name_cannot_be_taken(group: str, name: str, item: object) -> None:
+    from rollout import register
+
+    before = find(group, name)
+    with pytest.raises(SpecError, match=rf"'{name}' is the name of a built-in .+\. Register yours under another\."):
+        register(group, name)(item)
+    assert find(group, name) is before
+    register(group, name)(before)  # the same thing once more takes nothing
+
+
+def test_an_installed_plugin_cannot_take_a_built_in_name_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "other-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[rollout.policies]\nfifo = other:Mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._plugins.cache_clear()
+    try:
+        with pytest.raises(
+            SpecError, match="the installed plugin 'other:Mine' offers a policy called 'fifo', which is built in"
+        ):
+            find("policies", "fifo")
+        assert find("policies", "sink") is Sink
+        assert names("policies").count("fifo") == 1
+    finally:
+        registry._plugins.cache_clear()
+
+
+def test_a_plugin_file_that_fails_adds_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "half.py"
+    path.write_text(
+        "from rollout import register\nfrom rollout.strategies.presets import PRESETS\n"
+        "register('presets', 'of-half')(PRESETS['memrope'])\nregister('presets', 'lol')(PRESETS['memrope'])\n"
+    )
+    with pytest.raises(SpecError, match="'lol' is the name of a built-in preset"):
+        load_plugin(path)
+    assert "of-half" not in names("presets")
+
+
+def test_a_backend_registered_as_something_else_is_refused() -> None:
+    with (
+        registry.registered("backends", "no-entry", object),
+        pytest.raises(SpecError, match=r"Register a rollout\.backends\.Entry"),
+    ):
+        load_backend("no-entry")
 
 
 @dataclass(frozen=True)

@@ -341,6 +341,53 @@ class Discreet(Ema):
     blends: ClassVar[bool] = False
 
 
+@refused("has read_able, which nobody asks: rollout.Policy calls it readable. Rename it, or write _read_able.")
+@dataclass(frozen=True)
+class Unheard(Fifo):
+    kind: ClassVar[str] = "unheard"
+
+    def read_able(self, slots, block):
+        return ()
+
+
+@refused("is no rule: it has none of place, make_room")
+@dataclass(frozen=True)
+class Slip(PolicyDefaults):
+    kind: ClassVar[str] = "slip"
+    window: int = 6
+
+    def make_rom(self, slots, frames):
+        return evict_oldest(slots, self.window - frames)
+
+
+refused("It has make_rom: rename that to make_room.")(Slip)
+
+
+@refused("the policy rule 'admitting' lacks admit; it has admits. Rename admits to admit.")
+@dataclass(frozen=True)
+class Admitting(PolicyDefaults):
+    kind: ClassVar[str] = "admitting"
+    window: int = 6
+
+    def make_room(self, slots, frames):
+        return evict_oldest(slots, self.window - frames)
+
+    def admits(self, block):
+        return ()
+
+
+@refused("switch 'mixing' averages frames 1, 2, and the policy says blends=False")
+@dataclass(frozen=True)
+class Mixing(SwitchDefaults):
+    kind: ClassVar[str] = "mixing"
+    flushes: ClassVar[bool] = True
+
+    def on_switch(self, slots, block, window):
+        edit = flush(slots)
+        halves = Mix(((len(slots) - 2, 0.5), (len(slots) - 1, 0.5)))
+        return replace(edit, rows=(*edit.rows[:-1], halves)), None
+
+
 @refused("admits [0, 1] for the frames 0 to 2: one slot a frame")
 @dataclass(frozen=True)
 class Careless(Sink):

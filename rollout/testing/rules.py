@@ -11,10 +11,11 @@ from typing import Any
 from rollout import specs
 from rollout.backend import Spec
 from rollout.errors import CheckError, CompositionError, RolloutError
+from rollout.members import alike, unheard
 from rollout.plan import Step, decide, room_for
 from rollout.registry import find, names, registered
 from rollout.slots import Block, Facts, Role, Slot, View, of_role
-from rollout.strategy import AXES, REFINEMENTS, Strategy
+from rollout.strategy import AXES, PROTOCOLS, REFINEMENTS, Strategy
 from rollout.testing.execution import Pair
 from rollout.testing.refinements import check_order, check_reads, check_spectrum
 from rollout.testing.steps import check_step
@@ -57,7 +58,9 @@ def check_rule(rule: object) -> None:
     part = _instance(rule)
     axis = next((axis for axis, method in METHODS.items() if hasattr(part, method)), None)
     if axis is None:
-        raise CheckError(f"{part!r} is no rule: it has none of {', '.join(METHODS.values())}.")
+        slips = alike(METHODS.values(), vars(type(part)))
+        meant = f" It has {', '.join(slips.values())}: rename that to {', '.join(slips)}." if slips else ""
+        raise CheckError(f"{part!r} is no rule: it has none of {', '.join(METHODS.values())}.{meant}")
     _check_value(axis, part)
     if axis == "spectrum":
         check_spectrum(part, SPEC)
@@ -128,6 +131,9 @@ def _check_value(axis: str, part: Any) -> None:
         pass
     except RolloutError as error:
         raise CheckError(str(error)) from error
+    slip = unheard(part, *PROTOCOLS[axis])
+    if slip:
+        raise CheckError(f"the {axis} rule '{part.kind}' {slip}")
     try:
         hash(part)
     except TypeError as error:

@@ -7,7 +7,7 @@ from rollout.backend import Spec
 from rollout.errors import CheckError
 from rollout.parts import Policy, Positions, Switch
 from rollout.plan import Step, replayed
-from rollout.slots import Block, Edit, Mix, Pick, Replay, Role, Slot, View, in_order, of_role
+from rollout.slots import Block, Edit, Pick, Replay, Role, Slot, View, in_order, of_role
 from rollout.strategy import Strategy
 
 __all__ = ["check_step"]
@@ -18,14 +18,14 @@ def check_step(strategy: Strategy, slots: Sequence[Slot], step: Step, spec: Spec
     policy, before = strategy.policy, tuple(slots)
     if step.switch is not None:
         subject = f"policy '{policy.kind}'" if step.renewal else f"switch '{strategy.switch.kind}'"
-        _check_edit(step.switch, before, policy.blends, subject)
+        _check_edit(step.switch, before, subject)
         if not step.block.cut and not step.renewal:
             _check_flush(strategy.switch, before, step.switch, step.replay)
         before = step.switch.slots
         if step.replay is not None:
             _check_replay(step.replay, slots, before, step.block, policy.window, subject)
             before = in_order(before + replayed(step.replay, step.block.frames, step.block.scene, step.block.prompt))
-    _check_edit(step.room, before, policy.blends, f"policy '{policy.kind}'")
+    _check_edit(step.room, before, f"policy '{policy.kind}'")
     _check_admitted(policy, step)
     _check_pinned(policy, before, step)
     _check_placement(strategy.positions, step, spec)
@@ -39,13 +39,11 @@ def _times(slots: Sequence[Slot], *roles: Role) -> list[int]:
     return [slot.time for slot in slots if slot.role in roles]
 
 
-def _check_edit(edit: Edit, before: Sequence[Slot], blends: bool, subject: str) -> None:
+def _check_edit(edit: Edit, before: Sequence[Slot], subject: str) -> None:
     """New slots are what they say; frames are cached once, recent ones in the order of time."""
     for slot, row in zip(edit.slots, edit.rows, strict=True):
         sources = [before[i] for i in row.sources]
         names = ", ".join(str(source.frame) for source in sources)
-        if isinstance(row, Mix) and len(sources) > 1 and not blends:
-            raise CheckError(f"{subject} averages frames {names}, and the policy says blends=False.")
         if isinstance(row, Pick) and slot.role is not Role.MEMORY:
             raise CheckError(f"{subject} makes a {slot.role} slot of tokens picked from {names}: they are memory.")
         if slot.frame not in (source.frame for source in sources):
