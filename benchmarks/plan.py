@@ -13,6 +13,7 @@ from rollout.files import write_text
 from rollout.text import Json
 
 __all__ = [
+    "FILE",
     "ArmPlan",
     "AxisPlan",
     "BackendPlan",
@@ -128,6 +129,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     workers: int = 1
     threads: int = 1
     planned: str = ""
+    arguments: tuple[str, ...] = ()
+    """What `rollout bench run` was given beside suite and folder that changes what is run."""
 
     @property
     def levels(self) -> list[float | int | None]:

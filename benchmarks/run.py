@@ -16,7 +16,18 @@ from rollout.benchmarks.executors.base import Attempt, Executor
 from rollout.benchmarks.executors.rows import in_batches
 from rollout.benchmarks.executors.work import Setup, Task
 from rollout.benchmarks.metrics import metric
-from rollout.benchmarks.plan import ArmPlan, AxisPlan, BackendPlan, CellPlan, ClaimPlan, MetricPlan, Plan, write_plan
+from rollout.benchmarks.plan import (
+    FILE,
+    ArmPlan,
+    AxisPlan,
+    BackendPlan,
+    CellPlan,
+    ClaimPlan,
+    MetricPlan,
+    Plan,
+    read_plan,
+    write_plan,
+)
 from rollout.benchmarks.store import Store
 from rollout.benchmarks.suites.suite import Suite
 from rollout.files import write_text
@@ -46,6 +57,8 @@ class Run:
     """Cells of one strategy and timing are rows of one rollout."""
     added: tuple[int, ...] = ()
     """Those of the suite's seeds that its file does not have."""
+    arguments: tuple[str, ...] = ()
+    """Of the command line, for whoever wants to run it again."""
 
     def __post_init__(self) -> None:
         self.store = Store(self.out)
@@ -68,6 +81,13 @@ class Run:
                 metrics = tuple(self.names[n] for n in lacking)
                 tasks[address] = Task(address, place.cell.to_dict(), metrics, self.store.done(address))
         return list(tasks.values())
+
+    def dropped(self) -> dict[str, str]:
+        """Strategies that the folder's run has so far and this one has not, by name, as text."""
+        if not (self.out / FILE).is_file():
+            return {}
+        before, now = read_plan(self.out).strategies, self.suite.along[0].arms
+        return {name: arm.text for name, arm in before.items() if not arm.role and name not in now}
 
     def attempts(self) -> Iterator[Attempt]:
         """Do what is missing. Raises RolloutError where it cannot begin."""
@@ -135,6 +155,7 @@ class Run:
             workers=self.executor.workers,
             threads=self.setup.threads,
             planned=time.strftime("%Y-%m-%d"),
+            arguments=self.arguments,
         )
         write_plan(self.out, plan)
         write_text(self.out / "suite.toml", suite.text)

@@ -1,6 +1,7 @@
 """rollout bench: run a suite, see what it shows."""
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -129,8 +130,21 @@ def run(
     setup = Setup(str(folder.resolve()), definition.backend, definition.options, device, threads, plugins)
     count = workers or (CLUSTER if address else max(1, (os.cpu_count() or 1) // threads))
     job = _with_seeds(
-        Run(definition, folder, setup, _executor(executor, count, device, address), again=again), add_seeds
+        Run(
+            definition,
+            folder,
+            setup,
+            _executor(executor, count, device, address),
+            again=again,
+            arguments=_arguments(model, add, plugin),
+        ),
+        add_seeds,
     )
+    for name, text in job.dropped().items():
+        print(
+            f"{name!r} was in this folder's run and is not in this one: its rollouts stay, and the report leaves it out. "
+            f"Add --add {shlex.quote(f'{name}={text}')} to keep it, and the --plugin that it needs."
+        )
     missing = job.total if again else len(job.missing())
     print(
         f"{definition.name}: {job.total} cells, {job.total - missing} there, {missing} to do; {executor.value}, into {folder}"
@@ -167,6 +181,12 @@ def results(
 
     write_results(folders, to)
     print(to)
+
+
+def _arguments(model: str | None, add: list[str] | None, plugin: list[Path] | None) -> tuple[str, ...]:
+    """What changes the run beside suite and folder, as it was given."""
+    pairs = [("--model", [model] if model else []), ("--add", add or []), ("--plugin", plugin or [])]
+    return tuple(word for option, values in pairs for value in values for word in (option, str(value)))
 
 
 def _with_seeds(job: "Run", more: int | None) -> "Run":

@@ -1,12 +1,16 @@
 """rollout bench, score and export as a user types them: a suite from file to table, again, changed, and extended."""
 
+import html
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from rollout.benchmarks.report import write_report
 from rollout.benchmarks.results import BEGIN, END, write_results
 from rollout.benchmarks.store import Store
 from rollout.benchmarks.summary import summarise
@@ -217,6 +221,35 @@ def test_an_unfinished_run_gives_no_results(copy: Path) -> None:
     shutil.rmtree(next((copy / "run" / "cells").iterdir()))
     with pytest.raises(OutputError, match="5 of 6 cells"):
         write_results([copy / "run"], copy / "RESULTS.md")
+
+
+def test_a_page_of_an_unfinished_run_says_so(copy: Path) -> None:
+    page = write_report(copy / "run").read_text(encoding="utf-8")
+    assert "Unfinished" not in page
+    assert "so far</p>" not in page
+    shutil.rmtree(next((copy / "run" / "cells").iterdir()))
+    page = write_report(copy / "run").read_text(encoding="utf-8")
+    assert "Unfinished: 5 of 6 rollouts so far." in page
+    assert "so far</p>" in page
+
+
+def test_the_page_says_what_runs_all_of_it_again(copy: Path) -> None:
+    """With rules and strategies of one's own, from the run's own record; and what would leave them out says so."""
+    plugin, added = copy / "my rule.py", "mine=relativistic dilated:window=9+flush"
+    plugin.write_text(OWN.read_text())
+    result = bench(copy, "--plugin", plugin, "--add", added)
+    assert result.exit_code == 0, result.output
+    page = write_report(copy / "run").read_text(encoding="utf-8")
+    command = shlex.split(html.unescape(re.search("<code>(rollout bench run .*?)</code>", page)[1]))
+    assert command[3:] == [
+        *(str(copy / "run" / "suite.toml"), "--out", str(copy / "run"), "--add", added, "--plugin", str(plugin)),
+    ]
+    again = rollout(*command[1:], "--executor", "serial")
+    assert "9 cells, 9 there, 0 to do" in again.output
+    assert "is not in this one" not in again.output
+    without = bench(copy)
+    assert "'mine' was in this folder's run and is not in this one" in without.output
+    assert f"--add '{added}'" in without.output
 
 
 def test_cells_that_fail_are_told_and_tried_again(copy: Path) -> None:

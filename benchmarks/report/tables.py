@@ -59,10 +59,10 @@ def _some(count: int, noun: str) -> str:
 
 
 def command(out: Path, plan: Plan) -> str:
-    """What runs it again."""
-    suite = plan.suite if plan.suite in shipped() else f"{out.name}/suite.toml"
-    device = "" if plan.backend.device == "cpu" else f" --device {shlex.quote(plan.backend.device)}"
-    return f"rollout bench run {shlex.quote(suite)} --out {shlex.quote(out.name)}{device}"
+    """What runs it again, with all that was added to its suite."""
+    suite = plan.suite if plan.suite in shipped() else str(out / "suite.toml")
+    device = () if plan.backend.device == "cpu" else ("--device", plan.backend.device)
+    return shlex.join(["rollout", "bench", "run", suite, "--out", str(out), *device, *plan.arguments])
 
 
 def failures(summary: Summary) -> list[dict[str, str]]:
