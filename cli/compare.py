@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rollout.cli.composition import Composition
 from rollout.cli.gen import SHOW
 from rollout.cli.model import Choice, chooses_model
 from rollout.cli.options import (
+    ContextNoise,
     Extra,
     Out,
     Plugin,
     Prefix,
+    Shift,
+    Steps,
     added,
     load_plugins,
     told,
@@ -42,7 +46,7 @@ USUAL = ("self-forcing", "longlive", "infinity-rope", "memrope")
 """The presets where none is named, those that are possible for the script's length."""
 
 
-@chooses_model("attention_backend", "compile", "low_vram")
+@chooses_model()
 def compare(
     what: Annotated[
         list[str] | None,
@@ -54,6 +58,9 @@ def compare(
     add: Extra = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise, the same for all; default: 0.")] = None,
     prefix: Prefix = None,
+    steps: Steps = None,
+    shift: Shift = None,
+    context_noise: ContextNoise = 0.0,
     out: Out = None,
     webp: Annotated[
         bool, typer.Option("--webp", help="Also write compare.webp, animated, at most 1.5 MB and 800 pixels wide.")
@@ -84,7 +91,7 @@ def compare(
         "device": choice.device,
         "options": choice.options,
     }
-    _generate(_named(preset, add), recipe, choice, folder, webp)
+    _generate(_named(preset, add), recipe, choice, folder, webp, (steps, shift, context_noise))
 
 
 def _named(preset: Sequence[str] | None, add: Sequence[str] | None) -> "list[tuple[str, Strategy]]":
@@ -106,7 +113,14 @@ def _folder(name: str) -> str:
     return folder[:80]
 
 
-def _generate(strategies: "list[tuple[str, Strategy]]", recipe: Json, choice: Choice, folder: Path, webp: bool) -> None:
+def _generate(
+    strategies: "list[tuple[str, Strategy]]",
+    recipe: Json,
+    choice: Choice,
+    folder: Path,
+    webp: bool,
+    levels: tuple[int | None, float | None, float],
+) -> None:
     """Check everything, then roll out one strategy after the other: one cache at a time, and times that are its own."""
     from rollout.benchmarks.compare.runs import read_runs
     from rollout.files import new_folder
@@ -116,18 +130,24 @@ def _generate(strategies: "list[tuple[str, Strategy]]", recipe: Json, choice: Ch
     script = Script.parse(recipe["text"])
     model = choice.load()
     strategies = strategies or _usual(script, model)
-    recipes = [Recipe(strategy, **recipe) for _, strategy in strategies]
+    schedule = Composition().schedule(*levels, model.schedule)
+    recipes = [Recipe(strategy, schedule=schedule, **recipe) for _, strategy in strategies]
     folders = [folder / _folder(name) for name, _ in strategies]
     first = Job(model, recipes[0], folders[0], exact=True)
     for _, strategy in strategies:
         strategy.check(model.spec, first.rollout.blocks * model.spec.block)
-    new_folder(folder)
+    finished = _taken_up(folder, folders, recipes)
+    if not finished:
+        new_folder(folder)
     for line in told(planned(script, model.spec, first=first.rollout.first)):
         print(line)
     del first
     for n, ((name, strategy), into) in enumerate(zip(strategies, folders, strict=True)):
-        print(f"{name}: {strategy}", flush=True)
-        _roll(model, recipes[n], into, folders[:n])
+        print(f"strategy {n + 1} of {len(folders)}, {name}: {strategy}", flush=True)
+        if into in finished:
+            print("  finished before: taken as it is")
+        else:
+            _roll(model, recipes[n], into)
     _show(read_runs(folders, [name for name, _ in strategies]), folder, webp)
 
 
@@ -150,7 +170,28 @@ def _usual(script: Script, backend: "Backend") -> "list[tuple[str, Strategy]]":
     return strategies
 
 
-def _roll(backend: "Backend", recipe: "Recipe", into: Path, finished_runs: Sequence[Path]) -> None:
+def _taken_up(folder: Path, folders: Sequence[Path], recipes: "Sequence[Recipe]") -> set[Path]:
+    """Runs of the same recipes that an earlier start into this folder has finished. Raises OutputError for other ones."""
+    from rollout.run.record import RunFolder
+
+    finished = set()
+    for into, recipe in zip(folders, recipes, strict=True):
+        if not (into / RunFolder.FILE).is_file():
+            continue
+        if RunFolder.open(into).record.recipe.to_dict() != recipe.to_dict():
+            raise OutputError(f"{into} is a run of another script, seed, model or strategy. Choose another --out.")
+        finished.add(into)
+    names = {into.name for into in folders} | {"compare.mp4", "compare.webp", "table.md"}
+    strange = [path for path in folder.iterdir() if path.name not in names] if finished else []
+    if strange:
+        raise OutputError(f"{strange[0]} is nothing of this comparison. Choose another --out.")
+    for into in folders:  # what a killed start has left
+        if finished and into not in finished:
+            shutil.rmtree(into, ignore_errors=True)
+    return finished
+
+
+def _roll(backend: "Backend", recipe: "Recipe", into: Path) -> None:
     """One run into its folder, which vanishes where the run does not finish."""
     from rollout.files import new_folder
     from rollout.run.job import Job
@@ -163,12 +204,9 @@ def _roll(backend: "Backend", recipe: "Recipe", into: Path, finished_runs: Seque
         with suppress(OSError):  # holds what is done
             into.parent.rmdir()
         if isinstance(error, Stopped):
-            rest = (
-                f"finished runs are kept ({', '.join(map(str, finished_runs))})"
-                if finished_runs
-                else "nothing was kept"
-            )
-            stop = Stopped(f"stopped; {rest}. Start again with a new --out.")
+            kept = into.parent.is_dir()
+            rest = "finished runs are kept, and the same command goes on from there" if kept else "nothing was kept"
+            stop = Stopped(f"stopped; {rest}.")
             stop.code = error.code
             raise stop from None
         raise

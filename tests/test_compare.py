@@ -384,14 +384,27 @@ def test_a_stop_keeps_finished_runs_alone(tmp_path: Path, monkeypatch: pytest.Mo
             if self.folder.name == "flush" and n == 1:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(Job, "run", stopped)
     out = tmp_path / "out"
-    done = run("compare", f"{A}[1.125s]", *ADD, "--threads", "1", "--out", str(out))
+    command = ("compare", f"{A}[1.125s]", *ADD, "--threads", "1", "--steps", "2", "--out", str(out))
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "run", stopped)
+        done = run(*command)
     assert isinstance(done.exception, Stopped)
     assert done.exception.code == 130
-    assert str(out / "keep-12-1") in str(done.exception)
+    assert "the same command goes on from there" in str(done.exception)
     assert [p.name for p in out.iterdir()] == ["keep-12-1"]
     assert (out / "keep-12-1" / "run.json").is_file()
+    before = (out / "keep-12-1" / "run.json").stat().st_mtime_ns
+    refused("a run of another script", f"{B}[1.125s]", *ADD, "--steps", "2", "--out", str(out))
+    (out / "flush").mkdir()  # as a kill leaves it
+    (out / "flush" / "video.partial.mp4").touch()
+    again = run(*command)
+    assert again.exit_code == 0, again.output
+    assert "strategy 1 of 2, keep 12/1" in again.output
+    assert again.output.count("finished before: taken as it is") == 1
+    assert (out / "keep-12-1" / "run.json").stat().st_mtime_ns == before
+    assert {p.name for p in out.iterdir()} == {"keep-12-1", "flush", "compare.mp4", "table.md"}
+    monkeypatch.setattr(Job, "run", stopped)
     first = run("compare", f"{A}[1.125s]", *reversed_pairs(ADD), "--threads", "1", "--out", str(tmp_path / "none"))
     assert "nothing was kept" in str(first.exception)
     assert not (tmp_path / "none").exists()

@@ -15,7 +15,21 @@ from rollout.timeline import Event
 
 __all__ = ["BackendRecord", "Donor", "PrefixRecord", "Recipe", "RecipeRecord", "ScriptText"]
 
-OPTIONS = ("model", "height", "width", "dtype", "attention_backend", "compile", "low_vram", "block")
+OPTIONS = (
+    *(
+        "model",
+        "height",
+        "width",
+        "dtype",
+        "attention_backend",
+        "compile",
+        "low_vram",
+        "vae_dtype",
+        "guidance",
+        "negative",
+    ),
+    "block",
+)
 """What a recipe may hand to a backend: a file that was changed by hand can ask for nothing else."""
 
 
