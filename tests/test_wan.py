@@ -19,13 +19,14 @@ from torch import Tensor
 
 from rollout import Schedule, Strategy, generate, load_backend, preset
 from rollout.backends.wan import weights
+from rollout.backends.wan.checkpoint import read_checkpoint
 from rollout.backends.wan.folder import INDEX, describe
 from rollout.backends.wan.hooks import ExactTimesteps, hooked
 from rollout.backends.wan.loading import load_transformer
 from rollout.backends.wan.model import Wan
 from rollout.backends.wan.text import TextEncoder, clean
 from rollout.backends.wan.vae import WanDecoder, encode_frames, unscale
-from rollout.backends.wan.weights import import_checkpoint, read_checkpoint
+from rollout.backends.wan.weights import import_checkpoint
 from rollout.cache import KVCache
 from rollout.errors import BackendError, OutputError
 from rollout.run.video import read_video
@@ -430,7 +431,7 @@ def test_import_merges_a_lora(folder: Path, tmp_path: Path) -> None:
     found = load_file(tmp_path / "to" / "transformer" / "diffusion_pytorch_model.safetensors")
     torch.testing.assert_close(found["blocks.0.attn1.to_q.weight"], base[f"{name}.weight"] + 2.0 * up @ down)
     save_file({"blocks.7.x.lora_A.weight": down}, tmp_path / "other.safetensors")
-    with pytest.raises(BackendError, match="is not in the checkpoint"):
+    with pytest.raises(BackendError, match="has no weight in the model"):
         import_checkpoint(tmp_path / "w.safetensors", folder, tmp_path / "no", lora=tmp_path / "other.safetensors")
     assert not (tmp_path / "no").exists()
 
@@ -457,10 +458,14 @@ def test_bad_checkpoints(folder: Path, tmp_path: Path) -> None:
     case("missing.pt", "is not a file")
     torch.save({"generator_ema": good}, tmp_path / "whole.pt")
     whole = (tmp_path / "whole.pt").read_bytes()
-    case("truncated.pt", "cannot be read|no plain tensor file", data=whole[: len(whole) // 2])
-    case("evil.pt", "runs no pickled code|cannot be read", data=pickle.dumps({"generator_ema": Evil()}))
+    case("truncated.pt", "is cut off", data=whole[: len(whole) // 2])
+    case("evil.pt", "is a Python pickle", data=pickle.dumps({"generator_ema": Evil()}))
+    case(
+        "evil-zip.pt",
+        "needs pickled code .posix.system., and rollout runs no pickled code",
+        tensors={"generator": Evil()},
+    )
     case("list.pt", "no mapping of names", tensors=[1, 2])
-    case("raw-only.pt", "Use --raw", tensors={"generator": good})
     case("other.safetensors", "lacks .* has unexpected", tensors={"conv.weight": torch.zeros(1)})
     case(
         "lacks.safetensors",
@@ -484,7 +489,7 @@ def test_bad_checkpoints(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "full" / "x").write_text("mine")
     with pytest.raises(OutputError, match="not empty"):
         import_checkpoint(tmp_path / "whole.pt", folder, tmp_path / "full")
-    assert read_checkpoint(tmp_path / "whole.pt").keys() == good.keys()
+    assert read_checkpoint(tmp_path / "whole.pt").tensors.keys() == good.keys()
 
 
 def test_bad_folders(folder: Path, tmp_path: Path) -> None:
