@@ -1,8 +1,10 @@
 """Small things that many places need: the form of JSON, what went wrong, what may have been meant, what a rule says of itself."""
 
 import inspect
+import re
 from collections.abc import Iterable
-from difflib import get_close_matches
+from itertools import takewhile
+from operator import eq
 from typing import Any
 
 __all__ = ["Json", "cause", "first_paragraph", "hint"]
@@ -17,10 +19,48 @@ def cause(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+STEM = 6
+"""Letters at least that two words begin with to be forms of one, such as relative and relativistic."""
+
+
 def hint(name: str, names: Iterable[str]) -> str:
-    """The words "Did you mean 'NAME'? " of the closest known name; nothing where none is close."""
-    near = get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"Did you mean {near[0]!r}? " if near else ""
+    """The words "Did you mean 'NAME'? " of the nearest known name; nothing where none differs by a slip alone."""
+    near = [(sum(edits), known) for known in names if (edits := _slips(name.casefold(), known.casefold()))]
+    return f"Did you mean {min(near)[1]!r}? " if near else ""
+
+
+def _slips(name: str, known: str) -> list[int]:
+    """The edits of each word of a name where every word is near its counterpart, else nothing."""
+    words, others = (re.split(r"[^\w.]|_", text[:100]) for text in (name, known))
+    if len(words) != len(others):
+        return []
+    edits = [_edits(word, other) for word, other in zip(words, others, strict=True)]
+    near = all(map(_near, words, others, edits))
+    return edits if near else []
+
+
+def _near(word: str, other: str, edits: int) -> bool:
+    """A slip of the finger, or another form of the word; another number is another thing."""
+    number, other_number = (re.sub(r"\D", "", text) for text in (word, other))
+    if number and other_number and number != other_number:
+        return False
+    stem = len(list(takewhile(bool, map(eq, word, other))))
+    # the first letter is wrong only where it changed its place: 'clip' means no 'slip'
+    first = stem > 0 or word[:2] == other[:2][::-1]
+    return (edits <= max(1, len(word) // 3) and first) or stem >= max(STEM, 3 * len(word) // 4)
+
+
+def _edits(word: str, other: str) -> int:
+    """Letters that are inserted, left out, replaced or swapped with their neighbour (the optimal string alignment distance)."""
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(word):
+        earlier, before, row = before, row, [i + 1]
+        for j, opposite in enumerate(other):
+            row.append(min(before[j + 1] + 1, row[j] + 1, before[j] + (letter != opposite)))
+            if i and j and letter == other[j - 1] and word[i - 1] == opposite:
+                row[-1] = min(row[-1], earlier[j - 1] + 1)
+    return row[-1]
 
 
 def first_paragraph(item: object) -> str:

@@ -193,7 +193,7 @@ BAD = {
     ),
     "no frames": ("jumps[0f]", "jumps[1.5s]", 2, "Use [3f]"),
     "at without an axis": ('metric = "action"\nat = 3', 'metric = "action"', 23, "which has no [axis]"),
-    "unknown control": ("[controls]\ntrust = true\n\n[[claims]]", "[[claims]]", 18, "Did you mean 'truth'?"),
+    "unknown control": ("[controls]\ntruht = true\n\n[[claims]]", "[[claims]]", 18, "Did you mean 'truth'?"),
     "truth is yes or no": ("[controls]\ntruth = 'yes'\n\n[[claims]]", "[[claims]]", 18, "truth is true or false"),
     "an oracle that knows nothing": (
         "[controls]\noracle = 'relativistic oracle:first=4,last=2+keep'\n\n[[claims]]",
