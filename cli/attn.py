@@ -13,6 +13,7 @@ from rollout.cli.options import (
     Out,
     Plugin,
     Prefix,
+    Seed,
     load_plugins,
 )
 from rollout.errors import SpecError
@@ -36,7 +37,7 @@ def attn(
     step: Annotated[
         int | None, typer.Option(metavar="K", help="The denoising step, from 0; default: the last noisy one.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    seed: Seed = 0,
     out: Out = None,
     force: Force = False,
     prefix: Prefix = None,

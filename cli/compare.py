@@ -30,6 +30,7 @@ from rollout.cli.options import (
 )
 from rollout.cli.watch import bar, watch
 from rollout.errors import CompositionError, OutputError, Stopped
+from rollout.sampler import MOST_SEED
 from rollout.script import Script, planned
 from rollout.strategy import Strategy
 from rollout.text import Json
@@ -56,7 +57,9 @@ def compare(
         list[str] | None, typer.Option("--preset", metavar="NAME", help="A published composition; 2 to 6 strategies.")
     ] = None,
     add: Extra = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the noise, the same for all; default: 0.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=MOST_SEED, help="Seed of the noise, the same for all; default: 0.")
+    ] = None,
     prefix: Prefix = None,
     steps: Steps = None,
     shift: Shift = None,

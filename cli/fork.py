@@ -9,6 +9,7 @@ import typer
 from rollout.cli.composition import Composition
 from rollout.cli.gen import roll
 from rollout.cli.options import Plugin, load_plugins, reload_backend
+from rollout.sampler import MOST_SEED
 
 __all__ = ["fork"]
 
@@ -22,7 +23,9 @@ def fork(
     prompt: Annotated[
         list[str] | None, typer.Option("--prompt", metavar="SCRIPT", help="How it goes on; default: as it was.")
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Another seed of the noise from there on.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, max=MOST_SEED, help="Another seed of the noise from there on.")
+    ] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Encode the history under the new strategy, instead of carrying over.")
     ] = False,

@@ -13,6 +13,7 @@ from rollout.cli.options import (
     Out,
     Plugin,
     Prefix,
+    Seed,
     Shift,
     Steps,
     load_plugins,
@@ -41,7 +42,7 @@ def gen(
     ] = None,
     *,
     composition: Composition,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    seed: Seed = 0,
     out: Out = None,
     force: Force = False,
     latents: Annotated[

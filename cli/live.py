@@ -16,6 +16,7 @@ from rollout.cli.options import (
     Steps,
     load_plugins,
 )
+from rollout.sampler import MOST_SEED
 from rollout.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def live(
         list[str] | None,
         typer.Option(metavar="STRATEGY", help="A preset, or 'POSITIONS POLICY+SWITCH'; one to four times."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise, the same in all panes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the noise, the same in all panes.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Save all panes here at Ctrl-C; the page saves here too, or in out."),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rollout.sampler import MOST_SEED
 from rollout.script import Planned
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ __all__ = [
     "Out",
     "Plugin",
     "Prefix",
+    "Seed",
     "Shift",
     "Steps",
     "added",
@@ -42,6 +44,7 @@ Shift = Annotated[
     float | None, typer.Option(help="Shift of the noise schedule; default: the preset's, else the model's, mostly 5.")
 ]
 ContextNoise = Annotated[float, typer.Option(help="Timestep (0..1000) of the clean pass that writes the cache.")]
+Seed = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the noise.")]
 BackendName = Annotated[str, typer.Option("--backend", metavar="NAME", help="The model: see 'rollout ls backends'.")]
 Plugin = Annotated[
     list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers rules of its own.")

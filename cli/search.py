@@ -31,7 +31,7 @@ def search(
         int, typer.Option(min=4, metavar="N", help="Prompts of the suite: half to search on, half to tell what holds.")
     ] = 12,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: runs/search.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the search.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes on CPUs.")] = 1,
     plugin: Plugin = None,
 ) -> None:

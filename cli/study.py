@@ -12,6 +12,7 @@ import typer
 
 from rollout.cli.options import Plugin, load_plugins
 from rollout.errors import OutputError
+from rollout.sampler import MOST_SEED
 from rollout.text import Json
 
 __all__ = ["Asked", "app", "build", "score"]
@@ -34,7 +35,7 @@ def build(
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder: page/ is handed out, key.json is not.")],
     pairs: Annotated[int, typer.Option(min=1, help="Pairs at most.")] = 12,
     repeats: Annotated[int, typer.Option(min=0, help="Pairs that come again with sides swapped, as a check.")] = 2,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of pairs and of the names.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the choice of pairs and of the names.")] = 0,
     questions: Annotated[
         Asked | None, typer.Option(help="What is asked; default: action where a script's prompt changes, else long.")
     ] = None,

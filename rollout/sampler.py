@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["Noise", "Schedule", "seeded"]
+__all__ = ["MOST_SEED", "Noise", "Schedule", "check_seed", "seeded"]
 
+MOST_SEED = 2**63 - 1
+"""The largest seed: every file format and library that a seed passes through holds it."""
 Noise = Callable[[Block, int], "Tensor"]
 """(block, step) -> standard normal (B, F, C, H, W); step 0 starts the block, step k re-noises after step k."""
 
@@ -44,8 +46,10 @@ class Schedule:
             raise RolloutError(
                 f"the steps {self.steps} are no falling noise levels in (0, 1]. Use such as 1, 0.75, 0.5, 0.25."
             )
-        if self.shift <= 0 or not 0 <= self.context < 1000:
-            raise RolloutError(f"shift {self.shift} must be above 0 and context noise {self.context} within 0..1000.")
+        if not 0 < self.shift < float("inf") or not 0 <= self.context < 1000:
+            raise RolloutError(
+                f"shift {self.shift} must be a number above 0, and context noise {self.context} one within 0..1000."
+            )
         if self.first is not None and self.first.first is not None:
             raise RolloutError(
                 "the first block's schedule names another one for the first block. Give its steps alone."
@@ -98,9 +102,21 @@ class Schedule:
         return self.first if index == 0 and self.first is not None else self
 
 
+def check_seed(seed: int) -> None:
+    """Raise RolloutError for a seed that is none: beyond 64 bits two of them would be one."""
+    if not 0 <= seed <= MOST_SEED:
+        raise RolloutError(f"the seed {seed} is not within 0 and {MOST_SEED}. Use a smaller whole number.")
+
+
 def seeded(seeds: Sequence[int], latent: tuple[int, int, int], *, device: "torch.device | str" = "cpu") -> Noise:
-    """Noise that depends on (seed, block, step) alone, one seed a batch row: the same whatever the strategy or order."""
+    """Noise that depends on (seed, block, step) alone, one seed a batch row: the same whatever the strategy or order.
+
+    Raises RolloutError for a seed that is not within 0 and 2**63 - 1.
+    """
     import torch
+
+    for seed in seeds:
+        check_seed(seed)
 
     def noise(block: Block, step: int) -> "Tensor":
         rows = []

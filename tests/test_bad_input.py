@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from rollout import Strategy, preset
+from rollout import Strategy, generate, preset
 from rollout.cli import main
 from rollout.errors import RolloutError, Stopped
 from rollout.run.job import Job
@@ -123,7 +123,14 @@ def test_scripts(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["--steps", "many"], "--steps"),
         (["--shift", "0"], "shift 0"),
         (["--context-noise", "1000"], "context noise 1000"),
+        (["--shift", "nan"], "shift nan must be a number above 0"),
+        (["--shift", "inf"], "shift inf must be a number above 0"),
         (["--context-noise", "nan"], "context noise nan"),
+        (["--context-noise", "inf"], "context noise inf"),
+        (["--seed", "-1"], "--seed"),
+        (["--seed", str(2**63)], "Invalid value for '--seed'"),
+        (["--seed", str(2**64)], "Invalid value for '--seed'"),
+        (["--seed", "nan"], "--seed"),
         (["--prefix", "missing.mp4"], "not a file"),
         (["--prefix", "0"], "no number of true blocks"),
         (["--snapshot-every", "0"], "--snapshot-every"),
@@ -136,6 +143,30 @@ def test_scripts(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_options(args: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert says in refused(capsys, "gen", SHORT, "--out", str(tmp_path / "out"), *args)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("attn", SHORT),
+        ("compare", SHORT),
+        ("live", "--no-open"),
+        ("fork", ".", "--at", "1"),
+        ("study", "build", "."),
+        ("bench", "search"),
+    ],
+    ids=lambda command: command[0],
+)
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_that_another_one_would_equal_is_refused_everywhere(
+    command: tuple[str, ...], seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, *command, "--out", str(tmp_path / "out"), "--seed", str(seed))
+    assert "Invalid value for '--seed'" in line
+    with pytest.raises(RolloutError, match="not within 0"):
+        generate(micro_backend(torch.float32), preset("infinity-rope"), f"{A}[1s]", seeds=seed)
+    with pytest.raises(RolloutError, match="not within 0"):
+        Recipe(preset("infinity-rope"), A, seed)
 
 
 class Bomb:

@@ -351,3 +351,11 @@ def test_a_rule_of_ones_own_is_everywhere(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["strategy"]["positions"] == {"kind": "folded", "near": 4}
     assert set(record["rules"]) == {"positions folded", "policy dilated"}
+
+
+def test_a_record_may_hold_whatever_a_command_hands_to_a_backend() -> None:
+    """Or a run with that option could not be resumed, forked or repeated."""
+    from rollout.cli.model import OPTIONS
+    from rollout.run import recipe
+
+    assert set(OPTIONS) - {"backend", "device", "threads"} == set(recipe.OPTIONS)

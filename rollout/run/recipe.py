@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from rollout.errors import OutputError
-from rollout.sampler import Schedule
+from rollout.sampler import Schedule, check_seed
 from rollout.strategy import Strategy
 from rollout.text import Json
 from rollout.timeline import Event
@@ -16,18 +16,16 @@ from rollout.timeline import Event
 __all__ = ["BackendRecord", "Donor", "PrefixRecord", "Recipe", "RecipeRecord", "ScriptText"]
 
 OPTIONS = (
-    *(
-        "model",
-        "height",
-        "width",
-        "dtype",
-        "attention_backend",
-        "compile",
-        "low_vram",
-        "vae_dtype",
-        "guidance",
-        "negative",
-    ),
+    "model",
+    "height",
+    "width",
+    "dtype",
+    "attention_backend",
+    "compile",
+    "low_vram",
+    "vae_dtype",
+    "guidance",
+    "negative",
     "block",
 )
 """What a recipe may hand to a backend: a file that was changed by hand can ask for nothing else."""
@@ -62,6 +60,10 @@ class Recipe:
     """What came from outside."""
     donor: Donor | None = None
     """Whose memory the run gets: a control, to see whether memory decides anything."""
+
+    def __post_init__(self) -> None:
+        for _, seed in self.videos:
+            check_seed(seed)
 
     @property
     def block(self) -> int | None:
