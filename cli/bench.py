@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -185,8 +185,12 @@ def results(
 
 def _arguments(model: str | None, add: list[str] | None, plugin: list[Path] | None) -> tuple[str, ...]:
     """What changes the run beside suite and folder, as it was given."""
-    pairs = [("--model", [model] if model else []), ("--add", add or []), ("--plugin", plugin or [])]
-    return tuple(word for option, values in pairs for value in values for word in (option, str(value)))
+    values: dict[str, Sequence[object]] = {
+        "--model": [model] if model else [],
+        "--add": add or [],
+        "--plugin": plugin or [],
+    }
+    return tuple(word for option in values for value in values[option] for word in (option, str(value)))
 
 
 def _with_seeds(job: "Run", more: int | None) -> "Run":
