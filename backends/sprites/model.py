@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from rollout.backend import Attend
 from rollout.backends.sprites.grammar import SLOTS, TOKENS
 
-__all__ = ["LAYOUT_GAIN", "Layer", "Pair", "Shape", "SpriteTransformer", "Texts"]
+__all__ = ["LAYOUT_GAIN", "Layer", "Pair", "Shape", "SpriteTransformer", "Texts", "Times"]
 
 Pair = tuple[Tensor, Tensor]
 """Keys and values."""
@@ -32,6 +32,13 @@ class Texts(NamedTuple):
 
     pairs: list[Pair]
     layout: Tensor
+
+
+class Times(NamedTuple):
+    """Timesteps as the model reads them, each (B, F, 1, d): every layer's shift, 1 + scale, gate, twice; the head's two."""
+
+    layers: list[tuple[Tensor, ...]]
+    head: tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,30 @@ class Layer(nn.Module):
         self.up, self.down = nn.Linear(d, shape.ffn), nn.Linear(shape.ffn, d)
 
         self.qkv: Pair | None = None
+        self.norm_qk: Tensor | None = None
 
     def fuse(self) -> None:
-        """One matrix for q, k and v: for inference, once the weights are where they stay. It is no part of the state."""
+        """One matrix for q, k and v, and one norm: for inference, once the weights are where they stay; no part of the state."""
         parts = self.q, self.k, self.v
         self.qkv = torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])
+        self.norm_qk = torch.stack([self.norm_q.weight, self.norm_k.weight])
+
+    def times(self, time: Tensor) -> tuple[Tensor, ...]:
+        """What time (B, F, 6, d) does to the layer: shift, 1 + scale and gate of attention, then of feed-forward."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (time + self.modulation)[:, :, :, None].unbind(2)
+        return shift1, 1 + scale1, gate1, shift2, 1 + scale2, gate2
+
+    def project(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normed q and k, and v, of y (B, F*hw, d): each (B, F*hw, heads, D)."""
+        if self.qkv is None or self.norm_qk is None:
+            q, k, v = self.norm_q(self.q(y)), self.norm_k(self.k(y)), self.v(y)
+        else:
+            qk, v = F.linear(y, *self.qkv).unflatten(-1, (3, -1)).split([2, 1], -2)
+            scale = torch.rsqrt(qk.pow(2).mean(-1, keepdim=True).add_(1e-6))
+            q, k = (qk * scale).mul_(self.norm_qk).unbind(-2)
+            v = v.squeeze(-2)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (q, k, v))
+        return q, k, v
 
     def text(self, text: Tensor) -> Pair:
         """Cross-attention's keys and values (B, F or 1, heads, tokens, D) of text (B, F or 1, tokens, d)."""
@@ -79,16 +105,14 @@ class Layer(nn.Module):
         k, v = (x.unflatten(-1, (self.heads, -1)).transpose(2, 3) for x in (k, v))
         return k, v
 
-    def forward(self, x: Tensor, time: Tensor, text: Pair, attend: Attend) -> Tensor:
-        """x (B, F, hw, d), time (B, F, 6, d), text as `text` gives it."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = (time + self.modulation)[:, :, :, None].unbind(2)
-        y = _norm(x) * (1 + scale1) + shift1
-        y = y.flatten(1, 2)
-        q, k, v = (self.q(y), self.k(y), self.v(y)) if self.qkv is None else F.linear(y, *self.qkv).chunk(3, -1)
-        q, k, v = (p.unflatten(-1, (self.heads, -1)) for p in (self.norm_q(q), self.norm_k(k), v))
+    def forward(self, x: Tensor, times: tuple[Tensor, ...], text: Pair, attend: Attend) -> Tensor:
+        """x (B, F, hw, d), times and text as `times` and `text` give them."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = times
+        y = _norm(x) * scale1 + shift1
+        q, k, v = self.project(y.flatten(1, 2))
         x = x + self.o(attend(self.index, q, k, v).flatten(2)).view_as(x) * gate1
         x = x + self.cross(self.norm_text(x), text)
-        y = _norm(x) * (1 + scale2) + shift2
+        y = _norm(x) * scale2 + shift2
         out: Tensor = x + self.down(F.gelu(self.up(y), approximate="tanh")) * gate2
         return out
 
@@ -147,15 +171,21 @@ class SpriteTransformer(nn.Module):
             assert isinstance(layer, Layer)
             yield layer
 
-    def forward(self, x: Tensor, t: Tensor, texts: Texts, attend: Attend) -> Tensor:
-        """x (B, F, C, h, w), t (B or 1, F or 1) in 0..1000, texts as `texts` gives them; gives x0 in x's shape."""
-        time = self.time_out(F.silu(self.time_in(_sinusoid(t, self.shape.frequencies).to(x.dtype))))
+    def times(self, t: Tensor) -> Times:
+        """What the layers read of timesteps (B or 1, F or 1) in 0..1000: once a timestep is enough."""
+        time = self.time_out(F.silu(self.time_in(_sinusoid(t, self.shape.frequencies).to(self.head.weight.dtype))))
         modulation = self.time_modulation(F.silu(time)).unflatten(-1, (6, -1))
-        y = self.embed(x.flatten(3).transpose(2, 3)) + texts.layout
-        for layer, text in zip(self.layers, texts.pairs, strict=True):
-            y = layer(y, modulation, text, attend)
         shift, scale = (time[:, :, None] + self.head_modulation)[:, :, :, None].unbind(2)
-        out: Tensor = self.head(_norm(y) * (1 + scale) + shift)
+        return Times([layer.times(modulation) for layer in self.blocks()], (shift, 1 + scale))
+
+    def forward(self, x: Tensor, t: Tensor | Times, texts: Texts, attend: Attend) -> Tensor:
+        """x (B, F, C, h, w), timesteps or what `times` gives of them, texts as `texts` gives them; x0 in x's shape."""
+        times = t if isinstance(t, Times) else self.times(t)
+        y = self.embed(x.flatten(3).transpose(2, 3)) + texts.layout
+        for layer, time, text in zip(self.layers, times.layers, texts.pairs, strict=True):
+            y = layer(y, time, text, attend)
+        shift, scale = times.head
+        out: Tensor = self.head(_norm(y) * scale + shift)
         return out.transpose(2, 3).reshape(x.shape)
 
 

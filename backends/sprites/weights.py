@@ -17,7 +17,7 @@ from rollout.backends.sprites import digest, weights_file
 from rollout.backends.sprites import spec as shipped_spec
 from rollout.backends.sprites.codec import Codec
 from rollout.backends.sprites.grammar import parse
-from rollout.backends.sprites.model import Shape, SpriteTransformer, Texts
+from rollout.backends.sprites.model import Shape, SpriteTransformer, Texts, Times
 from rollout.backends.sprites.truth import SpriteWorld
 from rollout.backends.sprites.world import PIXELS
 from rollout.devices import find_device, find_dtype
@@ -25,9 +25,13 @@ from rollout.errors import BackendError
 from rollout.files import write_whole
 from rollout.text import Json
 
-__all__ = ["FIRST", "FORMAT", "SpriteDecoder", "Sprites", "load_sprites", "read_weights", "save_weights"]
+__all__ = ["FIRST", "FORMAT", "MOST_TIMES", "SpriteDecoder", "Sprites", "load_sprites", "read_weights", "save_weights"]
 
 FIRST, FORMAT = "rollout-sprites-1", "rollout-sprites-2"
+
+
+MOST_TIMES = 100
+"""Timesteps that are held at most, 30 KiB each."""
 
 
 class SpriteDecoder:
@@ -67,6 +71,7 @@ class Sprites(BackendDefaults):
         for layer in self.model.blocks():
             layer.fuse()
         self._texts: tuple[Tensor, Texts] | None = None
+        self._times: dict[float, Times] = {}
         self.codec, self.world = codec.to(self.device), SpriteWorld()
         size = (shape.channels, *shape.grid)
         base = shipped_spec()
@@ -92,13 +97,22 @@ class Sprites(BackendDefaults):
 
     def denoise(self, x: Tensor, t: float | Tensor, prompt: Tensor, attend: Attend) -> Tensor:
         """The flow at x (B, F, 112, 4, 4) and timestep t in 0..1000, one for all or one a frame (B, F)."""
-        time = t if isinstance(t, Tensor) else torch.full((1, 1), float(t), device=self.device)
+        times = self.model.times(t) if isinstance(t, Tensor) else self._times_of(float(t))
         if self._texts is None or self._texts[0] is not prompt:
             self._texts = prompt, self.model.texts(prompt if prompt.ndim == 4 else prompt[:, None])
-        x0: Tensor = self.model(x.to(self.dtype), time, self._texts[1], attend)
+        x0: Tensor = self.model(x.to(self.dtype), times, self._texts[1], attend)
         if isinstance(t, Tensor):
             return (x - x0) / (t / 1000).clamp(min=1e-3).to(x.dtype)[:, :, None, None, None]
         return (x - x0) / max(t / 1000, 1e-3)
+
+    def _times_of(self, t: float) -> Times:
+        """A timestep as the model reads it, computed once: a schedule has few."""
+        if t not in self._times:
+            if len(self._times) > MOST_TIMES:
+                self._times.clear()
+            with torch.no_grad():
+                self._times[t] = self.model.times(torch.full((1, 1), t, device=self.device))
+        return self._times[t]
 
     def encode_video(self, frames: NDArray[np.uint8]) -> Tensor:
         """Latents of whole blocks of a video's frames (N, height, width, 3), averaged down to 64x64."""
