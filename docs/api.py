@@ -14,6 +14,7 @@ GROUPS = {
     "Write a refinement": "Spectrum SpectrumDefaults Reads ReadsDefaults Order OrderDefaults StoreRule StoreDefaults",
     "What a rule sees and returns": "Slot Role Block Edit Row Mix Pick View Pass Facts Replay keep flush of_role in_order admit",
     "Write a backend": "Backend BackendDefaults Spec Attend Decoder World check_backend",
+    "Write a metric": "Metric Score Curve Sample check_metric",
     "Read a finished run": "RunFolder RunRecord",
     "Errors": "RolloutError SpecError CompositionError ScriptError PromptError CacheError BackendError",
 }

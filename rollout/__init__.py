@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from rollout.backend import Decoder as Decoder
     from rollout.backend import Spec as Spec
     from rollout.backends import load_backend as load_backend
+    from rollout.benchmarks.metrics.check import check_metric as check_metric
+    from rollout.benchmarks.metrics.sample import Sample as Sample
+    from rollout.benchmarks.metrics.score import Curve as Curve
+    from rollout.benchmarks.metrics.score import Metric as Metric
+    from rollout.benchmarks.metrics.score import Score as Score
     from rollout.errors import BackendError as BackendError
     from rollout.errors import CacheError as CacheError
     from rollout.errors import CompositionError as CompositionError
@@ -75,6 +80,9 @@ if TYPE_CHECKING:
 _HOME = {
     "backend": "Attend Backend BackendDefaults Decoder Spec",
     "backends": "load_backend",
+    "benchmarks.metrics.check": "check_metric",
+    "benchmarks.metrics.sample": "Sample",
+    "benchmarks.metrics.score": "Curve Metric Score",
     "errors": "BackendError CacheError CompositionError PromptError RolloutError ScriptError SpecError",
     "loop": "Result Rollout generate",
     "registry": "load_plugin register",

@@ -10,10 +10,14 @@ from rollout.text import Json
 if TYPE_CHECKING:
     from rollout.benchmarks.metrics.sample import Sample
 
-__all__ = ["Better", "Curve", "Metric", "Score"]
+__all__ = ["Better", "Curve", "Metric", "Needs", "Score"]
 
 Better = Literal["higher", "lower", "one", "zero", "neither"]
 """What is better: a higher or a lower mean, or one that is nearer to 1 or to 0, whichever side of it a rollout lies on."""
+
+
+Needs = Literal["video", "plan", "world", "record"]
+"""What a metric asks of a sample: any video, the plan too, a world whose truth is known, or the run's record."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Metric:
     better: Better
     about: str
     source: str = ""
-    needs: Literal["video", "plan", "world", "record"] = "video"
+    needs: Needs = "video"
     matters: float = 0.0
     """The smallest difference of means that is worth a mark: within it is equivalent, below it nothing is better or worse."""
     uses: tuple[str, ...] = ()

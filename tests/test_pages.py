@@ -1,0 +1,56 @@
+"""The documentation's programs run, and print what the pages say."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rollout import registry
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def programs(page: str) -> dict[str, str]:
+    """The programs of a page in Python, each by the heading above it."""
+    sections = (section.partition("\n") for section in re.split(r"^##+ ", (DOCS / page).read_text(), flags=re.M)[1:])
+    return {title: program for title, _, body in sections for program in re.findall(r"```python\n(.*?)```", body, re.S)}
+
+
+def outputs(program: str) -> list[str]:
+    """The lines that a program says it prints: comments behind a print, and below the last one."""
+    behind = re.findall(r"^\s*print\(.*\)  # (.+)$", program, re.M)
+    return behind + re.findall(r"^# (.+)$", program, re.M)
+
+
+def run(program: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What a program prints, line by line. What it registers stays until the test's end."""
+    exec(compile(program, "page", "exec"), {"__name__": "page"})  # the project's own text
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to run in, and a registry that forgets."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_added", {group: dict(items) for group, items in registry._added.items()})
+    return tmp_path
+
+
+TEN = programs("python.md")
+
+
+def test_there_are_ten_short_programs() -> None:
+    assert len(TEN) == 10
+    for title, program in TEN.items():
+        assert 3 <= sum(map(bool, program.splitlines())) <= 18, title
+
+
+@pytest.mark.parametrize("title", TEN)
+def test_a_program_runs_and_prints_what_the_page_says(
+    title: str, scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = run(TEN[title], capsys)
+    for text in outputs(TEN[title]):
+        assert text in lines
+    files = {"The trace and its picture": "trace.png", "A GIF": "circle.gif", "Save and restore": "run.safetensors"}
+    assert [path.name for path in scratch.iterdir()] == ([files[title]] if title in files else [])
