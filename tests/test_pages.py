@@ -1,11 +1,15 @@
 """The documentation's programs run, and print what the pages say."""
 
 import re
+import runpy
+import shlex
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from rollout import registry
+from rollout.cli import app
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -54,3 +58,34 @@ def test_a_program_runs_and_prints_what_the_page_says(
         assert text in lines
     files = {"The trace and its picture": "trace.png", "A GIF": "circle.gif", "Save and restore": "run.safetensors"}
     assert [path.name for path in scratch.iterdir()] == ([files[title]] if title in files else [])
+
+
+OWN = programs("own.md")
+FILES = dict(re.findall(r"^## (.+)\n+Save it as `(\w+\.py)`", (DOCS / "own.md").read_text(), re.M))
+
+
+def commands(page: str) -> list[list[str]]:
+    """The commands of a page, without `rollout`."""
+    blocks = re.findall(r"```bash\n(.*?)```", (DOCS / page).read_text(), re.S)
+    return [shlex.split(line)[1:] for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("title", OWN)
+def test_a_rule_of_ones_own_passes_its_check_and_works_in_every_command(title: str, scratch: Path) -> None:
+    path = scratch / FILES[title]
+    path.write_text(OWN[title])
+    with pytest.MonkeyPatch.context() as once:  # as a program, which checks what it registers
+        once.setattr(registry, "_added", {group: dict(items) for group, items in registry._added.items()})
+        runpy.run_path(str(path), run_name="__main__")
+    lines = [line for line in commands("own.md") if path.name in line]
+    assert lines
+    for line in lines:
+        result = CliRunner().invoke(app, line)
+        assert result.exit_code == 0, result.output
+        assert path.stem in result.stdout
+
+
+def test_the_page_has_one_of_each_kind() -> None:
+    assert sorted(FILES) == sorted(OWN)
+    checks = [re.findall(r"check_(\w+)\(", program)[-1] for program in OWN.values()]
+    assert checks == ["rule", "rule", "rule", "metric", "backend"]
