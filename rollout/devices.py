@@ -4,11 +4,12 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from rollout.errors import BackendError
 from rollout.text import cause
 
-__all__ = ["DTYPES", "Peak", "find_device", "find_dtype", "free_bytes", "now"]
+__all__ = ["DTYPES", "Peak", "find_device", "find_dtype", "free_bytes", "now", "staged"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -34,9 +35,20 @@ def find_dtype(name: str | None, device: torch.device) -> torch.dtype:
 
 def now(device: torch.device) -> float:
     """Seconds of a clock that only runs forward, once the device is idle."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type == "mps":
+        torch.mps.synchronize()
+    elif device.type != "cpu":
+        torch.get_device_module(device).synchronize(device)
     return time.perf_counter()
+
+
+def staged(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor of the CPU on the device, by a copy that the host does not wait for."""
+    device = torch.device(device)
+    if device.type in ("cpu", "mps"):
+        return tensor.to(device)
+    # from memory that the system might page out the driver copies only while the host stands still
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def free_bytes(device: torch.device) -> int | None:

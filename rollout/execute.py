@@ -10,7 +10,7 @@ from torch import Tensor
 from rollout.backend import Attend, Backend
 from rollout.cache import KVCache
 from rollout.costs import Costs, count
-from rollout.devices import now
+from rollout.devices import now, staged
 from rollout.errors import BackendError, CompositionError, RolloutError
 from rollout.facts import HEADS
 from rollout.inputs import new_caches
@@ -44,6 +44,7 @@ class Engine:
     ) -> None:
         self.backend, self.schedule, self.batch, self.hold, self.first = backend, schedule, batch, hold, first
         self.lanes = strategy.policy.lanes(backend.spec, None)
+        self._heads = self._heads_of(self.lanes)
         self._masses: HeadMasses | None = None
         """What heads were sorted by, where that was on the way."""
         self.caches = new_caches(backend, strategy, self.lanes, batch, len(schedule.steps))
@@ -86,26 +87,25 @@ class Engine:
         masses = self.cache.masses
         if self.lanes or HEADS not in strategy.policy.needs or not masses:
             return
-        numbers = tuple(tuple(map(tuple, masses[layer].tolist())) for layer in sorted(masses))
+        shares = torch.stack([masses[layer] for layer in sorted(masses)]).tolist()
+        numbers = tuple(tuple(map(tuple, layer)) for layer in shares)
         lanes = strategy.policy.lanes(self.backend.spec, numbers)
         if lanes:
             check_lanes(lanes, self.backend.spec)
-            self._masses = numbers
+            self._masses, heads = numbers, self._heads_of(lanes)
             self.caches = tuple(
                 self.cache.of_heads(index, strategy.of_lane(lane).stored, lane.policy.needs)
-                for lane, index in zip(lanes, self._heads(lanes), strict=True)
+                for lane, index in zip(lanes, heads, strict=True)
             )
-            self.lanes = lanes
+            self.lanes, self._heads = lanes, heads
 
-    def _heads(self, lanes: Sequence[Lane]) -> list[list[Tensor]]:
-        """The heads of each lane by layer, as indices."""
-        return [
-            [torch.tensor(heads, dtype=torch.long, device=self.backend.device) for heads in lane.heads]
-            for lane in lanes
-        ]
+    def _heads_of(self, lanes: Sequence[Lane]) -> list[list[Tensor]]:
+        """The heads of each lane by layer, as indices on the device."""
+        device = self.backend.device
+        return [[staged(torch.tensor(heads, dtype=torch.long), device) for heads in lane.heads] for lane in lanes]
 
     def _attend(self, attends: Sequence[Attend]) -> Attend:
-        return joined(attends, self._heads(self.lanes)) if self.lanes else attends[0]
+        return joined(attends, self._heads) if self.lanes else attends[0]
 
     def encode(self, *prompts: tuple[str, ...]) -> None:
         """Have the text features of prompts at hand. Raises PromptError."""
@@ -273,7 +273,8 @@ class Engine:
         t: float | Tensor = times[0]
         frames = step.block.frames
         if len(set(times)) > 1:
-            t = torch.tensor(times, dtype=torch.float64, device=x.device).repeat_interleave(frames).expand(len(x), -1)
+            levels = torch.tensor(times, dtype=torch.float64).repeat_interleave(frames).expand(len(x), -1)
+            t = staged(levels, x.device)
         prompt = self._prompt_of(texts[: len(times)], frames)
         views = [part.passes[n][1] for part in step.by_lane]
         if self._reader is None or self._reader[0] != views:
@@ -380,13 +381,8 @@ class Engine:
         caches = new_caches(self.backend, strategy, lanes, self.batch, len(self.schedule.steps), window=window)
         for n, (cache, part) in enumerate(zip(caches, parts, strict=True)):
             cache.restore(part, dict(_without(f"lane{n}." if n else "cache.", tensors)))
-        self.lanes, self.caches, self.costs, self.hold, self._begun = (
-            lanes,
-            caches,
-            costs,
-            max(self.hold, window),
-            begun,
-        )
+        self.lanes, self._heads = lanes, self._heads_of(lanes)
+        self.caches, self.costs, self.hold, self._begun = caches, costs, max(self.hold, window), begun
         self._latents = {int(f): latents[:, i : i + 1].to(self.backend.device) for i, f in enumerate(frames)}
 
 

@@ -2,7 +2,8 @@
 
 Convention of Wan 2.1: interleaved pairs, channels ordered time, height, width (RoFormer, arXiv 2104.09864, section
 3.2, applied per axis). Angles are float64 until cos and sin are taken, so that a million-frame index is as exact as a
-small one. A pair is a complex number and a rotation one multiplication: a single pass over memory.
+small one, and computed on the device, so that no table is copied there. A pair is a complex number and a rotation one
+multiplication: a single pass over memory.
 """
 
 from collections.abc import Sequence
@@ -12,14 +13,36 @@ from torch import Tensor
 
 from rollout.backend import Axes
 
-__all__ = ["angles", "coherence", "rotate", "table"]
+__all__ = ["angles", "angles_on", "coherence", "rotate", "table"]
 
 
-def angles(indices: Sequence[int] | Tensor, pairs: int, theta: float = 10000.0) -> Tensor:
-    """Rotation angles (n, pairs) in radians, float64, of integer or real indices (n,) on one axis."""
-    index = torch.as_tensor(indices, dtype=torch.float64)
+def angles(
+    indices: Sequence[int] | Tensor, pairs: int, theta: float = 10000.0, *, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Rotation angles (n, pairs) in radians, float64, of whole indices, or a tensor of real ones (n,), on one axis."""
+    index = indices.double() if isinstance(indices, Tensor) else _counted(indices, device)
     frequency = theta ** (-torch.arange(pairs, dtype=torch.float64, device=index.device) / pairs)
     return index[:, None] * frequency
+
+
+def _counted(indices: Sequence[int], device: torch.device | str) -> Tensor:
+    """Whole numbers in float64, counted on the device: a copy from the host would make it wait."""
+    starts = [n for n, index in enumerate(indices) if n == 0 or index != indices[n - 1] + 1]
+    stretches = [
+        torch.arange(indices[start], indices[end - 1] + 1, dtype=torch.float64, device=device)
+        for start, end in zip(starts, [*starts[1:], len(indices)], strict=True)
+    ]
+    return torch.cat(stretches) if stretches else torch.zeros(0, dtype=torch.float64, device=device)
+
+
+def _turns(angle: Tensor) -> Tensor:
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def angles_on(device: torch.device | str) -> torch.device:
+    """Where the angles of a device's tables are computed: there, but that Apple's GPUs have no float64."""
+    device = torch.device(device)
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def coherence(distances: Sequence[int] | Tensor, pairs: int, theta: float = 10000.0) -> Tensor:
@@ -27,8 +50,7 @@ def coherence(distances: Sequence[int] | Tensor, pairs: int, theta: float = 1000
 
     1 at distance 0, and wherever all pairs come round; (n,) float64.
     """
-    turns = angles(distances, pairs, theta)
-    return torch.polar(torch.ones_like(turns), turns).mean(1).abs()
+    return _turns(angles(distances, pairs, theta)).mean(1).abs()
 
 
 def table(
@@ -51,7 +73,7 @@ def table(
     n = len(frames)
     kind = torch.complex128 if dtype == torch.float64 else torch.complex64
     time, row, column = (
-        torch.polar(torch.ones((), dtype=torch.float64), angles(index, pairs, theta)).to(device, kind)
+        _turns(angles(index, pairs, theta, device=angles_on(device))).to(device, kind)
         for index, pairs in zip((frames, range(h), range(w)), axes, strict=True)
     )
     parts = (
@@ -74,8 +96,8 @@ def _with_spectrum(
     """A table whose temporal frequencies are multiplied, one row of multipliers a head."""
     plain = table(frames, grid, axes, theta=theta, device=device, dtype=dtype)
     tokens, heads = grid[0] * grid[1], len(multipliers)
-    turns = angles(frames, axes[0], theta)[:, None] * multipliers.double()
-    time = torch.polar(torch.ones_like(turns), turns).to(device, plain.dtype)
+    angle = angles(frames, axes[0], theta, device=angles_on(device))[:, None]
+    time = _turns(angle * multipliers.to(angle.device, torch.float64)).to(device, plain.dtype)
     space = plain[:, None, axes[0] :].expand(-1, heads, -1)
     return torch.cat([time.repeat_interleave(tokens, 0), space], -1)
 

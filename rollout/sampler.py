@@ -115,6 +115,8 @@ def seeded(seeds: Sequence[int], latent: tuple[int, int, int], *, device: "torch
     """
     import torch
 
+    from rollout.devices import staged
+
     for seed in seeds:
         check_seed(seed)
 
@@ -123,7 +125,7 @@ def seeded(seeds: Sequence[int], latent: tuple[int, int, int], *, device: "torch
         for seed in seeds:
             generator = torch.Generator().manual_seed(_mix(seed, block.index, step))
             rows.append(torch.randn(block.frames, *latent, generator=generator))
-        return torch.stack(rows).to(device)
+        return staged(torch.stack(rows), device)
 
     return noise
 

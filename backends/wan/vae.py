@@ -1,5 +1,6 @@
 """Streaming use of diffusers' AutoencoderKLWan: its feature cache, one a stream, so that seams are exact."""
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -70,11 +71,13 @@ def unpatchify(video: Tensor, size: int) -> Tensor:
 
 
 def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
-    mean, std = (
-        torch.tensor(x, device=like.device, dtype=torch.float32)
-        for x in (vae.config.latents_mean, vae.config.latents_std)
-    )
-    return mean[:, None, None], std[:, None, None]
+    return _channels(tuple(vae.config.latents_mean), like.device), _channels(tuple(vae.config.latents_std), like.device)
+
+
+@lru_cache(maxsize=8)
+def _channels(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers of channels (C, 1, 1), copied to their device once: the host waits for that."""
+    return torch.tensor(numbers, device=device, dtype=torch.float32)[:, None, None]
 
 
 def unscale(vae: Any, latents: Tensor) -> Tensor:
