@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rollout.backend import Attend, Attention, Spec
+from rollout.devices import staged
 from rollout.entries import Entry, Pair
 from rollout.errors import CacheError
 from rollout.facts import HEADS, QUERIES, head_masses, measure
@@ -58,13 +59,12 @@ class _Plan:
     rows: list[int]
     runs: list[tuple[slice, slice]]
     """Stretches of rows, and of the block's tokens that go there."""
-    read: slice | Tensor
-    """Rows of the slots that are read and of the pass's own frames."""
+    read: list[slice]
+    """Stretches of the rows of the slots that are read and of the pass's own frames."""
     order: list[int]
     """The same rows, in the order in which attention gets their keys."""
     by_frame: list[int]
     """The same rows, in the order of slots and own frames."""
-    index: Tensor
     bias: Tensor | None
 
 
@@ -102,6 +102,7 @@ class KVCache:
         self._lease = _Lease()
         self._writing: _Plan | None = None
         self._staged: dict[int, Tensor | None] = {}
+        """Time channels of the clean pass's keys (B, F*h*w, heads, 2 axes[0]), not rotated, a layer, where they are needed."""
         self._debt: Debt | None = None
         """Picks that wait for queries."""
         self._queries: dict[int, Tensor] = {}
@@ -109,9 +110,8 @@ class KVCache:
         self._measures: dict[int, dict[str, Tensor]] = {}
         self.masses: dict[int, Tensor] = {}
         """Of the last clean pass, where they are needed: the share of attention (heads, frames) a layer, own frames last."""
-        self._marks = torch.zeros(spec.layers, dtype=torch.bool)
-        """Layers that the clean pass has written: a tensor, since a compiled block can set it, and NumPy's view of it."""
-        self._marked = self._marks.numpy()
+        self._written: set[int] = set()
+        """Layers that the clean pass has written."""
         self._broken = ""
 
     @property
@@ -263,26 +263,29 @@ class KVCache:
         stage = slots is None or any(s.role is not Role.RECENT for s in slots)
         stage = stage or plan.turns != self._natural(plan, slots or ())
         self._staged, self._writing = dict.fromkeys(range(self.spec.layers)), plan
-        self._marked[:] = False
+        self._written.clear()
         return self._attend(plan, write=True, stage=stage)
 
     def _attend(self, plan: _Plan, *, write: bool, stage: bool, watch: Watch | None = None) -> Attend:
-        lease, turns, runs, index, bias = self._lease, plan.own, plan.runs, plan.index, plan.bias
+        lease, turns, stretches, bias = self._lease, plan.own, plan.runs, plan.bias
         store, needs = self._store, self.needs if write else ()
+        # a reader's frames lie where the writer's do: once it has run the clean pass is missing again
+        mark = self._written.add if write else self._written.discard
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if lease.over:
                 raise CacheError("the cache has changed since this reader was made. Make a new one for each block.")
             if q.shape[2] == 0:  # a lane that has no head in this layer
-                self._marks[layer], self._staged[layer] = write, k.detach()
+                self._staged[layer] = k[..., : store.times]
+                mark(layer)
                 return v
             q = rotate(q, turns)
             if self._debt is not None:
                 self._settle(layer, q)
-            store.put(layer, k, v, turns, runs, index)
-            self._marks[layer] = write
-            if stage:
-                self._staged[layer] = k.detach()
+            store.put(layer, k, v, turns, stretches)
+            mark(layer)
+            if stage:  # a copy: a compiled model's next operator may lie where k does
+                self._staged[layer] = k[..., : store.times].detach().to(self.dtype, copy=True)
             if QUERIES in needs:
                 self._queries[layer] = q.detach()
             q, keys, values = (x.to(v.dtype).transpose(1, 2) for x in (q, *store.read(layer, plan.read)))
@@ -291,7 +294,7 @@ class KVCache:
             for name in needs:
                 if name == HEADS:
                     by_row = head_masses(q, keys, self.spec.tokens)
-                    self.masses[layer] = by_row[:, [plan.order.index(row) for row in plan.by_frame]]
+                    self.masses[layer] = torch.stack([by_row[:, plan.order.index(row)] for row in plan.by_frame], 1)
                 elif name != QUERIES:
                     self._measures.setdefault(layer, {})[name] = measure(name, q, keys, bias, self.spec.tokens)
             if bias is None:
@@ -314,7 +317,7 @@ class KVCache:
     def commit(self, slots: Sequence[Slot]) -> None:
         """Make slots of the frames that the clean pass wrote; all layers or none. Raises CacheError."""
         self._usable()
-        missing = [layer for layer, mark in enumerate(self._marked) if not mark]
+        missing = [layer for layer in range(self.spec.layers) if layer not in self._written]
         if missing or self._writing is None:
             first = missing[0] if missing else 0
             raise CacheError(f"the clean pass missed layer {first} of {self.spec.layers}; nothing was committed.")
@@ -357,9 +360,9 @@ class KVCache:
     def _admit(self, plan: _Plan, n: int, slot: Slot, natural: int) -> Entry:
         """Hold the block's nth frame, its keys at `natural`, or with a raw copy where it is no recent frame."""
         part = slice(n * self.spec.tokens, (n + 1) * self.spec.tokens)
-        keys = [k[:, part] for k in self._staged.values() if k is not None]
+        times = [k[:, part] for k in self._staged.values() if k is not None]
         lasting = slot.role is not Role.RECENT
-        return self._store.keep(plan.rows[n], plan.turns[n], keys, natural, lasting=lasting)
+        return self._store.keep(plan.rows[n], plan.turns[n], times, natural, lasting=lasting)
 
     def _plan(self, view: View, *, sort: bool = False) -> _Plan:
         """Once a view: bring the rows in use together, and rotate again what has moved against the others.
@@ -391,13 +394,11 @@ class KVCache:
                 self._turn(entry, int(view.slots[i] or 0) + shift)
             rows = self._rows(read, behind, len(view.block), sort=sort)
         order = sorted([*(entry.row for entry in read), *rows])
-        together = order == list(range(order[0], order[0] + len(order)))
-        where = slice(order[0], order[0] + len(order)) if together else torch.tensor(order, device=self.device)
-        index = torch.tensor(rows, device=self.device)
+        reads = [stretch for stretch, _ in runs(order, self.spec.tokens)]
         block_turns, stretches = self._store.table(turns), runs(rows, self.spec.tokens)
         by_frame = [*(entry.row for entry in read), *rows]
         self._prepared = _Plan(
-            view, turns, block_turns, rows, stretches, where, order, by_frame, index, self._bias(view, order)
+            view, turns, block_turns, rows, stretches, reads, order, by_frame, self._bias(view, order)
         )
         return self._prepared
 
@@ -426,7 +427,7 @@ class KVCache:
         if not any(view.bias):
             return None
         by_row = {self._entries[i].row: view.bias[i] for i in view.read}
-        numbers = torch.tensor([by_row.get(row, 0.0) for row in order], device=self.device)
+        numbers = staged(torch.tensor([by_row.get(row, 0.0) for row in order]), self.device)
         return numbers.repeat_interleave(self.spec.tokens)[None, None, None]
 
     def _shift(self, view: View) -> int:
@@ -467,7 +468,7 @@ class KVCache:
         self.slots, self._entries = slots, entries
         self._lease.over = True
         self._lease, self._prepared, self._writing, self._staged = _Lease(), None, None, {}
-        self._marked[:] = False
+        self._written.clear()
 
 
 def _candidates(edit: Edit) -> list[int]:

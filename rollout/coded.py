@@ -34,11 +34,6 @@ class Coded:
         """Bytes of the code."""
         return sum(part.nbytes for part in self.parts.values())
 
-    def index_select(self, dim: int, rows: Tensor) -> Tensor:
-        """As a tensor's, over rows."""
-        assert dim == 1
-        return self.decode({name: part.index_select(1, rows.to(part.device)) for name, part in self.parts.items()})
-
     def __getitem__(self, index: tuple[Any, ...]) -> Tensor:
         numbers = self.decode({name: part[index[:2]] for name, part in self.parts.items()})
         return numbers[index[2:]] if len(index) > 2 else numbers
@@ -87,10 +82,6 @@ class Float8(Coded):
 
     def decode(self, parts: dict[str, Tensor]) -> Tensor:
         return parts["codes"].to(self.dtype)
-
-    def index_select(self, dim: int, rows: Tensor) -> Tensor:
-        codes = self.parts["codes"].view(torch.uint8).index_select(dim, rows)  # torch indexes no float8
-        return self.decode({"codes": codes.view(torch.float8_e4m3fn)})
 
     def __getitem__(self, index: tuple[Any, ...]) -> Tensor:
         codes = self.parts["codes"].view(torch.uint8)[index[:2]].contiguous()

@@ -10,7 +10,7 @@ from rollout.entries import Entry, RawTimes
 from rollout.registry import find
 from rollout.rope import rotate
 from rollout.slots import Edit, Pick
-from rollout.store import Store
+from rollout.store import Store, runs
 
 __all__ = ["SCORES", "Debt", "Score", "owe", "participation", "participation_by_head"]
 
@@ -81,10 +81,7 @@ class Debt:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The best tokens in the cache's order: keys, values (B, parts*h*w, heads, D) and how often each has won."""
         pick, tokens = contest.pick, store.spec.tokens
-        rows = torch.tensor(contest.rows, device=store.device)
-        keys, values = (
-            buffer.index_select(1, rows).flatten(1, 2) for buffer in (store.keys[layer], store.values[layer])
-        )
+        keys, values = store.read(layer, [stretch for stretch, _ in runs(contest.rows, tokens)])
         wins = _wins(contest.candidates, layer, keys, tokens)
         queries = q
         if pick.past and past is not None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from rollout.backend import Spec
 from rollout.coded import Buffer, Coded, pieces
 from rollout.entries import Average, Entry, Pair, RawTimes, of_heads
-from rollout.rope import rotate, table
+from rollout.rope import angles_on, rotate, table
 from rollout.slots import Mix
 from rollout.text import Json
 
@@ -50,7 +50,8 @@ class Store:
         self.heads = tuple(heads or [spec.heads] * spec.layers)
         sizes = [(batch, rows, spec.tokens, count, spec.head_dim) for count in self.heads]
         self.spec, self.rows, self.batch, self.dtype, self.device = spec, rows, batch, dtype, device
-        self.multipliers, self.times = multipliers, 2 * spec.axes[0]
+        self.multipliers = None if multipliers is None else multipliers.to(angles_on(device))
+        self.times = 2 * spec.axes[0]
         self.exact = torch.promote_types(dtype, torch.float32)
         space = spec.head_dim - self.times
         self.keys = [self._buffer(size, (self.times, space)) for size in sizes]
@@ -84,35 +85,24 @@ class Store:
         tensors = [t for copy in copies for t in (copy if isinstance(copy, tuple) else (copy,))]
         return sum(t.numel() * t.element_size() for t in tensors)
 
-    def put(
-        self, layer: int, k: Tensor, v: Tensor, turns: Tensor, stretches: list[tuple[slice, slice]], rows: Tensor
-    ) -> None:
-        """Write a block's keys, rotated by `turns`, and values (B, F*h*w, heads, D) to its rows; in stretches where eager."""
+    def put(self, layer: int, k: Tensor, v: Tensor, turns: Tensor, stretches: Sequence[tuple[slice, slice]]) -> None:
+        """Write a block's keys, rotated by `turns`, and values (B, F*h*w, heads, D) to its rows, stretch by stretch."""
         keys, values = self.keys[layer], self.values[layer]
-        if isinstance(keys, Coded) or isinstance(values, Coded):
-            shape = (len(k), len(rows), *keys.size[2:]) if isinstance(keys, Coded) else ()
-            keys[:, rows] = rotate(k, turns).view(shape)
-            values[:, rows] = v.reshape(shape)
-            self.rotated += 2 * k.numel() * k.element_size()
-            return
-        if torch.compiler.is_compiling():  # rows change from block to block: as a tensor they recompile nothing
-            shape = (len(k), -1, *keys.shape[2:])
-            keys.index_copy_(1, rows, rotate(k, turns).to(keys.dtype).view(shape))
-            values.index_copy_(1, rows, v.to(values.dtype).reshape(shape))
-            return
         for place, part in stretches:
-            rotate(k[:, part], turns[part], out=keys[:, place].flatten(1, 2))
-            values[:, place].flatten(1, 2).copy_(v[:, part])
+            shape = (len(k), place.stop - place.start, self.spec.tokens, *k.shape[2:])
+            if isinstance(keys, Coded):
+                keys[:, place] = rotate(k[:, part], turns[part]).view(shape)
+            else:
+                rotate(k[:, part], turns[part], out=keys[:, place].flatten(1, 2))
+            values[:, place] = v[:, part].reshape(shape)
         self.rotated += 2 * k.numel() * k.element_size()
 
-    def read(self, layer: int, rows: slice | Tensor) -> Pair:
-        """The rotated keys and the values of these rows, (B, rows*h*w, heads, D): a view of a slice, a copy of others."""
-        if isinstance(rows, slice):
-            return self.keys[layer][:, rows].flatten(1, 2), self.values[layer][:, rows].flatten(1, 2)
-        return (
-            self.keys[layer].index_select(1, rows).flatten(1, 2),
-            self.values[layer].index_select(1, rows).flatten(1, 2),
+    def read(self, layer: int, rows: Sequence[slice]) -> Pair:
+        """The rotated keys and the values of these rows, (B, rows*h*w, heads, D): a view of one slice, a copy of several."""
+        keys, values = (
+            [buffer[:, stretch].flatten(1, 2) for stretch in rows] for buffer in (self.keys[layer], self.values[layer])
         )
+        return (keys[0], values[0]) if len(rows) == 1 else (torch.cat(keys, 1), torch.cat(values, 1))
 
     def raw(self, layer: int, entry: Entry) -> Pair:
         """A slot's raw keys and values (B, h*w, heads, D) in float32 or better."""
@@ -190,16 +180,16 @@ class Store:
         elif isinstance(entry.copy, Average):
             entry.copy.layers.append((pair[0].contiguous(), pair[1].contiguous()))
 
-    def keep(self, row: int, turn: int, raw_keys: Sequence[Tensor], natural: int, *, lasting: bool) -> Entry:
+    def keep(self, row: int, turn: int, raw_times: Sequence[Tensor], natural: int, *, lasting: bool) -> Entry:
         """Hold a new frame whose keys were written at `turn`: with a copy where it is pinned, else at its `natural` index.
 
-        `raw_keys`: (B, h*w, heads, D) a layer, where either is needed.
+        `raw_times`: its keys' time channels (B, h*w, heads, 2 axes[0]) a layer, not rotated, where either is needed.
         """
         if lasting:
-            return Entry(row, turn, RawTimes([part[..., : self.times].to(self.dtype, copy=True) for part in raw_keys]))
+            return Entry(row, turn, RawTimes([part.clone(memory_format=torch.contiguous_format) for part in raw_times]))
         if turn != natural:
-            for keys, part in zip(self.keys, raw_keys, strict=True):
-                self._turn(keys, row, part[..., : self.times].to(self.dtype), natural)
+            for keys, part in zip(self.keys, raw_times, strict=True):
+                self._turn(keys, row, part, natural)
         return Entry(row, natural)
 
     def state(self, entries: Sequence[Entry]) -> tuple[list[Json], dict[str, Tensor]]:

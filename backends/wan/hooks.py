@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch._dynamo
 from torch import Tensor, nn
 
-from rollout.backend import Attend
+from rollout.opaque import Opaque
 
 __all__ = [
     "WHOLE_VIDEO",
@@ -41,6 +40,10 @@ class Processor:
 class SelfAttention(Processor):
     """An `attn1` processor: project, norm, hand over to `attend`, project back."""
 
+    def __init__(self, layer: int, calls: "Calls") -> None:
+        super().__init__(layer, calls)
+        self.place = calls.place(layer)
+
     def __call__(
         self,
         attn: Any,
@@ -55,14 +58,26 @@ class SelfAttention(Processor):
         else:
             q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
         q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (attn.norm_q(q), attn.norm_k(k), v))
-        if self.calls.attend is None:
+        if torch.compiler.is_compiling():
+            out = Opaque.call(self.place, q, k, v)
+        elif self.calls.attend is None:
             raise RuntimeError("the model was called outside a denoise pass")
-        out = self.calls.attend(self.layer, q, k, v).flatten(2).type_as(q)
+        else:
+            out = self.calls.attend(self.layer, q, k, v)
+        out = out.flatten(2).type_as(q)
         return attn.to_out[1](attn.to_out[0](out))  # type: ignore[no-any-return]
 
 
 class CrossAttention(Processor):
-    """An `attn2` processor that projects the text's keys and values once for each text tensor."""
+    """An `attn2` processor that projects the text's keys and values once for each text tensor, and holds them.
+
+    Held by the processor they look alike in every layer to a compiler.
+    """
+
+    def __init__(self, layer: int, calls: "Calls") -> None:
+        super().__init__(layer, calls)
+        self.text: tuple[Tensor, ...] | None = None
+        calls.readers.append(self)
 
     def __call__(
         self,
@@ -74,9 +89,9 @@ class CrossAttention(Processor):
     ) -> Tensor:
         """hidden_states (B, F*h*w, dim), encoder_hidden_states (B, text tokens, dim), or one text a frame."""
         assert encoder_hidden_states is not None
-        if self.layer not in self.calls.text:  # weights that are offloaded come with their block
-            self.calls.text[self.layer] = project_text(attn, encoder_hidden_states)
-        k, v = self.calls.text[self.layer]
+        if self.text is None:  # weights that are offloaded come with their block
+            self.text = project_text(attn, encoder_hidden_states)
+        k, v = self.text
         q = attn.norm_q(attn.to_q(hidden_states))
         if k.ndim == 5:  # each frame's tokens read that frame's text
             q = q.unflatten(1, (k.shape[1], -1))
@@ -95,12 +110,17 @@ def project_text(attn: Any, text: Tensor) -> tuple[Tensor, ...]:
     return tuple(x.unflatten(-1, (attn.heads, -1)).transpose(-3, -2) for x in (attn.norm_k(k), v))
 
 
-class Calls:
-    """What the processors share within one pass: `attend`, and the projected text by layer."""
+class Calls(Opaque):
+    """What the processors share within one pass: `attend`; `readers` hold the projected text."""
 
     def __init__(self) -> None:
-        self.attend: Attend | None = None
-        self.text: dict[int, tuple[Tensor, ...]] = {}
+        super().__init__()
+        self.readers: list[CrossAttention] = []
+
+    def forget(self) -> None:
+        """The text is another: project it anew."""
+        for reader in self.readers:
+            reader.text = None
 
 
 class NoRope(nn.Module):
@@ -125,12 +145,7 @@ class ExactTimesteps(nn.Module):
 
 
 def compile_blocks(model: Any, **options: Any) -> None:
-    """torch.compile the transformer's blocks; each layer is a graph of its own, and dynamo stops at 8 by default."""
-    limits = torch._dynamo.config
-    # noisy and clean passes at every length until the window is full, and again after a flush
-    graphs = 16 * len(model.blocks)
-    limits.recompile_limit = max(limits.recompile_limit, graphs)
-    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 4 * graphs)
+    """torch.compile the transformer's blocks: one graph for all layers, whatever the cache does."""
     model.compile_repeated_blocks(**options)
 
 
@@ -171,8 +186,9 @@ def hooked(model: Any) -> Iterator[Calls]:
         def project(module: Any, args: Any, out: tuple[Tensor, ...]) -> None:
             """All layers' text before the first block, so that compiled blocks find it there and never compile without."""
             text = out[2]
-            if not calls.text and all(b.attn2.norm_k.weight.device == text.device for b in model.blocks):
-                calls.text.update({n: project_text(b.attn2, text) for n, b in enumerate(model.blocks)})
+            if calls.readers[0].text is None and all(b.attn2.norm_k.weight.device == text.device for b in model.blocks):
+                for reader, block in zip(calls.readers, model.blocks, strict=True):
+                    reader.text = project_text(block.attn2, text)
 
         hooks.append(embedder.register_forward_hook(project))
         yield calls

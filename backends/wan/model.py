@@ -84,7 +84,7 @@ class Wan(BackendDefaults):
             raise BackendError(f"the prompt embedding {tuple(prompt.shape)} is not ({len(x)}, tokens, {width}).")
         if prompt is not self._prompt:
             self._prompt = prompt
-            self._calls.text.clear()
+            self._calls.forget()
         self.settle()
         self._calls.attend = attend
         try:
