@@ -31,6 +31,11 @@ def read_config(folder: Path) -> Json:
             f"{folder} is no Wan folder of diffusers: {path} {_why(error)}. Give the folder of Wan2.1-T2V-1.3B-Diffusers."
         ) from error
     family_of(config)
+    if _experts(folder):
+        raise BackendError(
+            f"{folder} holds two transformers, one for high and one for low noise, as Wan 2.2 A14B does. rollout runs models of "
+            "one, such as Wan2.1-T2V-14B or Wan2.2-TI2V-5B."
+        )
     if config.get("added_kv_proj_dim") or config.get("image_dim"):
         raise BackendError(f"{path} is an image-to-video model. rollout runs text-to-video models of the family.")
     _shards(folder / "transformer")
@@ -45,6 +50,15 @@ def read_block(folder: Path) -> int | None:
     except (OSError, ValueError, AttributeError):
         return None
     return block if isinstance(block, int) and block > 0 else None
+
+
+def _experts(folder: Path) -> bool:
+    """Whether a pipeline changes its transformer on the way."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        return (folder / "transformer_2").is_dir() or index.get("boundary_ratio") is not None
+    except (OSError, ValueError, AttributeError):
+        return (folder / "transformer_2").is_dir()
 
 
 def _why(error: Exception) -> str:

@@ -11,6 +11,7 @@ import torch
 from rollout.backend import Backend
 from rollout.backends.guidance import Guided
 from rollout.backends.wan import digest
+from rollout.backends.wan.checks import check_finite, check_report, quiet
 from rollout.backends.wan.family import family_of, geometry
 from rollout.backends.wan.folder import read_block, read_config
 from rollout.backends.wan.hooks import compile_blocks
@@ -29,25 +30,11 @@ def load_transformer(folder: Path, *, device: torch.device, dtype: torch.dtype) 
         raise BackendError("the backend 'wan' needs accelerate to load models. Install rollout-video[wan].")
     import diffusers
 
-    transformer = getattr(diffusers, family_of(read_config(folder)).transformer)
-    try:
-        model, report = transformer.from_pretrained(
-            folder / "transformer",
-            torch_dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BackendError(f"the transformer of {folder} cannot be loaded: {cause(error)}") from error
-    wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
-    if wrong:
-        raise BackendError(
-            f"the transformer of {folder} does not fit its config: {', '.join(map(str, wrong[:3]))}. Import it again."
-        )
+    kind = getattr(diffusers, family_of(read_config(folder)).transformer)
+    model = _load("transformer", kind, folder, "transformer", dtype)
     if dtype is torch.float64:
         model.double()  # diffusers keeps norms and modulation in float32
-    return model.to(device).eval().requires_grad_(False)
+    return model.to(device)
 
 
 def load_wan(
@@ -65,6 +52,8 @@ def load_wan(
     negative: str,
 ) -> Backend:
     """Load a whole folder; all parts wait on the CPU until they are needed. Raises BackendError."""
+    from diffusers import AutoencoderKLWan
+
     place = find_device(device)
     kind = find_dtype(dtype, place)
     config = read_config(folder)
@@ -75,7 +64,9 @@ def load_wan(
         raise BackendError(
             "--low-vram keeps weights on the CPU until a GPU needs them; with --device cpu it has no meaning."
         )
-    vae = _load_vae(folder, find_dtype(vae_dtype or ("bfloat16" if low_vram else "float32"), place))
+    vae = _load(
+        "VAE", AutoencoderKLWan, folder, "vae", find_dtype(vae_dtype or ("bfloat16" if low_vram else "float32"), place)
+    )
     transformer = load_transformer(folder, device=torch.device("cpu"), dtype=kind)
     if low_vram:
         transformer.enable_group_offload(
@@ -102,16 +93,20 @@ def load_wan(
     return wan if scale == 1 else Guided(wan, scale, negative)
 
 
-def _load_vae(folder: Path, dtype: torch.dtype) -> Any:
-    from diffusers import AutoencoderKLWan
+def _load(part: str, kind: Any, folder: Path, name: str, dtype: torch.dtype) -> Any:
+    """A part of a folder through its class of diffusers, checked. Raises BackendError."""
+    from diffusers.utils import logging
 
     try:
-        vae = AutoencoderKLWan.from_pretrained(
-            folder / "vae", torch_dtype=dtype, local_files_only=True, use_safetensors=True
-        )
+        with quiet(logging):
+            model, report = kind.from_pretrained(
+                folder / name, torch_dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
-        raise BackendError(f"the VAE of {folder} cannot be loaded: {cause(error)}") from error
-    return vae.eval().requires_grad_(False)
+        raise BackendError(f"the {part} of {folder} cannot be loaded: {cause(error)}") from error
+    check_report(part, folder, report)
+    check_finite(part, folder, model)
+    return model.eval().requires_grad_(False)
 
 
 def _bring(parts: Mapping[str, Any], place: torch.device) -> None:

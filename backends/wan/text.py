@@ -2,9 +2,9 @@
 
 import hashlib
 import html
-import json
 import os
 import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rollout.backends.wan.checks import check_finite, check_report, finite, quiet
 from rollout.devices import free_bytes
 from rollout.errors import BackendError, OutputError
 from rollout.files import fingerprint, write_whole
@@ -48,10 +49,17 @@ class TextEncoder:
         if path.is_file():
             try:
                 features: Tensor = load_file(path)["embedding"]
-                return features.to(self.device, self.dtype)
+                if finite(features):
+                    return features.to(self.device, self.dtype)
             except (SafetensorError, OSError, KeyError):
-                path.unlink(missing_ok=True)
+                pass
+            path.unlink(missing_ok=True)
         embedding = self._compute(text)
+        if not finite(embedding):
+            raise BackendError(
+                f"the text encoder of {self.folder} gives numbers that are not finite as {self.dtype}. Use --dtype bfloat16 or "
+                "float32."
+            )
         try:
             self.store.mkdir(parents=True, exist_ok=True)
             write_whole(path, lambda partial: save_file({"embedding": embedding.float().cpu()}, partial))
@@ -66,10 +74,10 @@ class TextEncoder:
             torch.cuda.empty_cache()
 
     def _key(self, text: str) -> str:
-        """Of the text, the encoder's files and dtype."""
+        """Of the text, the encoder's files and dtype, and who reads them."""
         if not self._identity:
             files = [file for part in ("text_encoder", "tokenizer") for file in (self.folder / part).glob("*")]
-            self._identity = f"{self.dtype} {fingerprint(files)}"
+            self._identity = f"{self.dtype} {fingerprint(files)} transformers {version('transformers')}"
         return hashlib.sha256(f"{self._identity}\n{TOKENS}\n{text}".encode()).hexdigest()[:32]
 
     @torch.no_grad()
@@ -94,18 +102,25 @@ class TextEncoder:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-
         for part in ("text_encoder", "tokenizer"):
             if not (self.folder / part).is_dir():
                 raise BackendError(f"{self.folder} has no {part}. Give a whole Wan 2.1 folder in diffusers' format.")
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
-            model = UMT5EncoderModel.from_pretrained(
-                self.folder / "text_encoder", dtype=self.dtype, local_files_only=True, use_safetensors=True
-            )
-        except (OSError, ValueError, json.JSONDecodeError) as error:
+            with quiet(logging):
+                model, report = UMT5EncoderModel.from_pretrained(
+                    self.folder / "text_encoder",
+                    dtype=self.dtype,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                )
+        except (OSError, ValueError, RuntimeError) as error:
             raise BackendError(f"the text encoder of {self.folder} cannot be loaded: {cause(error)}") from error
-        return tokenizer, model.to(self._place(model)).eval()
+        check_report("text encoder", self.folder, report)
+        model = model.to(self._place(model)).eval()
+        check_finite("text encoder", self.folder, model)
+        return tokenizer, model
 
     def _place(self, model: Any) -> torch.device:
         """The device, or the CPU where the encoder does not fit beside what is there."""

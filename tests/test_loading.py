@@ -1,0 +1,178 @@
+"""Every part of a Wan folder is checked as it is loaded: nothing runs on random, missing or broken weights."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rollout import load_backend
+from rollout.backends.wan import text
+from rollout.backends.wan.checks import finite
+from rollout.backends.wan.folder import read_config
+from rollout.backends.wan.text import TextEncoder
+from rollout.errors import BackendError
+from tests.test_wan import small_parts, transformer
+
+WEIGHTS = {
+    "transformer": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+SHARED, TIED = "shared.weight", "encoder.embed_tokens.weight"
+Change = Callable[[dict[str, Tensor]], None]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("wan") / "tiny"
+    transformer().save_pretrained(path / "transformer")
+    small_parts(path)
+    return path
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to break; embeddings are cached beside it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Path(shutil.copytree(whole, tmp_path / "broken"))
+
+
+def change(folder: Path, part: str, edit: Change) -> None:
+    file = folder / part / WEIGHTS[part]
+    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    edit(tensors)
+    file.unlink()
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def encoder(folder: Path, dtype: torch.dtype = torch.float32) -> TextEncoder:
+    return TextEncoder(folder, device=torch.device("cpu"), dtype=dtype)
+
+
+def load(folder: Path) -> None:
+    load_backend("wan", model=folder, height=32, width=48).encode("a cat")
+
+
+def lose(tensors: dict[str, Tensor]) -> None:
+    del tensors[min(tensors)]
+
+
+def add(tensors: dict[str, Tensor]) -> None:
+    tensors["scale_weight"] = torch.ones(1)
+
+
+def reshape(tensors: dict[str, Tensor]) -> None:
+    name = next(name for name, tensor in sorted(tensors.items()) if tensor.ndim > 1)
+    tensors[name] = torch.zeros(*tensors[name].shape[:-1], tensors[name].shape[-1] + 1)
+
+
+def spoil(tensors: dict[str, Tensor]) -> None:
+    tensors[max(tensors)].flatten()[-1] = float("nan")
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [(lose, "lacks 1 tensors"), (add, "has unexpected 1 tensors"), (reshape, ""), (spoil, "not finite")],
+)
+def test_no_part_loads_that_does_not_fit_its_config(
+    part: str, edit: Change, says: str, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    change(folder, part, edit)
+    capfd.readouterr()
+    with pytest.raises(BackendError, match=f"the {part.replace('_', ' ').replace('vae', 'VAE')} of .*{says}") as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+    assert "initialized" not in "".join(capfd.readouterr())  # the libraries' own warnings of the same
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("names", [(SHARED,), (TIED,), (SHARED, TIED)])
+@pytest.mark.parametrize("tied", [True, False, None])
+def test_the_embedding_is_right_under_either_name(names: tuple[str, ...], tied: bool | None, folder: Path) -> None:
+    """Wan's released folders hold shared.weight alone and say tie_word_embeddings: false."""
+    expected = encoder(folder).encode("a cat walks")
+
+    def rename(tensors: dict[str, Tensor]) -> None:
+        weight = tensors.pop(SHARED)
+        tensors |= {name: weight.clone() for name in names}
+
+    change(folder, "text_encoder", rename)
+    config = json.loads((folder / "text_encoder" / "config.json").read_text())
+    config.pop("tie_word_embeddings", None)
+    config |= {} if tied is None else {"tie_word_embeddings": tied}
+    (folder / "text_encoder" / "config.json").write_text(json.dumps(config))
+    assert torch.equal(encoder(folder).encode("a cat walks"), expected)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_text_encoder_without_its_embedding_is_refused(tied: bool, folder: Path, tmp_path: Path) -> None:
+    change(folder, "text_encoder", lambda tensors: lose_all(tensors, SHARED, TIED))
+    config = json.loads((folder / "text_encoder" / "config.json").read_text())
+    (folder / "text_encoder" / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": tied}))
+    with pytest.raises(
+        BackendError, match=r"text encoder of .* lacks 2 tensors, such as encoder\.embed_tokens\.weight"
+    ):
+        encoder(folder).encode("a cat")
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def lose_all(tensors: dict[str, Tensor], *names: str) -> None:
+    for name in names:
+        tensors.pop(name, None)
+
+
+def test_an_embedding_that_is_not_finite_is_neither_used_nor_cached(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a text encoder gives whose dtype has too small a range."""
+    right = encoder(folder).encode("a cat")
+    (stored,) = (tmp_path / "cache").rglob("*.safetensors")
+    save_file({"embedding": right * float("nan")}, stored)
+    assert torch.equal(encoder(folder).encode("a cat"), right)
+    assert torch.equal(load_file(stored)["embedding"], right)
+    stored.unlink()
+    monkeypatch.setattr(TextEncoder, "_compute", lambda self, text: right * float("inf"))
+    with pytest.raises(BackendError, match=r"not finite as torch\.float16\. Use --dtype bfloat16 or float32"):
+        encoder(folder, torch.float16).encode("a cat")
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_an_embedding_is_cached_with_the_version_that_made_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    encoder(folder).encode("a cat")
+    monkeypatch.setattr(text, "version", lambda name: {"transformers": "99.0"}[name])
+    encoder(folder).encode("a cat")
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2
+
+
+def test_a_folder_of_two_experts_is_refused(whole: Path, folder: Path) -> None:
+    """Wan 2.2 A14B denoises with one transformer above a noise level and with another below."""
+    index = {"_class_name": "WanPipeline", "boundary_ratio": None, "transformer_2": [None, None]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    read_config(folder)  # as one of Wan 2.1 says it
+    (folder / "model_index.json").write_text(json.dumps(index | {"boundary_ratio": 0.875}))
+    with pytest.raises(BackendError, match="holds two transformers"):
+        load(folder)
+    (folder / "model_index.json").unlink()
+    shutil.copytree(whole / "transformer", folder / "transformer_2")
+    with pytest.raises(BackendError, match="holds two transformers"):
+        load(folder)
+
+
+def test_finite_sees_one_number_of_any_kind() -> None:
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        tensor = torch.randn(100, 7).to(dtype)
+        assert finite(tensor)
+        for value in (float("nan"), float("inf"), -float("inf")):
+            broken: Any = tensor.clone()
+            broken[57, 3] = value
+            assert not finite(broken)
+    assert finite(torch.zeros(0))
