@@ -13,10 +13,18 @@ from rollout.backends.sprites.codec import Codec
 from rollout.backends.sprites.model import LAYOUT_GAIN, Shape, SpriteTransformer
 from rollout.backends.sprites.weights import Sprites
 from rollout.run.record import RunRecord
+from rollout.run.video import VideoWriter
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("rollout", deadline=None, max_examples=60, print_blob=True)
-hypothesis.settings.load_profile("rollout")
+hypothesis.settings.register_profile("slow", hypothesis.settings.get_profile("rollout"), max_examples=600)
+hypothesis.settings.load_profile("rollout")  # pytest --hypothesis-profile slow: ten times as many of everything
+
+
+def examples(number: int) -> int:
+    """So many examples of what costs seconds each, in the usual profile."""
+    return max(1, number * hypothesis.settings.default.max_examples // 60)
+
 
 BROWSER = next(
     filter(None, map(shutil.which, ("/usr/bin/chromium", "chromium", "google-chrome", "chromium-browser"))), None
@@ -58,6 +66,12 @@ def run_record(**fields: Any) -> RunRecord:
 def micro() -> Sprites:
     """The micro model in float64."""
     return micro_backend()
+
+
+@pytest.fixture
+def small_videos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames are not enlarged: H.264 of the micro model's noise, 8 times as wide, costs more than the model itself."""
+    monkeypatch.setitem(VideoWriter.__init__.__kwdefaults__, "least", 1)
 
 
 @pytest.fixture(scope="module")

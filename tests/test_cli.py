@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from rollout.errors import RolloutError
 from rollout.run.record import RunFolder
 from rollout.run.video import read_video
 from rollout.strategies.presets import PRESETS
+from tests.conftest import micro_backend
+from tests.processes import Forked
 
 A, B = "a red circle jumps", "a blue square spins on olive"
 
@@ -136,9 +139,20 @@ def test_prefixes(tmp_path: Path) -> None:
     assert (video[:12] - first).abs().mean() < 0.2 * first.std()
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, small_videos: None) -> None:
+    """Commands load the micro model in the place of the embedded one, as fast as its files are."""
+    backend = micro_backend(torch.float32)
+    monkeypatch.setattr("rollout.backends.load_backend", lambda *_, **__: backend)
+
+
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_generates(name: str, tmp_path: Path) -> None:
-    assert gen(tmp_path / "out", f"{A}[1.5s] | {B}[0.75s]", "--preset", name).exit_code == 0
+    """Past the trained length, on a model whose time is that of the embedded one."""
+    done = gen(tmp_path / "out", f"{A}[3s] | {B}[0.75s]", "--preset", name)
+    assert done.exit_code == 0, done.output
+    assert "30 frames" in done.output
 
 
 @pytest.mark.parametrize(
@@ -163,27 +177,30 @@ def test_the_vocabulary(args: list[str], strategy: str) -> None:
     assert run("explain", "a[1s]", *args).output.splitlines()[0].startswith(strategy + "  on sprites")
 
 
-@pytest.fixture
-def small_disk(request: pytest.FixtureRequest) -> Iterator[int]:
+@contextmanager
+def small_disk(size: int) -> Iterator[None]:
     """A limit on file size, which fails a write as a full disk does."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (request.param, hard))
-    yield request.param
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 BLOCK = 3 * 112 * 4 * 4 * 4
 """Bytes of a block's latents."""
 
 
-@pytest.mark.parametrize("small_disk", [100, 256, 8_000, BLOCK, BLOCK + 300, 2 * BLOCK], indirect=True)
-def test_a_full_disk_is_one_clear_line_and_leaves_no_file(tmp_path: Path, small_disk: int) -> None:
+@pytest.mark.parametrize("size", [100, 256, 8_000, BLOCK, BLOCK + 300, 2 * BLOCK])
+def test_a_full_disk_is_one_clear_line_and_leaves_no_file(tmp_path: Path, size: int) -> None:
     """In the header, before, in and after the first block, and in the second: what is left in a buffer fails again."""
-    says = refused("gen", A + "[3s]", "--out", str(tmp_path / "out"), "--latents")
+    with small_disk(size):
+        says = refused("gen", A + "[3s]", "--out", str(tmp_path / "out"), "--latents")
     assert re.search(r"cannot be written.*: File too large\. (Free some space|Choose another --out)", says)
-    assert [p.name for p in (tmp_path / "out").iterdir() if p.stat().st_size > small_disk or ".partial" in p.name] == []
+    assert [p.name for p in (tmp_path / "out").iterdir() if p.stat().st_size > size or ".partial" in p.name] == []
     assert not (tmp_path / "out" / "latents.safetensors").exists()
     assert not (tmp_path / "out" / "run.json").exists()
 
@@ -306,7 +323,8 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_the_embedded_model_takes_one_thread_where_none_are_asked_for(tmp_path: Path, two_threads: None) -> None:
+@pytest.mark.usefixtures("small", "two_threads")
+def test_the_embedded_model_takes_one_thread_where_none_are_asked_for(tmp_path: Path) -> None:
     """A second one gains little alone, and waits for its core wherever something else runs."""
     one, two = tmp_path / "one", tmp_path / "two"
     assert run("gen", A + "[0.375s]", "--out", str(one)).exit_code == 0
@@ -343,11 +361,10 @@ def test_a_rule_of_ones_own_is_everywhere(tmp_path: Path) -> None:
         "9 frames": ["gen", f"{A}[1.125s]", "--out", str(tmp_path / "run"), *own, *mine],
         "mine: folded": ["bench", "validate", "smoke", "--add", "mine=folded dilated+keep", *own],
     }
-    env = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
     for wanted, command in commands.items():
-        done = subprocess.run([sys.executable, "-m", "rollout", *command], capture_output=True, text=True, env=env)
-        assert done.returncode == 0, done.stderr
-        assert wanted in done.stdout
+        process = Forked(*command, env={"COLUMNS": "200"})
+        assert process.wait() == 0, process.stderr
+        assert wanted in process.stdout
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["strategy"]["positions"] == {"kind": "folded", "near": 4}
     assert set(record["rules"]) == {"positions folded", "policy dilated"}

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
+from typer.testing import Result as Invoked
 
 from rollout import Script, Strategy, generate, preset
 from rollout.cli import app
 from rollout.errors import BackendError, CompositionError, OutputError, RolloutError, ScriptError
 from rollout.handover import taken_over
+from rollout.loop import Result, Rollout
 from rollout.plan import Step, simulate, steps
 from rollout.run.fork import History
 from rollout.run.job import Job
@@ -25,6 +28,7 @@ from rollout.run.recipe import Recipe
 from rollout.run.video import read_video
 from rollout.slots import Role
 from rollout.strategies.presets import PRESETS
+from rollout.text import Json
 from rollout.timeline import Event, Prompt, Use, blocks_of, moments
 from rollout.views import Horizon
 from tests.conftest import micro_backend
@@ -39,6 +43,9 @@ def backend() -> Any:
     return micro_backend(torch.float32)
 
 
+pytestmark = pytest.mark.usefixtures("small_videos")
+
+
 def finish(job: Job) -> dict[str, Any]:
     job.folder.mkdir(exist_ok=True, parents=True)
     for _ in job.run():
@@ -46,9 +53,23 @@ def finish(job: Job) -> dict[str, Any]:
     return json.loads((job.folder / "run.json").read_text())
 
 
-def parent(folder: Path, name: str = "infinity-rope", **more: Any) -> History:
-    finish(Job(backend(), Recipe(preset(name), SCRIPT, seed=3, **more), folder, latents=True))
-    return History.of(folder)
+@pytest.fixture(scope="module")
+def parents(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A preset's finished run, which its forks read and leave alone."""
+
+    @cache
+    def parent(name: str) -> Path:
+        folder = tmp_path_factory.mktemp("parent")
+        finish(Job(backend(), Recipe(preset(name), SCRIPT, seed=3), folder, latents=True))
+        return folder
+
+    return parent
+
+
+@pytest.fixture
+def parent(parents: Callable[[str], Path]) -> Path:
+    """That of the first preset."""
+    return parents("infinity-rope")
 
 
 def forked(history: History, block: int, folder: Path, **how: Any) -> dict[str, Any]:
@@ -61,20 +82,22 @@ def latents(folder: Path) -> torch.Tensor:
     return read_latents(folder / "latents.safetensors")
 
 
+@pytest.mark.parametrize("block", [1, 9, 13])
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("block", [1, 4, 9, 13])
-def test_a_fork_that_changes_nothing_is_the_run_itself(tmp_path: Path, name: str, block: int) -> None:
+def test_a_fork_that_changes_nothing_is_the_run_itself(
+    tmp_path: Path, parents: Callable[[str], Path], name: str, block: int
+) -> None:
     """Clean passes alone rebuild the cache, prompt changes and all, bit for bit."""
-    history = parent(tmp_path / "a", name)
-    record = forked(history, block, tmp_path / "b")
-    assert record["digests"] == json.loads((tmp_path / "a" / "run.json").read_text())["digests"]
+    parent = parents(name)
+    record = forked(History.of(parent), block, tmp_path / "b")
+    assert record["digests"] == json.loads((parent / "run.json").read_text())["digests"]
     assert record["history"] == block
     assert record["costs"]["forwards"] < 5 * 14
 
 
-def test_other_prompts_and_seeds_share_the_history_and_part_from_there(tmp_path: Path) -> None:
-    history = parent(tmp_path / "a")
-    whole = latents(tmp_path / "a")
+def test_other_prompts_and_seeds_share_the_history_and_part_from_there(tmp_path: Path, parent: Path) -> None:
+    history = History.of(parent)
+    whole = latents(parent)
     for n, how in enumerate(({"prompt": f"{C}[1.5s]"}, {"seed": 4}, {"prompt": f"{A}[1.5s#] ; three"})):
         record = forked(history, 6, tmp_path / str(n), **how)
         found = latents(tmp_path / str(n))
@@ -86,8 +109,8 @@ def test_other_prompts_and_seeds_share_the_history_and_part_from_there(tmp_path:
     assert (tmp_path / "2" / "subtitles.vtt").read_text().count("-->") == 2
 
 
-def test_a_switch_of_strategy_is_an_event_and_comes_back_on_rerun(tmp_path: Path) -> None:
-    history = parent(tmp_path / "a")
+def test_a_switch_of_strategy_is_an_event_and_comes_back_on_rerun(tmp_path: Path, parent: Path) -> None:
+    history = History.of(parent)
     other = Strategy.from_text("online ema:window=9,sink=1+recache")
     record = forked(history, 6, tmp_path / "b", strategy=other, prompt=f"{B}[2.25s]")
     assert record["events"] == [{"block": 6, "kind": "strategy", "value": [other.to_dict()]}]
@@ -140,18 +163,31 @@ def test_an_unfinished_run_can_be_forked_up_to_its_snapshot(tmp_path: Path) -> N
             history.block(bad, spec)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A preset's run that was broken off, with snapshots."""
+
+    @cache
+    def broken_off(name: str) -> Path:
+        folder = tmp_path_factory.mktemp("unfinished")
+        recipe = Recipe(preset(name), f"{A}[2.25s] | {B}[3s#]", seed=3, events=(Event(4, Prompt((C,))),))
+        running = Job(backend(), recipe, folder, latents=True, every=6).run()
+        for result in running:
+            if result.block.index == 12:
+                break
+        running.close()
+        return folder
+
+    return broken_off
+
+
 @pytest.mark.parametrize("block", [6, 9])
-def test_a_fork_starts_from_the_nearest_snapshot(tmp_path: Path, name: str, block: int) -> None:
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_fork_starts_from_the_nearest_snapshot(
+    tmp_path: Path, unfinished: Callable[[str], Path], name: str, block: int
+) -> None:
     """Bit for bit the run that encodes its whole history, with fewer passes."""
-    (tmp_path / "run").mkdir()
-    recipe = Recipe(preset(name), f"{A}[2.25s] | {B}[3s#]", seed=3, events=(Event(4, Prompt((C,))),))
-    running = Job(backend(), recipe, tmp_path / "run", latents=True, every=6).run()
-    for result in running:
-        if result.block.index == 12:
-            break
-    running.close()
-    history = History.of(tmp_path / "run")
+    history = History.of(unfinished(name))
     nearest = history.nearest(block)
     if name == "rolling-forcing":  # its snapshots hold blocks that are half denoised
         assert nearest is None
@@ -178,8 +214,8 @@ def test_a_fork_starts_from_the_nearest_snapshot(tmp_path: Path, name: str, bloc
     assert (pixels[0] == pixels[1]).all()
 
 
-def test_where_the_script_ends_the_fork_needs_a_prompt(tmp_path: Path) -> None:
-    history = parent(tmp_path / "a")
+def test_where_the_script_ends_the_fork_needs_a_prompt(parent: Path) -> None:
+    history = History.of(parent)
     with pytest.raises(ScriptError, match="Say with --prompt"):
         history.branch(14, backend().spec)
     assert history.branch(14, backend().spec, prompt=C).text.endswith(f"| {C} ; one | two | ")
@@ -194,32 +230,49 @@ LESS = {"self-forcing": 0, "infinite-forcing": 1, "infinity-rope": 1, "infinity-
 """Sinks of the first presets that hold fewer than three."""
 
 
+CHANGED = Script.parse(f"{A}[6s] | {B}[3s]")
+AT = 16
+"""The block at which a preset changes into another, long after its window is full."""
+
+
+@cache
+def halfway(name: str) -> tuple[list[Result], tuple[Json, dict[str, torch.Tensor]]]:
+    """A preset's blocks before the change, and what it goes on from."""
+    run = generate(backend(), preset(name), CHANGED)
+    return list(itertools.islice(run, AT)), run.state()
+
+
+def from_halfway(name: str) -> Rollout:
+    """That run, at the change."""
+    run = generate(backend(), preset(name), CHANGED)
+    state, tensors = halfway(name)[1]
+    run.restore(json.loads(json.dumps(state)), {key: tensor.clone() for key, tensor in tensors.items()})
+    return run
+
+
 @pytest.mark.parametrize(("old", "new"), CHANGES)
-def test_every_change_of_preset_runs_or_says_why_not(tmp_path: Path, old: str, new: str) -> None:
+def test_every_change_of_preset_runs_or_says_why_not(old: str, new: str) -> None:
     spec = backend().spec
-    script = Script.parse(f"{A}[6s] | {B}[3s]")
-    changes = [Event(16, Use(preset(new)))]
-    horizon = Horizon(last=script.count(spec) - 1)
-    run = generate(backend(), preset(old), script)
+    changes = [Event(AT, Use(preset(new)))]
+    horizon = Horizon(last=CHANGED.count(spec) - 1)
     planned: list[Step] = []
     reason = ""
     try:
-        planned += steps(moments(script, spec, preset(old), changes), spec, horizon=horizon)
+        planned += steps(moments(CHANGED, spec, preset(old), changes), spec, horizon=horizon)
     except CompositionError as error:
         reason = str(error)
+    run = from_halfway(old)
     if reason:
         assert not (old in FIRST and new in FIRST) or LESS.get(old, 3) < LESS.get(new, 3)
         assert "Encode the history again" in reason or "Start a rollout of its own" in reason
-        for _ in range(16):
-            next(run)
         with pytest.raises(CompositionError, match=re.escape(reason)):
             run.use(preset(new))
         return
-    assert all(len(s.slots) + 3 <= preset(new).stored for s in planned[16:])
-    for result, step in zip(run, planned, strict=True):
+    assert all(len(s.slots) + 3 <= preset(new).stored for s in planned[AT:])
+    run.use(preset(new))
+    results = [*halfway(old)[0], *run]
+    for result, step in zip(results, planned, strict=True):
         assert (result.slots, result.placement) == (step.slots, step.placement)
-        if result.block.index == 15:
-            run.use(preset(new))
         assert torch.isfinite(result.latents).all()
     assert run.cache.window == preset(new).stored
 
@@ -274,14 +327,14 @@ def test_any_policy_takes_over_from_any_or_says_why(old: Any, new: Any, block: i
         assert all((role is Role.SINK) == (first <= frame < first + sinks) for frame, role in roles.items())
 
 
-def test_rebuild_is_the_new_strategy_from_the_beginning(tmp_path: Path) -> None:
-    history = parent(tmp_path / "a")
+def test_rebuild_is_the_new_strategy_from_the_beginning(tmp_path: Path, parent: Path) -> None:
+    history = History.of(parent)
     with pytest.raises(CompositionError, match="frame 1 would be a sink"):
         history.branch(9, backend().spec, strategy=preset("memrope"))
     record = forked(history, 9, tmp_path / "b", strategy=preset("memrope"), rebuild=True)
     assert record["strategy"] == preset("memrope").to_dict()
     assert record["events"] == []
-    by_hand = generate(backend(), preset("memrope"), SCRIPT, seeds=3, history=latents(tmp_path / "a")[:27])
+    by_hand = generate(backend(), preset("memrope"), SCRIPT, seeds=3, history=latents(parent)[:27])
     assert torch.equal(torch.cat([r.latents[0] for r in by_hand]), latents(tmp_path / "b"))
 
 
@@ -300,7 +353,7 @@ def test_a_refused_change_leaves_a_live_rollout_as_it_was(micro: Any) -> None:
     assert run.timeline.log == []
 
 
-def cli(*args: str) -> Result:
+def cli(*args: str) -> Invoked:
     return CliRunner().invoke(app, list(args))
 
 

@@ -4,8 +4,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -29,7 +29,8 @@ from rollout.run.snapshot import read_snapshot, snapshots
 from rollout.run.video import frames_in, read_video
 from rollout.strategies import Flush
 from rollout.strategies.presets import PRESETS
-from tests.conftest import micro_backend
+from tests.conftest import examples, micro_backend
+from tests.processes import Forked, until
 
 A, B = "a red circle jumps", "a blue square spins on olive"
 SCRIPT = f"{A}[3.375s] | {B}[1.875s] | {A}[1.5s#] ; one | two | three"
@@ -99,8 +100,9 @@ PASSES = 5 * BLOCKS
 """Four noisy ones a block and the clean one; rolled, one that blocks share instead of the four, and three to begin with."""
 
 
+@pytest.mark.usefixtures("small_videos")
 @pytest.mark.parametrize("name", PRESETS)
-@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(2), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.integers(16, PASSES), every=st.integers(1, 3), again=st.integers(1, 60), latents=st.booleans())
 def test_killed_anywhere_it_goes_on_bit_for_bit(
     tmp_path_factory: pytest.TempPathFactory, name: str, at: int, every: int, again: int, latents: bool
@@ -339,17 +341,18 @@ def test_killed_between_the_last_frame_and_the_record(tmp_path: Path, monkeypatc
     assert frames_in(tmp_path / "video.mp4") == 3 * BLOCKS
 
 
+@pytest.mark.usefixtures("small_videos")
 def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
-    """All that a run holds is bounded: what it keeps after 40 blocks it keeps after 160."""
-    job = Job(backend(), recipe(text=A + "[60s]"), tmp_path, latents=True)
+    """All that a run holds is bounded: what it keeps after 20 blocks it keeps after 60."""
+    job = Job(backend(), recipe(text=A + "[22.5s]"), tmp_path, latents=True)
     sizes = []
     for result in job.run():
-        if result.block.index in (40, 159):
+        if result.block.index in (20, 59):
             run = job.rollout
             sizes.append((len(run.engine._latents), len(run.cache.slots), run.cache.bytes, len(run.timeline.log)))
     assert len(sizes) == 2
     assert sizes[0] == sizes[1]
-    assert len(read_latents(tmp_path / "latents.safetensors")) == 480
+    assert len(read_latents(tmp_path / "latents.safetensors")) == 180
 
 
 def test_the_video_plays_while_it_grows(tmp_path: Path) -> None:
@@ -359,27 +362,26 @@ def test_the_video_plays_while_it_grows(tmp_path: Path) -> None:
     assert set(seen) == {-1}  # all but the frame whose length is not known yet
 
 
-COMMAND = [sys.executable, "-m", "rollout"]
-ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def started(folder: Path) -> subprocess.Popen[str]:
-    """A long run of the real command, once it has written something."""
+@contextmanager
+def started(folder: Path) -> Iterator[Forked]:
+    """A long run of the real command, once it has written something; whatever happens, it ends."""
     script = f"{A}[3s] | {B}[30s]"
-    args = [*COMMAND, "gen", script, "--out", str(folder), "--snapshot-every", "4", "--latents", "--threads", "1"]
-    child = subprocess.Popen(args, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not list(folder.glob("snapshot-*")) and child.poll() is None:
-        time.sleep(0.02)
-    return child
+    child = Forked("gen", script, "--out", str(folder), "--snapshot-every", "4", "--latents")
+    try:
+        until(lambda: child.ended or bool(list(folder.glob("snapshot-*"))))
+        yield child
+    finally:
+        if not child.ended:
+            child.signal(signal.SIGKILL)
+            child.wait()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_process_stops_when_asked(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    child = started(tmp_path / "run")
-    child.send_signal(number)
-    _, told = child.communicate(timeout=120)
-    assert child.returncode == code, told
-    lines = told.splitlines()
+    with started(tmp_path / "run") as child:
+        child.signal(number)
+        assert child.wait() == code, child.stderr
+    lines = child.stderr.splitlines()
     assert lines[0] == "stopping after this block; once more stops at once"
     assert lines[1].startswith("rollout: stopped after block ")
     assert lines[1].endswith(f"Go on with: rollout resume {tmp_path / 'run'}")
@@ -389,13 +391,13 @@ def test_the_process_stops_when_asked(tmp_path: Path, number: signal.Signals, co
 
 
 def test_the_process_stops_at_once_when_asked_twice(tmp_path: Path) -> None:
-    child = started(tmp_path / "run")
-    child.send_signal(signal.SIGINT)
-    time.sleep(0.005)
-    child.send_signal(signal.SIGINT)
-    _, told = child.communicate(timeout=120)
-    assert child.returncode == 130, told
-    assert "Traceback" not in told
+    with started(tmp_path / "run") as child:
+        child.signal(signal.SIGINT)
+        until(lambda: child.ended or "once more stops at once" in child.stderr)
+        if not child.ended:
+            child.signal(signal.SIGINT)
+        assert child.wait() == 130, child.stderr
+    assert "Traceback" not in child.stderr
     assert snapshots(tmp_path / "run")
 
 

@@ -4,8 +4,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from rollout.run.video import read_video
 from rollout.slots import Block, Role, Slot, View
 from rollout.strategies import Flush, Online, Relativistic, Sink
 from rollout.strategies.presets import PRESETS
+from tests.processes import Forked
 
 TINY = {
     "patch_size": (1, 2, 2),
@@ -564,17 +563,17 @@ def test_the_whole_command_on_a_whole_folder(folder: Path, tmp_path: Path) -> No
         "--model",
         str(folder),
     ]
-    command = [sys.executable, "-m", "rollout", *base, "--height", "32", "--width", "48", "--latents", "--threads", "1"]
-    done = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command = [*base, "--height", "32", "--width", "48", "--latents", "--threads", "1"]
+    done = Forked(*command, "--out", str(tmp_path / "out"))
+    assert done.wait() == 0, done.stderr
     assert "MiB of keys and values" in done.stdout
     assert load_file(tmp_path / "out" / "latents.safetensors")["latents"].shape == (9, 16, 4, 6)
     assert len(read_video(tmp_path / "out" / "video.mp4")) == 4 * 9 - 3
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["backend"]["name"] == "wan"
     assert record["script"]["shots"][1]["begin"] == 21 / 16
-    bad = subprocess.run([*command, "--out", str(tmp_path / "bad"), "--height", "100"], capture_output=True, text=True)
-    assert bad.returncode == 2
+    bad = Forked(*command, "--out", str(tmp_path / "bad"), "--height", "100")
+    assert bad.wait() == 2
     assert "not a multiple of 16" in bad.stderr
     assert not (tmp_path / "bad").exists()
 

@@ -1,0 +1,98 @@
+"""The command in a process of its own, forked from this one: a new interpreter takes seconds to import torch."""
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+from rollout.cli import main
+
+__all__ = ["Forked", "until"]
+
+
+def until(holds: Callable[[], bool], seconds: float = 200) -> None:
+    """Look until it is so: it may take as long as a machine that does much else makes it take."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+class Forked:
+    """`rollout ARGS` in a child process, its signal handlers, streams, folder and environment as a shell gives them."""
+
+    def __init__(self, *args: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> None:
+        self._files = [TemporaryFile("w+"), TemporaryFile("w+")]  # noqa: SIM115  # as long as somebody reads them
+        self._status: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                code = _run(args, self._files, cwd, env or {})
+            finally:
+                os._exit(code)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is no more."""
+        self._wait(os.WNOHANG)
+        return self._status is not None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the process a signal."""
+        os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended; that of a signal is negative."""
+        self._wait(0)
+        assert self._status is not None
+        return os.waitstatus_to_exitcode(self._status)
+
+    @property
+    def stdout(self) -> str:
+        """What it has printed so far."""
+        return self._read(0)
+
+    @property
+    def stderr(self) -> str:
+        """What it has complained about so far."""
+        return self._read(1)
+
+    def _wait(self, options: int) -> None:
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, options)
+            self._status = status if pid else None
+
+    def _read(self, number: int) -> str:
+        # not by seeking: the child writes at the position that it shares with this process
+        descriptor = self._files[number].fileno()
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode()
+
+
+def _run(args: Sequence[str], files: Sequence[IO[str]], cwd: Path | None, env: Mapping[str, str]) -> int:
+    """What the child does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for file, number in zip(files, (1, 2), strict=True):
+        os.dup2(file.fileno(), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+    sys.argv = ["rollout", *args]
+    os.environ.update(env)
+    if cwd is not None:
+        os.chdir(cwd)
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
