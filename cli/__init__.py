@@ -9,6 +9,7 @@ from rollout import __version__
 from rollout.cli import (
     attn,
     bench,
+    cite,
     compare,
     doctor,
     explain,
@@ -30,7 +31,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="rollout",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # of every command
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -60,6 +61,7 @@ app.command("explain")(explain.explain)
 app.command("attn")(attn.attn)
 app.command("doctor")(doctor.doctor)
 app.command("ls")(ls.ls)
+app.command("cite")(cite.cite)
 app.command("compare")(compare.compare)
 app.command("score")(score.score)
 app.command("export")(export.export)

@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rollout.cli.spread import Command, spread
-from rollout.registry import find
+from rollout.registry import find, names
 from rollout.strategy import REFINEMENTS, Strategy
 
 if TYPE_CHECKING:
     from rollout.sampler import Schedule
     from rollout.strategies.presets import Preset
 
-__all__ = ["DEFAULT", "OPTIONS", "Composition", "composes"]
+__all__ = ["DEFAULT", "OPTIONS", "Composition", "complete_preset", "composes"]
+
+
+def complete_preset(incomplete: str) -> list[str]:
+    """The presets whose names begin so, for the shell."""
+    return [name for name in names("presets") if name.startswith(incomplete)]
+
 
 DEFAULT = "infinity-rope"
 """The preset in force where no option says otherwise."""
@@ -26,7 +32,12 @@ OPTIONS = {
         metavar="SPEC",
         help="Policy+switch: sink:window=12,sink=3+flush:last=1, fifo, ema+keep; 'flush' is sink+flush.",
     ),
-    "preset": typer.Option("--preset", metavar="NAME", help="A published composition: see 'rollout ls presets'."),
+    "preset": typer.Option(
+        "--preset",
+        metavar="NAME",
+        help="A published composition: see 'rollout ls presets'.",
+        autocompletion=complete_preset,
+    ),
     "spectrum": typer.Option(
         "--spectrum", metavar="SPEC", help="Temporal frequencies: plain, jitter:scale=0.8, interpolate, ntk, riflex."
     ),

@@ -89,3 +89,10 @@ def test_the_page_has_one_of_each_kind() -> None:
     assert sorted(FILES) == sorted(OWN)
     checks = [re.findall(r"check_(\w+)\(", program)[-1] for program in OWN.values()]
     assert checks == ["rule", "rule", "rule", "metric", "backend"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_what_a_page_links_to_is_there(name: str) -> None:
+    """Those of docs/ are looked at where they are built."""
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", (DOCS.parent / name).read_text()):
+        assert (DOCS.parent / path).exists(), path
