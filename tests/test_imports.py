@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
+from rollout import load_backend, preset
 from rollout.backends.wan import weights
 from rollout.backends.wan.folder import INDEX, RECORD, describe, read_block
 from rollout.backends.wan.naming import Names, original_name, strip
@@ -21,6 +22,10 @@ from rollout.backends.wan.weights import import_checkpoint
 from rollout.cli import app
 from rollout.errors import BackendError, OutputError
 from rollout.files import alone, link_or_copy, new_tree
+from rollout.registry import find
+from rollout.run.job import Job
+from rollout.run.recipe import Recipe
+from rollout.run.record import RunFolder
 from tests.test_wan import original_names, small_parts, transformer
 
 TUNED = transformer(seed=9)
@@ -495,3 +500,57 @@ def test_wrappers_are_taken_off_in_any_order() -> None:
         "base_model.model.x.weight",
     ):
         assert strip(name) == "x.weight"
+
+
+def test_the_weights_of_a_record_are_those_that_ran(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every tensor counts, also one far behind the first MiB, and not how they are split in files."""
+    save_file(PLAIN, tmp_path / "w.safetensors")
+    last = original_name(max(name for name in STATE if name.endswith("weight"))).removesuffix(".weight")
+    rows, columns = PLAIN[f"{last}.weight"].shape
+    lora = {f"{last}.lora_A.weight": torch.ones(1, columns), f"{last}.lora_B.weight": torch.ones(rows, 1)}
+    save_file(lora, tmp_path / "lora.safetensors")
+    plain = import_checkpoint(tmp_path / "w.safetensors", base, tmp_path / "plain")
+    changed = import_checkpoint(
+        tmp_path / "w.safetensors", base, tmp_path / "changed", lora=tmp_path / "lora.safetensors"
+    )
+    half = import_checkpoint(tmp_path / "w.safetensors", base, tmp_path / "half", dtype="bfloat16")
+    monkeypatch.setattr(weights, "SHARD", 20_000)
+    sharded = import_checkpoint(tmp_path / "w.safetensors", base, tmp_path / "sharded")
+    assert len({shown["weights"] for shown in (plain, changed, half)}) == 3
+    assert sharded["weights"] == plain["weights"]
+    model = load_backend("wan", model=tmp_path / "changed", height=32, width=48)
+    assert model.digest == changed["weights"] == find("backends", "wan").digest(str(tmp_path / "changed"))
+    (tmp_path / "run").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for _ in Job(model, Recipe(preset("infinity-rope"), "a cat[0.5s]", backend="wan"), tmp_path / "run").run():
+        pass
+    assert RunFolder.open(tmp_path / "run").record.backend.weights == changed["weights"]
+
+
+def test_a_folder_is_described_also_where_it_is_not_whole(
+    base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shown = describe(base)
+    assert (shown["weights"], shown["missing"], shown["imported"]) == (None, ["transformer"], None)
+    assert (shown["family"], shown["block"]) == ("Wan 2.1", 3)
+    capfd.readouterr()
+    with pytest.raises(BackendError, match=r"the transformer of .* cannot be loaded: .*no file"):
+        load_backend("wan", model=base, height=32, width=48)
+    assert not any(capfd.readouterr())  # the error is all that is said
+    folder = tmp_path / "folder"
+    shutil.copytree(base, folder)
+    (folder / RECORD).write_text("[broken")
+    assert describe(folder)["imported"] is None
+    (folder / "transformer" / "w.safetensors").write_bytes(b"\xff" * 20)
+    with pytest.raises(BackendError, match="cannot be read as safetensors"):
+        describe(folder)
+    for text, says in (("[]", "no Wan folder"), ('{"num_layers": "two"}', "says no"), ("{}", "says no 'num_layers'")):
+        (folder / "transformer" / "config.json").write_text(text)
+        with pytest.raises(BackendError, match=says):
+            describe(folder)
+    config = {"num_layers": -1, "num_attention_heads": 2, "attention_head_dim": 2}
+    (folder / "transformer" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BackendError, match=r"it says .*-1"):
+        describe(folder)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from rollout.backend import Spec
 from rollout.backends.wan.family import geometry
 from rollout.errors import BackendError
-from rollout.files import fingerprint
 
 if TYPE_CHECKING:
     from rollout.backend import Backend
@@ -38,10 +37,12 @@ def spec() -> Spec:
 
 def digest(model: str | None = None) -> str:
     """The identity of the transformer in the folder `model`. Raises BackendError."""
-    files = [] if model is None else sorted((Path(model) / "transformer").glob("*.safetensors"))
-    if not files:
+    from rollout.backends.wan.folder import digest_weights
+
+    weights = None if model is None else digest_weights(Path(model))
+    if weights is None:
         raise BackendError(f"there is no transformer in {model}. Add --model DIR, a Wan folder in diffusers' format.")
-    return fingerprint(files)[:16]
+    return weights
 
 
 def load(

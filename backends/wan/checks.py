@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ __all__ = ["check_finite", "check_report", "finite", "quiet"]
 
 @contextmanager
 def quiet(logging: Any) -> Iterator[None]:
-    """Keep a library from warning of what is checked here; `logging`: diffusers' or transformers' module of that name."""
+    """Keep a library from saying what an error here says; `logging`: diffusers' or transformers' module of that name."""
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
+    logging.set_verbosity(CRITICAL)
     try:
         yield
     finally:

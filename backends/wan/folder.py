@@ -1,6 +1,8 @@
 """A Wan folder in diffusers' format: its config, its files of weights, and what it holds."""
 
 import json
+from collections.abc import Iterator
+from hashlib import sha256
 from math import prod
 from pathlib import Path
 
@@ -10,13 +12,26 @@ from rollout.backends.wan.family import family_of
 from rollout.errors import BackendError
 from rollout.text import Json, cause
 
-__all__ = ["FILES", "INDEX", "PARTS", "RECORD", "describe", "read_block", "read_config"]
+__all__ = [
+    "FILES",
+    "INDEX",
+    "PARTS",
+    "RECORD",
+    "SIZES",
+    "describe",
+    "digest_weights",
+    "read_block",
+    "read_config",
+    "read_record",
+]
 
 FILES = "diffusion_pytorch_model{suffix}.safetensors"
 INDEX = f"{FILES.format(suffix='')}.index.json"
 """Which tensor is in which file, where there are several."""
 RECORD = "rollout.json"
 """Where an imported transformer came from."""
+SIZES = ("num_layers", "num_attention_heads", "attention_head_dim")
+"""What a transformer's config must say."""
 PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
 """What a folder holds beside its transformer."""
 
@@ -25,8 +40,15 @@ def read_config(folder: Path) -> Json:
     """The transformer's config of a diffusers-format folder. Raises BackendError."""
     path = folder / "transformer" / "config.json"
     try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        sizes = [config[name] for name in SIZES]
+        if not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise ValueError(f"it says {dict(zip(SIZES, sizes, strict=True))}")
+    except KeyError as error:
+        raise BackendError(
+            f"{path} says no {error}: it is of no transformer of Wan's. Get the folder again."
+        ) from error
+    except (OSError, ValueError, TypeError) as error:
         raise BackendError(
             f"{folder} is no Wan folder of diffusers: {path} {_why(error)}. Give the folder of Wan2.1-T2V-1.3B-Diffusers."
         ) from error
@@ -43,13 +65,45 @@ def read_config(folder: Path) -> Json:
     return fields
 
 
+def read_record(folder: Path) -> Json | None:
+    """What the import of a folder recorded; None where it was not imported, or the record is none."""
+    try:
+        record: Json = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
 def read_block(folder: Path) -> int | None:
     """Frames that the folder's model denoises together, as its import recorded them; None: those of its family."""
-    try:
-        block = json.loads((folder / RECORD).read_text()).get("block")
-    except (OSError, ValueError, AttributeError):
-        return None
+    block = (read_record(folder) or {}).get("block")
     return block if isinstance(block, int) and block > 0 else None
+
+
+def digest_weights(folder: Path) -> str | None:
+    """The identity of a folder's transformer, however it is split in files; None where there is none. Raises BackendError.
+
+    Of every tensor its name, dtype, shape and first 4 KiB count: training and LoRAs change whole tensors, perhaps few of them.
+    """
+    files = _shards(folder / "transformer")
+    tensors = sorted(piece for file in files for piece in _pieces(file))
+    return sha256(repr(tensors).encode()).hexdigest()[:16] if files else None
+
+
+def _pieces(file: Path) -> Iterator[tuple[str, str, list[int], str]]:
+    """Each tensor's name, dtype, shape and a hash of its first bytes, as safetensors holds them."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length) if length < 2**27 else b"")
+            for name, entry in header.items():
+                if name != "__metadata__":
+                    begin, end = entry["data_offsets"]
+                    stream.seek(8 + length + begin)
+                    start = sha256(stream.read(min(end - begin, 4096))).hexdigest()
+                    yield name, entry["dtype"], entry["shape"], start
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BackendError(f"{file} cannot be read as safetensors: {cause(error)}. Get it again.") from error
 
 
 def _experts(folder: Path) -> bool:
@@ -81,7 +135,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def describe(folder: Path) -> Json:
-    """What a folder holds: geometry, parameters, dtype, parts, and where an imported transformer came from."""
+    """What a folder holds: geometry, parameters, dtype, parts, the weights' identity as a run records it, and their origin."""
     config = read_config(folder)
     count, kinds = 0, set()
     for file in _shards(folder / "transformer"):
@@ -93,15 +147,19 @@ def describe(folder: Path) -> Json:
                     kinds.add(part.get_dtype())
         except (SafetensorError, OSError) as error:
             raise BackendError(f"{file} cannot be read as safetensors: {cause(error)}.") from error
-    parts = [p for p in ("vae", "text_encoder", "tokenizer") if (folder / p).is_dir()]
-    source = folder / RECORD
+    family = family_of(config)
+    needed = ("vae", "text_encoder", "tokenizer")
+    weights = digest_weights(folder)
     return {
+        "family": family.name,
         "layers": config["num_layers"],
         "heads": config["num_attention_heads"],
         "head_dim": config["attention_head_dim"],
+        "block": read_block(folder) or family.block,
         "parameters": count,
         "dtype": sorted(kinds),
-        "parts": parts,
-        "missing": [p for p in ("vae", "text_encoder", "tokenizer") if p not in parts],
-        "imported": json.loads(source.read_text()) if source.is_file() else None,
+        "weights": weights,
+        "parts": [part for part in needed if (folder / part).is_dir()],
+        "missing": [part for part in needed if not (folder / part).is_dir()] + ([] if weights else ["transformer"]),
+        "imported": read_record(folder),
     }
