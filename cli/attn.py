@@ -1,7 +1,6 @@
 """rollout attn: which frames a frame looks at, as a map and a picture."""
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -49,7 +48,7 @@ def attn(
     strategy = composition.strategy()
     plan = Script.parse(script)
     number = _layer(layer)
-    from rollout.files import free_folder, new_folder, write_whole
+    from rollout.files import output_folder, write_whole
     from rollout.loop import generate
     from rollout.run.prefix import read_prefix
     from rollout.run.recipe import Recipe
@@ -61,7 +60,7 @@ def attn(
     start, start_record = read_prefix(model, prefix, plan.prompts[0], seed)
     run = generate(model, strategy, plan, seeds=seed, prefix=start)
     attention = AttentionMap(run, layer=number, step=step)
-    folder = new_folder(free_folder(Path("out")) if out is None else out, force=force)
+    folder = output_folder(out, force=force)
     for name in FILES:  # of an earlier run, with --force
         (folder / name).unlink(missing_ok=True)
     print(

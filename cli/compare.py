@@ -77,14 +77,11 @@ def compare(
     A RUN that is written NAME=DIR is called NAME.
     """
     load_plugins(plugin)
-    from rollout.files import free_folder
-
-    folder = free_folder(Path("out")) if out is None else out
     texts = what or []
     if len(texts) > 1 or (texts and Path(texts[0]).is_dir()):
         if preset or add or seed is not None or prefix is not None:
             raise OutputError("finished runs are shown as they are. Leave out --preset, --add, --seed and --prefix.")
-        _runs(texts, folder, webp)
+        _runs(texts, out, webp)
         return
     recipe = {
         "text": texts[0] if texts else SHOW,
@@ -94,7 +91,7 @@ def compare(
         "device": choice.device,
         "options": choice.options,
     }
-    _generate(_named(preset, add), recipe, choice, folder, webp, (steps, shift, context_noise))
+    _generate(_named(preset, add), recipe, choice, out, webp, (steps, shift, context_noise))
 
 
 def _named(preset: Sequence[str] | None, add: Sequence[str] | None) -> "list[tuple[str, Strategy]]":
@@ -120,13 +117,13 @@ def _generate(
     strategies: "list[tuple[str, Strategy]]",
     recipe: Json,
     choice: Choice,
-    folder: Path,
+    out: Path | None,
     webp: bool,
     levels: tuple[int | None, float | None, float],
 ) -> None:
     """Check everything, then roll out one strategy after the other: one cache at a time, and times that are its own."""
     from rollout.benchmarks.compare.runs import read_runs
-    from rollout.files import new_folder
+    from rollout.files import output_folder
     from rollout.run.job import Job
     from rollout.run.recipe import Recipe
 
@@ -135,13 +132,13 @@ def _generate(
     strategies = strategies or _usual(script, model)
     schedule = Composition().schedule(*levels, model.schedule)
     recipes = [Recipe(strategy, schedule=schedule, **recipe) for _, strategy in strategies]
-    folders = [folder / _folder(name) for name, _ in strategies]
-    first = Job(model, recipes[0], folders[0], exact=True)
+    names = [_folder(name) for name, _ in strategies]
+    first = Job(model, recipes[0], Path(), exact=True)
     for _, strategy in strategies:
         strategy.check(model.spec, first.rollout.blocks * model.spec.block)
-    finished = _taken_up(folder, folders, recipes)
-    if not finished:
-        new_folder(folder)
+    finished = set() if out is None else _taken_up(out, [out / name for name in names], recipes)
+    folder = out if out is not None and finished else output_folder(out)
+    folders = [folder / name for name in names]
     for line in told(planned(script, model.spec, first=first.rollout.first)):
         print(line)
     del first
@@ -215,18 +212,17 @@ def _roll(backend: "Backend", recipe: "Recipe", into: Path) -> None:
         raise
 
 
-def _runs(texts: Sequence[str], folder: Path, webp: bool) -> None:
+def _runs(texts: Sequence[str], out: Path | None, webp: bool) -> None:
     from rollout.benchmarks.compare.runs import read_runs
     from rollout.benchmarks.metrics.sample import FOREIGN
-    from rollout.files import new_folder
+    from rollout.files import output_folder
 
     pairs = [(None, text) if Path(text).exists() else _pair(text) for text in texts]
     runs = read_runs([Path(place) for _, place in pairs], [name for name, _ in pairs])
     for run in runs:
         if run.sample.foreign:
             print(f"{run.folder} {FOREIGN}", file=sys.stderr)
-    new_folder(folder)
-    _show(runs, folder, webp)
+    _show(runs, output_folder(out), webp)
 
 
 def _pair(text: str) -> tuple[str | None, str]:

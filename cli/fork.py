@@ -38,7 +38,7 @@ def fork(
 ) -> None:
     """Go on from any second of a run, once for every combination of what is given more than once."""
     load_plugins(plugin)
-    from rollout.files import free_folder, new_folder
+    from rollout.files import output_folder
     from rollout.registry import find
     from rollout.run.fork import History
     from rollout.run.job import Job
@@ -56,18 +56,17 @@ def fork(
     backend = reload_backend(history.recipe, history.weights, history.versions)
     begin = block * spec.block
     for number, recipe in enumerate(branches, 1):
-        into = free_folder(Path("out")) if out is None else out
-        into = into / str(number) if out is not None and len(branches) > 1 else into
+        into = out / str(number) if out is not None and len(branches) > 1 else out
         snapshot = None if rebuild else history.nearest(block)
         job = Job(
             backend,
             recipe,
-            into,
+            Path(),
             latents=True,
             every=snapshot_every,
             history=history.latents[:begin],
             shared=snapshot,
         )
-        new_folder(into, force=force)
+        job.folder = output_folder(into, force=force)
         print(f"from {folder} after block {block} ({spec.seconds(begin):g}s), seed {recipe.seed}:")
         roll(job)

@@ -63,7 +63,7 @@ def gen(
     strategy = composition.strategy()
     text = SHOW if script is None else script
     Script.parse(text)
-    from rollout.files import free_folder, new_folder
+    from rollout.files import output_folder
     from rollout.run.job import Job
     from rollout.run.recipe import Recipe
 
@@ -71,10 +71,9 @@ def gen(
     choice = choice.with_block(composition.block)
     model = choice.load()
     schedule = composition.schedule(steps, shift, context_noise, model.schedule)
-    folder = free_folder(Path("out")) if out is None else out
     recipe = Recipe(strategy, text, seed, schedule, prefix, model.spec.name, choice.device, choice.options)
-    job = Job(model, recipe, folder, latents=latents, every=snapshot_every)
-    new_folder(folder, force=force)
+    job = Job(model, recipe, Path(), latents=latents, every=snapshot_every)
+    job.folder = output_folder(out, force=force)  # only once nothing speaks against the run
     roll(job)
 
 

@@ -17,10 +17,11 @@ from rollout.text import cause
 __all__ = [
     "alone",
     "fingerprint",
-    "free_folder",
     "link_or_copy",
     "new_folder",
     "new_tree",
+    "numbered_folder",
+    "output_folder",
     "sync",
     "write_text",
     "write_whole",
@@ -146,12 +147,29 @@ def new_folder(path: Path, *, force: bool = False) -> Path:
     return path
 
 
-def free_folder(parent: Path) -> Path:
-    """The first of parent/001, parent/002, ... that does not exist."""
+def numbered_folder(parent: Path) -> Path:
+    """Make the first of parent/001, parent/002, ... that does not exist; of two runs at once each gets its own.
+
+    Raises OutputError.
+    """
     number = 1
-    while (parent / f"{number:03d}").exists():
-        number += 1
-    return parent / f"{number:03d}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                folder = parent / f"{number:03d}"
+                folder.mkdir()
+            except FileExistsError:
+                number += 1
+            else:
+                return folder
+    except OSError as error:
+        raise OutputError(f"no folder can be made in {parent}: {cause(error)}. Choose another --out.") from error
+
+
+def output_folder(out: Path | None, *, force: bool = False) -> Path:
+    """The folder `out`, made as `new_folder` does; without one a new number in `out`. Raises OutputError."""
+    return numbered_folder(Path("out")) if out is None else new_folder(out, force=force)
 
 
 def fingerprint(files: Iterable[Path]) -> str:

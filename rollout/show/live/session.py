@@ -4,6 +4,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, Full, Queue
@@ -13,7 +14,7 @@ from threading import Event, Lock, Thread
 
 from rollout.backend import Backend
 from rollout.errors import OutputError, RolloutError
-from rollout.files import free_folder
+from rollout.files import numbered_folder
 from rollout.registry import find, names
 from rollout.run.recipe import Recipe
 from rollout.show.live.orders import MOST, obey
@@ -177,7 +178,7 @@ class Session:
 
     def save(self, panes: Sequence[Pane]) -> Path:
         """Write the runs of panes into a new folder below `out`, whole or not at all. Raises OutputError."""
-        folder = free_folder(self.out)
+        folder = numbered_folder(self.out)  # empty until all of it is there
         partial = folder.with_name(f".{folder.name}.partial")
         try:
             rmtree(partial, ignore_errors=True)
@@ -191,6 +192,8 @@ class Session:
             raise OutputError(f"{folder} cannot be written: {cause(problem)}. Choose another --out.") from problem
         finally:
             rmtree(partial, ignore_errors=True)
+            with suppress(OSError):  # holds what was saved
+                folder.rmdir()
         return folder
 
     def forget(self, pane: Pane) -> None:
