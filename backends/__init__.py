@@ -1,6 +1,6 @@
 """Models to roll out, by name and imported on first use; a spec is readable without torch."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from importlib import import_module
 from inspect import signature
@@ -36,6 +36,8 @@ class Source:
     """The world that the model was made for, where its truth is known."""
     digest: Callable[[str | None], str | None] = lambda model: None
     """The identity of the weights that `load(model=...)` would take; None where unknown."""
+    NAMES: Collection[str] = ()
+    """What `model` may be called instead of a path."""
     THREADS: int | None = None
     """The CPU threads that serve the model best where none are asked for; None: as many as torch takes."""
     needs: "Callable[..., Needs] | None" = None
@@ -96,6 +98,11 @@ class Entry:
     def threads(self) -> int | None:
         """The CPU threads that serve the model best where none are asked for; None: as many as torch takes."""
         return self.source.THREADS
+
+    def located(self, model: str) -> str:
+        """What `model` is called from any folder: a file's or a folder's whole path, a name as it is."""
+        path = Path(model)
+        return str(path.absolute()) if model not in self.source.NAMES and path.exists() else model
 
     def check_prompt(self, prompt: str) -> None:
         """Raise PromptError for a prompt that the model does not understand, without loading it."""

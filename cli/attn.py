@@ -81,7 +81,7 @@ def attn(
         "sigma": run.schedule.sigmas[frame_map.step],
         "summary": summary,
     }
-    recipe = Recipe(strategy, script, seed, run.schedule, prefix, model.spec.name, choice.device, choice.options)
+    recipe = Recipe(strategy, script, seed, run.schedule, prefix, model.spec.name, choice.device, choice.recorded)
     RunFolder.finish(folder, record(run, recipe, plan, prefix=start_record, timings=timings, attention=facts))
     print("shares of attention, and in brackets of how many frames:")
     for part in summary:

@@ -119,10 +119,12 @@ def run(
     from rollout.benchmarks.run import Run
     from rollout.benchmarks.suites.reader import load_suite
     from rollout.devices import find_device
+    from rollout.registry import find
 
     definition = load_suite(suite, extra=dict(added(add)))
     if model is not None:
-        definition = replace(definition, options={**definition.options, "model": model})
+        located = find("backends", definition.backend).located(model)  # for workers and records, wherever they are
+        definition = replace(definition, options={**definition.options, "model": located})
     if executor is not Where.RAY:  # a cluster's GPUs are not this machine's
         find_device(device)
     folder = out or Path("runs") / definition.name

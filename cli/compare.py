@@ -89,7 +89,7 @@ def compare(
         "prefix": prefix,
         "backend": choice.backend,
         "device": choice.device,
-        "options": choice.options,
+        "options": choice.recorded,
     }
     _generate(_named(preset, add), recipe, choice, out, webp, (steps, shift, context_noise))
 

@@ -1,5 +1,6 @@
 """rollout fork: one history goes on under other strategies, prompts or seeds."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +9,7 @@ import typer
 
 from rollout.cli.composition import Composition
 from rollout.cli.gen import roll
-from rollout.cli.options import Plugin, load_plugins, reload_backend
+from rollout.cli.options import Plugin, load_plugins, moved, reload_backend
 from rollout.sampler import MOST_SEED
 
 __all__ = ["fork"]
@@ -34,17 +35,19 @@ def fork(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write into folders that are not empty.")] = False,
     snapshot_every: Annotated[int | None, typer.Option(min=1, metavar="N", help="As for 'rollout gen'.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="PATH", help="Where the backend's weights are now.")] = None,
     plugin: Plugin = None,
 ) -> None:
     """Go on from any second of a run, once for every combination of what is given more than once."""
     load_plugins(plugin)
     from rollout.files import output_folder
-    from rollout.registry import find
     from rollout.run.fork import History
     from rollout.run.job import Job
 
     history = History.of(folder)
-    spec = find("backends", history.recipe.backend).spec(history.recipe.block)
+    backend = reload_backend(history.recipe, history.weights, history.versions, model=model)
+    history = replace(history, recipe=moved(history.recipe, model))
+    spec = backend.spec  # of the weights themselves: a backend has families
     block = history.block(at, spec)
     base = history.strategy(block)
     every = (values or [None] for values in (pos, cache, preset, prompt, seed))
@@ -53,7 +56,6 @@ def fork(
     for p, c, n, text, number in options:
         strategy = Composition(p, c, n).strategy(base)
         branches.append(history.branch(block, spec, strategy=strategy, prompt=text, seed=number, rebuild=rebuild))
-    backend = reload_backend(history.recipe, history.weights, history.versions)
     begin = block * spec.block
     for number, recipe in enumerate(branches, 1):
         into = out / str(number) if out is not None and len(branches) > 1 else out

@@ -71,7 +71,7 @@ def gen(
     choice = choice.with_block(composition.block)
     model = choice.load()
     schedule = composition.schedule(steps, shift, context_noise, model.schedule)
-    recipe = Recipe(strategy, text, seed, schedule, prefix, model.spec.name, choice.device, choice.options)
+    recipe = Recipe(strategy, text, seed, schedule, prefix, model.spec.name, choice.device, choice.recorded)
     job = Job(model, recipe, Path(), latents=latents, every=snapshot_every)
     job.folder = output_folder(out, force=force)  # only once nothing speaks against the run
     roll(job)

@@ -64,7 +64,7 @@ def live(
     with listen(port) as socket:
         model = choice.load()
         schedule = Composition().schedule(steps, shift, context_noise, model.schedule)
-        recipe = Recipe(strategies[0], prompt, seed, schedule, None, model.spec.name, choice.device, choice.options)
+        recipe = Recipe(strategies[0], prompt, seed, schedule, None, model.spec.name, choice.device, choice.recorded)
         _serve(Session(model, recipe, strategies, out or Path("out")), socket, open_, save=out is not None)
 
 

@@ -86,6 +86,16 @@ class Choice:
         if count:
             torch.set_num_threads(count)
 
+    @property
+    def recorded(self) -> Json:
+        """The options as a record has them: `model` says where it is, from whatever folder the run is taken up again."""
+        from rollout.registry import find
+
+        model = self.options.get("model")
+        if model is None:
+            return self.options
+        return {**self.options, "model": find("backends", self.backend or DEFAULT).located(model)}
+
     def with_block(self, block: int | None) -> "Choice":
         """With blocks of so many frames where none are asked for."""
         return (

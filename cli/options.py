@@ -25,6 +25,7 @@ __all__ = [
     "Steps",
     "added",
     "load_plugins",
+    "moved",
     "reload_backend",
     "told",
 ]
@@ -87,6 +88,18 @@ def told(plan: Sequence[Planned]) -> Iterator[str]:
         yield f"  {shot.begin:7.2f}s  {length:.2f}s{note}  {'cut to ' if shot.cut else ''}{shot.prompt}{subtitle}"
 
 
+def moved(recipe: "Recipe", model: str | None) -> "Recipe":
+    """A recipe whose weights are where --model says, if it says so."""
+    from dataclasses import replace
+
+    from rollout.registry import find
+
+    if model is None:
+        return recipe
+    located = find("backends", recipe.backend).located(model)
+    return replace(recipe, options={**recipe.options, "model": located})
+
+
 def reload_backend(
     recipe: "Recipe",
     weights: object,
@@ -112,8 +125,15 @@ def reload_backend(
     count = threads or recorded or find("backends", recipe.backend).threads
     if count:
         torch.set_num_threads(count)
-    options = dict(recipe.options) | ({"model": model} if model is not None else {})
-    backend = load_backend(recipe.backend, device=device or recipe.device, **options)
+    place = moved(recipe, model)
+    try:
+        backend = load_backend(recipe.backend, device=device or recipe.device, **place.options)
+    except BackendError as error:
+        if "model" not in place.options or model is not None:
+            raise
+        raise BackendError(
+            f"{error} The record has the model {place.options['model']!r}: say with --model where that is now."
+        ) from error
     if weights is not None and backend.digest != weights:
         raise BackendError(
             f"the weights here are {backend.digest}, and {weights} in the record. Give those with --model."

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rollout.cli.options import Plugin, load_plugins, reload_backend
+from rollout.cli.options import Plugin, load_plugins, moved, reload_backend
 
 if TYPE_CHECKING:
     from rollout.loop import Result
@@ -67,7 +67,7 @@ def _repeat(
     if blocks and latents is None:
         raise OutputError(f"the fork {folder} starts from {file}, which is missing. Fork again.")
     history = latents[: blocks * backend.spec.block] if blocks and latents is not None else None
-    job = Job(backend, recipe, into, latents=latents is not None, history=history)
+    job = Job(backend, moved(recipe, model), into, latents=latents is not None, history=history)
     if job.prefix_record != record.prefix:
         raise OutputError(f"{recipe.prefix} is not what the run started from ({record.prefix}). Give that file.")
     differ: list[str] = []

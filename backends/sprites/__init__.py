@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rollout.backends.sprites.truth import SpriteWorld
     from rollout.backends.sprites.weights import Sprites
 
-__all__ = ["SOURCES", "THREADS", "WEIGHTS", "check_prompt", "digest", "load", "open_world", "spec", "weights_file"]
+__all__ = ["NAMES", "SOURCES", "THREADS", "WEIGHTS", "check_prompt", "digest", "load", "open_world", "spec", "weights_file"]
 
 
 SOURCES = {
@@ -25,6 +25,7 @@ THREADS = 1
 """Operations this small gain 15% from a second thread, and wait 6 to 8 times as long where its core does something else."""
 WEIGHTS = {None: "sprites.safetensors", "plain": "plain.safetensors"}
 """The shipped weights by the name that `model` gives them: the default, and those trained without small windows."""
+NAMES = tuple(name for name in WEIGHTS if name is not None)
 
 
 def weights_file(model: "str | PathLike[str] | None" = None) -> Path:
