@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rollout import rope
 from rollout.backend import split_pairs
 from rollout.backends.sprites import spec
 from rollout.rope import coherence, rotate, table
@@ -85,6 +86,29 @@ def test_a_million_frames_on_is_as_exact(seed: int, distance: int) -> None:
     near = scores(rotate(q, at(distance, dtype=torch.float32)), rotate(k, at(0, dtype=torch.float32)))
     far = scores(rotate(q, at(10**6 + distance, dtype=torch.float32)), rotate(k, at(10**6, dtype=torch.float32)))
     torch.testing.assert_close(far, near, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 100, 2**20])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_16_bits_a_rotation_is_that_of_float32_rounded_once(
+    chunk: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, however many tokens go at once; also into rows of a larger tensor, and where it lies."""
+    monkeypatch.setattr(rope, "CHUNK", chunk)
+    x, rows = draw(0, 3).to(dtype), torch.zeros(2, 30, 3, 16, dtype=dtype)
+    turns = at(7, 8, 9, dtype=torch.float32)
+    exact = rotate(x.float(), turns)
+    assert exact.dtype is torch.float32
+    assert torch.equal(rotate(x, turns), exact.to(dtype))
+    assert rotate(x, turns, out=rows[:, 6:24]).data_ptr() == rows[:, 6:24].data_ptr()
+    assert torch.equal(rows[:, 6:24], exact.to(dtype))
+    assert not rows[:, :6].any()
+    assert not rows[:, 24:].any()
+    times = x[..., :8]
+    frame = turns[:1, :4]  # one for all tokens
+    turned = rotate(times.float().contiguous(), frame).to(dtype)
+    assert torch.equal(rotate(times, frame, out=times), turned)
+    assert torch.equal(x[..., :8], turned)
 
 
 @given(index, st.integers(1, 40))

@@ -90,6 +90,20 @@ def test_no_temporary_grows_with_the_window(text: str, dtype: torch.dtype) -> No
 
 
 @pytest.mark.parametrize("text", TEXTS)
+def test_in_16_bits_no_block_is_held_in_float32(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU the rotation's float32 numbers are of as many tokens as its cache holds."""
+    monkeypatch.setattr("rollout.rope.CHUNK", SPEC.heads * SPEC.head_dim * 2)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+    ours = steady(text, 9, torch.bfloat16)
+    step = ours.step()
+    with Watch() as watch:
+        ours.block(step)
+    # a memory is averaged in float32, a frame at a time
+    frames = 2 if "ema" in text else SPEC.block
+    assert watch.largest <= frames * SPEC.tokens * SPEC.heads * SPEC.head_dim * (4 if "ema" in text else 2)
+
+
+@pytest.mark.parametrize("text", TEXTS)
 def test_the_work_of_a_block_does_not_grow_with_the_window(text: str) -> None:
     """Bytes rotated, and operators, from one window to another."""
     rotated, operators = set(), set()
