@@ -19,29 +19,13 @@ from rollout.sampler import seeded
 from rollout.slots import Block
 from rollout.strategies.presets import PRESETS, Preset
 from tests.pretended import GPU, OnGpu, Pretended, pretended
-from tests.test_wan import Worded, transformer
+from tests.test_wan import KINDS, Worded, transformer
 
 SCRIPT = "a cat[6.75s] | b dog[1.5s]"
 CHECK = "value", "execute._check_finite"
 """All that a block waits for: whether it is finite."""
 CLOCK = "all", "execute.switch"
 """Where its prompt is new the time of the switch is taken."""
-KINDS = (
-    "self-forcing",
-    "longlive",
-    "infinity-rope",
-    "memrope",
-    "deep-forcing",
-    "deep-forcing-released",
-    "rolling-forcing",
-    "reward-forcing",
-    "rolling-sink",
-    "dummy-forcing",
-    "causal-forcing",
-    "causvid",
-    "lol",
-)
-"""A preset of every kind of rule."""
 
 
 class Placed(Worded):
