@@ -55,6 +55,8 @@ def gen(
     shift: Shift = None,
     context_noise: ContextNoise = 0.0,
     prefix: Prefix = None,
+    gif: Annotated[bool, typer.Option("--gif", help="Also write video.gif, at most 480 pixels wide.")] = False,
+    webp: Annotated[bool, typer.Option("--webp", help="Also write video.webp, animated as the GIF.")] = False,
     choice: Choice,
     plugin: Plugin = None,
 ) -> None:
@@ -65,6 +67,7 @@ def gen(
     Script.parse(text)
     from rollout.files import output_folder
     from rollout.run.job import Job
+    from rollout.run.moving import moving_picture
     from rollout.run.recipe import Recipe
 
     composition.schedule(steps, shift, context_noise)  # what is wrong with it is said before the model is loaded
@@ -75,12 +78,18 @@ def gen(
     job = Job(model, recipe, Path(), latents=latents, every=snapshot_every)
     job.folder = output_folder(out, force=force)  # only once nothing speaks against the run
     roll(job)
+    for kind in [kind for kind, wanted in (("gif", gif), ("webp", webp)) if wanted]:
+        path = folder / f"video.{kind}"
+        print(f"{path}: {moving_picture(folder / 'video.mp4', path)} pictures")
 
 
 def roll(job: "Job") -> None:
     """Tell what will be made, make it, and tell where it is."""
     run = job.rollout
     print(f"strategy: {run.strategy}; {run.engine.bytes / 2**20:,.1f} MiB of keys and values")
+    if job.prefix_record is not None:
+        for change in job.prefix_record.changes:
+            print(f"  {job.prefix_record}: {change}")
     for line in told(planned(job.script, job.backend.spec, first=run.first)):
         print(line)
     for event in job.recipe.events:

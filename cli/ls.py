@@ -1,9 +1,13 @@
 """rollout ls: what there is to compose."""
 
 import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator
 from dataclasses import asdict
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -40,22 +44,23 @@ def ls(
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    from rich.console import Console
-    from rich.table import Table
+    for line in _lines(rows):
+        print(line)
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = [key for key in rows[0] if key != "strategy"]
-    for key in columns:
-        table.add_column(key, overflow="fold", no_wrap=key == "name")
+
+def _lines(rows: list[Json]) -> Iterator[str]:
+    """A name with what is short, and below it what is long: wrapped for a terminal, whole in a pipe."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for row in rows:
-        table.add_row(*(_text(row[key]) for key in columns))
-    Console(soft_wrap=False).print(table)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return "\n".join(f"{k}={json.dumps(v)}" for k, v in value.items())
-    return str(value)
+        short = [str(row[key]) for key in ("composition", "unit", "better") if row.get(key)]
+        yield f"{row['name']}: {', '.join(short)}" if short else row["name"]
+        texts = [str(row[key]) for key in ("about", "note", "source") if row.get(key)]
+        values = row.get("fields") or row.get("spec") or {}
+        texts.append(" ".join(f"{name}={json.dumps(value)}" for name, value in values.items()))
+        for text in filter(None, texts):
+            plain = " ".join(text.split())
+            wrapped = [plain] if width is None else textwrap.wrap(plain, max(20, width - 4))
+            yield from (f"    {line}" for line in wrapped)
 
 
 def _row(group: Group, name: str) -> Json:

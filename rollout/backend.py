@@ -40,7 +40,8 @@ class Spec:
 
     `latent` is (C, H, W) and `grid` the (h, w) tokens of one latent frame; `axes` the rotary pairs of time, height and
     width; `trained` the frames of the training horizon; `table` the positions that absolute RoPE has; `stride` the
-    pixel frames of a latent frame (the first counts one) and `fps` pixel frames a second.
+    pixel frames of a latent frame (the first counts one) and `fps` pixel frames a second; `size`: height and width of its
+    videos, where a video that it starts from is brought to them.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Spec:
     fps: float = 16.0
     block: int = 3
     theta: float = 10000.0
+    size: tuple[int, int] | None = None
 
     @property
     def tokens(self) -> int:

@@ -16,10 +16,14 @@ from rollout.errors import ScriptError
 
 __all__ = [
     "BIDI",
+    "DECIMALS",
     "DEFAULT_SECONDS",
+    "ESCAPED",
+    "LATE",
     "LONGEST",
     "MAX_CHARACTERS",
     "MOST_SECONDS",
+    "SHORTEST",
     "Planned",
     "Script",
     "Shot",

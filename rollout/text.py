@@ -7,7 +7,7 @@ from itertools import takewhile
 from operator import eq
 from typing import Any
 
-__all__ = ["Json", "cause", "first_paragraph", "hint"]
+__all__ = ["STEM", "Json", "cause", "first_paragraph", "hint"]
 
 Json = dict[str, Any]
 """An object on its way to or from a file, a page or a wire: the form of a value, whose meaning a type says."""

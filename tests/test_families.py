@@ -215,6 +215,14 @@ def test_a_family_is_told_by_class_and_channels() -> None:
     assert len({(family.transformer, family.channels) for family in FAMILIES}) == len(FAMILIES)
 
 
+def test_an_attention_backend_whose_package_is_missing_is_one_line() -> None:
+    with pytest.raises(BackendError, match=r"attention backend 'flash' is not here: .*flash-attn") as refused:
+        Worded(transformer("wan2.1"), height=32, width=48, attention_backend="flash")
+    assert "\n" not in str(refused.value)
+    with pytest.raises(BackendError, match="no attention backend 'fast'"):
+        Worded(transformer("wan2.1"), height=32, width=48, attention_backend="fast")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole SkyReels folder with random weights."""

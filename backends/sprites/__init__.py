@@ -48,6 +48,7 @@ def spec() -> Spec:
         table=1024,
         stride=1,
         fps=8.0,
+        size=(64, 64),
     )
 
 

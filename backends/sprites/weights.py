@@ -87,6 +87,7 @@ class Sprites(BackendDefaults):
             base.table,
             base.stride,
             base.fps,
+            size=base.size,
         )
 
     def encode(self, prompt: str) -> Tensor:

@@ -118,4 +118,5 @@ def geometry(
         table=config.get("rope_max_seq_len", 1024),
         fps=family.fps,
         block=block or family.block,
+        size=(height, width),
     )

@@ -16,6 +16,7 @@ from rollout.backends.wan.hooks import hooked
 from rollout.backends.wan.text import TextEncoder
 from rollout.backends.wan.vae import WanDecoder, encode_frames
 from rollout.errors import BackendError
+from rollout.text import cause
 
 __all__ = ["Wan"]
 
@@ -146,11 +147,16 @@ class Wan(BackendDefaults):
 
 def _dispatch(name: str) -> Any:
     """Attention over (B, heads, tokens, D) through one of diffusers' backends. Raises BackendError."""
-    from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+    from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
 
     names = [b.value for b in AttentionBackendName]
     if name not in names:
         raise BackendError(f"there is no attention backend {name!r}. diffusers has {', '.join(names)}.")
+    try:
+        with attention_backend(name):  # diffusers checks there that its package is installed
+            pass
+    except (RuntimeError, ImportError) as error:
+        raise BackendError(f"the attention backend {name!r} is not here: {cause(error)}") from error
 
     def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))

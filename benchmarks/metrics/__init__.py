@@ -16,7 +16,7 @@ from rollout.registry import find, names
 if TYPE_CHECKING:
     from rollout.benchmarks.metrics.sample import Sample
 
-__all__ = ["METRICS", "SPAN", "Curve", "Metric", "Score", "metric"]
+__all__ = ["METRICS", "NEIGHBOURS", "SPAN", "Curve", "Metric", "Score", "metric", "of_neighbours"]
 
 VBENCH = "VBench, arXiv 2311.17982"
 OF_FEATURES: dict[str, tuple[Callable[[str], Callable[["Sample"], Score | None]], str, Better, str, str]] = {
@@ -34,6 +34,8 @@ OF_FEATURES: dict[str, tuple[Callable[[str], Callable[["Sample"], Score | None]]
 """Metrics that compare features, made for an extractor: with unit, what is better, what they need, and source."""
 
 
+NEIGHBOURS = ("consistency", "consistency_long", "cut_sharpness", "dynamic", "flicker", "seam", "smoothness")
+"""Kinds that compare neighbouring frames: of the same content at another frame rate they have another value."""
 MATTERS = {
     "share": 0.05,
     "px": 0.5,
@@ -107,6 +109,11 @@ _ALL = [
     *(_of_features(kind, "pool8") for kind in OF_FEATURES),
 ]
 METRICS = {m.name: m for m in _ALL}
+
+
+def of_neighbours(name: str) -> bool:
+    """Whether a metric's value depends on the video's frame rate."""
+    return re.split("[@:]", name)[0] in NEIGHBOURS
 
 
 def metric(name: str) -> Metric:

@@ -33,7 +33,16 @@ from rollout.timeline import moments
 
 __all__ = ["Job"]
 
-FILES = ("video.mp4", "subtitles.vtt", "contact.png", "run.json", "latents.safetensors", "frames.mkv")
+FILES = (
+    "video.mp4",
+    "subtitles.vtt",
+    "contact.png",
+    "run.json",
+    "latents.safetensors",
+    "frames.mkv",
+    "video.gif",
+    "video.webp",
+)
 UNFINISHED = ("video.partial.mp4", "video.earlier.mp4", "latents.partial.safetensors", "frames.partial.mkv")
 
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, ArithmeticError)

@@ -5,13 +5,14 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
+from msgspec import structs
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from rollout.backend import Backend
+from rollout.backend import Backend, BackendDefaults
 from rollout.errors import OutputError
+from rollout.run.clip import read_clip
 from rollout.run.recipe import PrefixRecord
-from rollout.run.video import read_video
 from rollout.world import Act
 
 __all__ = ["read_prefix", "read_prefixes", "true_latents"]
@@ -46,7 +47,15 @@ def read_prefix(
                 f"{path} holds {', '.join(sorted(tensors)[:5])} but no 'latents'. Give a file that --latents wrote."
             )
         return tensors["latents"].float(), _file_record(path)
-    return backend.encode_video(read_video(path, most=10_000)), _file_record(path)
+    if not _takes_video(backend):
+        raise OutputError(f"the backend '{backend.spec.name}' cannot encode a video. Give a latents file.")
+    clip = read_clip(path, backend.spec)
+    return backend.encode_video(clip.frames), structs.replace(_file_record(path), changes=clip.changes)
+
+
+def _takes_video(backend: Backend) -> bool:
+    """Whether it has a way in for a video: known before one is read."""
+    return getattr(type(backend), "encode_video", None) is not BackendDefaults.encode_video
 
 
 def read_prefixes(

@@ -121,6 +121,8 @@ class PrefixRecord(Struct, frozen=True, omit_defaults=True):
     blocks: int | None = None
     file: str | None = None
     sha256: str | None = None
+    changes: tuple[str, ...] = ()
+    """What was done to a video so that it fits the model."""
 
     def __str__(self) -> str:
         return str(self.file if self.blocks is None else self.blocks)

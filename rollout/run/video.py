@@ -17,7 +17,17 @@ from rollout.errors import OutputError
 from rollout.files import write_whole
 from rollout.text import cause
 
-__all__ = ["Frames", "Subtitle", "VideoWriter", "frames_in", "read_video", "stream_video", "video_fps", "webvtt"]
+__all__ = [
+    "Frames",
+    "Subtitle",
+    "VideoWriter",
+    "clock",
+    "frames_in",
+    "read_video",
+    "stream_video",
+    "video_fps",
+    "webvtt",
+]
 
 Frames = NDArray[np.uint8]
 """Pixel frames (N, height, width, 3)."""
@@ -227,17 +237,33 @@ def read_video(path: Path, *, most: int | None = None) -> Frames:
 
 
 def stream_video(path: Path) -> Iterator[Frames]:
-    """The frames (height, width, 3) of a video file one by one. Raises OutputError."""
-    empty = True
+    """The frames (height, width, 3) of a video file one by one, upright. Raises OutputError."""
+    return (frame for _, frame in clock(path))
+
+
+def clock(path: Path) -> Iterator[tuple[float, Frames]]:
+    """The frames of a video file, upright, each with the second at which it is shown. Raises OutputError."""
+    size, rate = None, 0.0
     try:
         with av.open(str(path)) as file:
-            for frame in file.decode(video=0):
-                empty = False
+            rate = float(file.streams.video[0].average_rate or 0) or 25.0
+            for number, frame in enumerate(file.decode(video=0)):
+                if size is None:
+                    size, start = (frame.width, frame.height), frame.time or 0.0
+                elif size != (frame.width, frame.height):
+                    raise OutputError(
+                        f"{path} changes its size at frame {number}, from {size[0]}x{size[1]} to {frame.width}x{frame.height}. "
+                        "Encode it again at one size."
+                    )
                 pixels: Frames = frame.to_ndarray(format="rgb24")  # type: ignore[assignment]  # rgb24 is uint8
-                yield pixels
+                turns = (
+                    round(getattr(frame, "rotation", 0) / 90) % 4
+                )  # of the picture, anticlockwise, as its metadata says
+                time = number / rate if frame.time is None else frame.time - start
+                yield time, np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
     except (OSError, av.FFmpegError, IndexError) as error:
         raise OutputError(f"{path} cannot be read as a video: {error}. Give an mp4 or another video file.") from error
-    if empty:
+    if size is None:
         raise OutputError(f"{path} holds no frames. Give a video with at least one.")
 
 

@@ -1,0 +1,176 @@
+"""Videos and pictures that a rollout starts from, and videos that are scored: other rates, shapes, sizes, and none."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from rollout.backend import BackendDefaults
+from rollout.backends.sprites import spec as sprites
+from rollout.backends.wan.family import geometry
+from rollout.cli import app
+from rollout.errors import OutputError
+from rollout.run.clip import read_clip
+from rollout.run.moving import moving_picture
+from rollout.run.prefix import read_prefix
+from rollout.run.record import RunFolder
+from rollout.run.video import read_video
+
+TINY = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 24}
+
+
+def write(path: Path, frames: np.ndarray, rate: int = 16) -> Path:
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264rgb" if path.suffix == ".mkv" else "libx264", rate=rate)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "rgb24" if path.suffix == ".mkv" else "yuv420p"
+        stream.options = {"crf": "0"}
+        for frame in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())
+    return path
+
+
+def counting(count: int, height: int = 32, width: int = 48) -> np.ndarray:
+    """Frames whose grey level is their number."""
+    return np.repeat(np.arange(count, dtype=np.uint8), height * width * 3).reshape(count, height, width, 3) * 4
+
+
+def rollout(*args: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in args])
+
+
+def test_a_video_of_another_rate_keeps_its_time(tmp_path: Path) -> None:
+    """Frame k of the model is what the video shows at second k / 16: 30 frames a second do not play in slow motion."""
+    spec = geometry(TINY, 32, 48)
+    clip = read_clip(write(tmp_path / "fps30.mp4", counting(60), 30), spec)
+    assert clip.changes == ("30 frames a second taken at 16",)
+    assert len(clip.frames) == 32
+    levels = clip.frames[:, 16, 24, 0].astype(float) / 4
+    expected = np.floor(np.arange(32) / 16 * 30 + 1e-6)
+    assert np.abs(levels - expected).max() < 1
+    same = read_clip(write(tmp_path / "fps16.mp4", counting(20), 16), spec)
+    assert (len(same.frames), same.changes) == (20, ())
+
+
+def test_a_video_of_another_size_is_scaled_and_of_another_shape_refused(tmp_path: Path) -> None:
+    spec = geometry(TINY, 32, 48)
+    clip = read_clip(write(tmp_path / "large.mp4", counting(9, 96, 148)), spec)
+    assert clip.frames.shape == (9, 32, 48, 3)
+    assert clip.changes == ("148x96 scaled to 48x32",)
+    with pytest.raises(OutputError, match="is 48x48, and the model runs at 48x32, another shape"):
+        read_clip(write(tmp_path / "square.mp4", counting(9, 48, 48)), spec)
+    with pytest.raises(OutputError, match="is 48x32, and the model runs at 64x64"):
+        read_clip(write(tmp_path / "wide.mp4", counting(9)), sprites())
+
+
+def test_a_video_lies_as_its_metadata_says(tmp_path: Path) -> None:
+    """A phone writes what it sees lying, and that a player must turn it."""
+    frames = np.zeros((9, 48, 32, 3), np.uint8)
+    frames[:, :8] = 255  # the top is white
+    path = write(tmp_path / "turned.mp4", np.ascontiguousarray(np.rot90(frames, -1, (1, 2))))
+    turned = tmp_path / "with.mp4"
+    _say_rotation(path, turned)
+    seen = read_video(turned)
+    assert seen.shape == frames.shape
+    assert seen[0, :6].mean() > 200
+    assert seen[0, 20:].mean() < 60
+
+
+def _say_rotation(source: Path, target: Path) -> None:
+    """Write a display matrix of 90 degrees into an mp4's track header, as cameras do."""
+    data = bytearray(source.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix follows 40 bytes of header
+    one = 1 << 16
+    matrix = (0, -one, 0, one, 0, 0, 0, 0, 1 << 30)
+    data[at : at + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in matrix)
+    target.write_bytes(bytes(data))
+
+
+def test_a_picture_starts_models_that_go_frame_by_frame(tmp_path: Path) -> None:
+    Image.new("RGB", (96, 64), "red").save(tmp_path / "red.png")
+    clip = read_clip(tmp_path / "red.png", geometry(TINY, 32, 48, block=1))
+    assert clip.frames.shape == (1, 32, 48, 3)
+    assert (clip.frames[0, 0, 0] == (255, 0, 0)).all()
+    with pytest.raises(
+        OutputError, match="is one frame, and this model's blocks are 3 latent frames, 9 frames of video"
+    ):
+        read_clip(tmp_path / "red.png", geometry(TINY, 32, 48))
+    (tmp_path / "no.png").write_text("<html>")
+    with pytest.raises(OutputError, match="cannot be read as a picture"):
+        read_clip(tmp_path / "no.png", geometry(TINY, 32, 48, block=1))
+
+
+def changing(path: Path) -> Path:
+    """A raw h264 stream whose size changes half-way."""
+    parts = []
+    for n, (height, width) in enumerate(((32, 48), (48, 64))):
+        part = path.with_name(f"{n}.h264")
+        write(part, counting(5, height, width))
+        parts.append(part.read_bytes())
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+def test_a_video_whose_size_changes_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="changes its size at frame 5, from 48x32 to 64x48"):
+        read_video(changing(tmp_path / "changes.h264"))
+
+
+def test_a_model_without_a_way_in_says_so_before_the_video_is_read(tmp_path: Path) -> None:
+    class Closed(BackendDefaults):
+        spec = sprites()
+
+    (tmp_path / "no.mp4").write_text("no video at all")
+    with pytest.raises(OutputError, match="cannot encode a video"):
+        read_prefix(Closed(), str(tmp_path / "no.mp4"), "a", 0)
+
+
+def test_what_was_done_to_a_prefix_is_said_and_recorded(tmp_path: Path) -> None:
+    video = write(tmp_path / "clip.mp4", counting(48, 128, 128), 16)
+    done = rollout("gen", "a red circle jumps[0.375s]", "--prefix", video, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    assert "clip.mp4: 16 frames a second taken at 8" in done.output
+    record = RunFolder.open(tmp_path / "run").record
+    assert record.prefix is not None
+    assert record.prefix.changes == ("16 frames a second taken at 8", "128x128 scaled to 64x64")
+
+
+def test_scores_go_on_after_a_bad_file_and_say_what_is_left_out(tmp_path: Path) -> None:
+    good, bad = write(tmp_path / "good.mp4", counting(9), 25), changing(tmp_path / "bad.h264")
+    done = rollout("score", bad, good, tmp_path / "none.mp4")
+    assert done.exit_code == 2
+    assert "changes its size at frame 5" in done.stderr
+    assert "none.mp4 is not a file" in done.stderr
+    assert "dynamic@difference" in done.stdout
+    done = rollout("score", good, "--metrics", "action,flicker")
+    assert done.exit_code == 0
+    assert "action is left out; it needs a world" in done.stderr
+    assert "flicker" in done.stdout
+
+
+def test_numbers_of_different_frame_rates_do_not_stand_side_by_side(tmp_path: Path) -> None:
+    slow, fast = write(tmp_path / "8.mp4", counting(9), 8), write(tmp_path / "30.mp4", counting(9), 30)
+    done = rollout("score", slow, fast)
+    assert done.exit_code == 0
+    assert "the videos have 8 and 30 frames a second" in done.stderr
+    assert "dynamic@difference" not in done.stdout
+    refused = rollout("score", slow, fast, "--metrics", "dynamic@difference")
+    assert isinstance(refused.exception, OutputError)
+    assert "dynamic@difference" in rollout("score", slow, slow).stdout
+
+
+def test_a_run_also_as_an_animated_picture(tmp_path: Path) -> None:
+    done = rollout("gen", "a red circle jumps[1.5s]", "--gif", "--webp", "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    for name in ("video.gif", "video.webp"):
+        with Image.open(tmp_path / "run" / name) as picture:
+            assert (picture.n_frames, picture.size, picture.info["loop"]) == (12, (256, 256), 0)
+            assert picture.info.get("duration", 125) == 125 or name == "video.gif"
+    long = write(tmp_path / "long.mp4", counting(500, 64, 960))
+    assert moving_picture(long, tmp_path / "long.gif") == 167
+    with Image.open(tmp_path / "long.gif") as picture:
+        assert picture.size == (480, 32)
