@@ -79,8 +79,8 @@ def gen(
     job.folder = output_folder(out, force=force)  # only once nothing speaks against the run
     roll(job)
     for kind in [kind for kind, wanted in (("gif", gif), ("webp", webp)) if wanted]:
-        path = folder / f"video.{kind}"
-        print(f"{path}: {moving_picture(folder / 'video.mp4', path)} pictures")
+        path = job.folder / f"video.{kind}"
+        print(f"{path}: {moving_picture(job.folder / 'video.mp4', path)} pictures")
 
 
 def roll(job: "Job") -> None:
