@@ -2,74 +2,198 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from rollout.benchmarks.metrics.video import LONG
 from rollout.benchmarks.plan import read_plan
 from rollout.benchmarks.store import Store
 from rollout.errors import OutputError
-from rollout.files import link_or_copy, new_folder, write_text
+from rollout.files import link_or_copy, new_tree, write_text
 from rollout.run.record import RunFolder
 from rollout.run.video import frames_in, video_fps
 from rollout.script import Script
+from rollout.text import cause
 
 __all__ = ["export_vbench"]
 
+BYTES = 240
+"""Of a file's name without number and ending: file systems take 255 bytes, whatever the letters."""
+STRATEGY, PROMPT = 80, 150
+"""Letters of a name, which people read."""
+PROMPTS = "prompts.json"
 
-def export_vbench(folders: Sequence[Path], out: Path, *, long: bool = False) -> dict[str, int]:
+
+@dataclass(frozen=True)
+class Clip:
+    """A finished video: its strategy's name, its first prompt, and its model in words and by its weights."""
+
+    path: Path
+    strategy: str
+    prompt: str
+    model: str
+    weights: tuple[str, str]
+    """Backend, and what tells its weights from others."""
+
+
+def export_vbench(folders: Sequence[Path], out: Path, *, long: bool = False, force: bool = False) -> dict[str, int]:
     """Write OUT/STRATEGY/PROMPT-N.mp4 for VBench's `custom_input`, or `long_custom_input` of VBench-Long; videos a strategy.
 
     VBench also gets OUT/STRATEGY/prompts.json, {file: prompt}, for `--prompt_file`; VBench-Long takes none and cuts its
-    clips itself. A prompt of several shots goes by its first; VBench judges a video by one. Raises OutputError, also for
-    videos of 5 s and more that are not for VBench-Long.
+    clips itself. A prompt of several shots goes by its first; VBench judges a video by one. Videos of several models are
+    kept apart, as OUT/STRATEGY, MODEL. OUT appears whole or not at all; with `force` it replaces an earlier export.
+    Raises OutputError, also for videos of 5 s and more that are not for VBench-Long.
     """
-    videos = [video for folder in folders for video in _videos(folder)]
-    if not videos:
+    clips = list({clip.path.resolve(): clip for folder in folders for clip in _clips(folder)}.values())
+    if not clips:
         raise OutputError(f"there is no video in {', '.join(map(str, folders))}. Give folders of finished runs.")
-    if not long:
-        _refuse_long(videos)
-    new_folder(out)
-    prompts: dict[str, dict[str, str]] = {}
-    for strategy, prompt, path in videos:
-        videos_by_prompt = prompts.setdefault(_plain(strategy), {})
-        folder = out / _plain(strategy)
-        folder.mkdir(exist_ok=True)
-        stem, number = _plain(prompt, most=150), 0
-        while f"{stem}-{number}.mp4" in videos_by_prompt:
-            number += 1
-        videos_by_prompt[f"{stem}-{number}.mp4"] = prompt
-        target = folder / f"{stem}-{number}.mp4"
-        link_or_copy(path, target)
-    for name, videos_by_prompt in prompts.items() if not long else ():
-        write_text(out / name / "prompts.json", json.dumps(videos_by_prompt, indent=1, ensure_ascii=False) + "\n")
-    return {name: len(videos_by_prompt) for name, videos_by_prompt in prompts.items()}
+    for clip in clips:
+        _check(clip.path, long)
+    groups = _groups(clips)
+    with _whole(out, force) as partial:
+        for name, members in groups.items():
+            folder = partial / name
+            folder.mkdir()
+            files = _files(members)
+            for file, clip in files.items():
+                link_or_copy(clip.path, folder / file)
+            if not long:
+                prompts = {file: clip.prompt for file, clip in files.items()}
+                write_text(folder / PROMPTS, json.dumps(prompts, indent=1, ensure_ascii=False) + "\n")
+    return {name: len(members) for name, members in groups.items()}
 
 
-def _refuse_long(videos: Sequence[tuple[str, str, Path]]) -> None:
-    """Raise OutputError for a video that VBench itself would score by VBench-Long."""
-    for _, _, path in videos:
-        seconds = frames_in(path) / video_fps(path)
-        if seconds >= LONG:
-            raise OutputError(
-                f"{path} lasts {seconds:.1f} s, and VBench scores videos of {LONG:g} s and more by VBench-Long, in clips. "
-                "Use --format vbench-long."
-            )
+def _check(path: Path, long: bool) -> None:
+    """Raise OutputError for what is no video, or one that VBench itself would score by VBench-Long."""
+    if not path.is_file():
+        raise OutputError(f"{path.parent} has no {path.name}. Make the run again, or leave it out.")
+    seconds = frames_in(path) / video_fps(path)
+    if not seconds:
+        raise OutputError(f"{path} holds no whole frame. Make the run again, or leave it out.")
+    if seconds >= LONG and not long:
+        raise OutputError(
+            f"{path} lasts {seconds:.1f} s, and VBench scores videos of {LONG:g} s and more by VBench-Long, in clips. "
+            "Use --format vbench-long."
+        )
 
 
-def _videos(folder: Path) -> Iterator[tuple[str, str, Path]]:
-    """Strategy, first prompt and file of every video of a benchmark run or of one rollout."""
+def _clips(folder: Path) -> Iterator[Clip]:
+    """The videos of a benchmark run, of one rollout, or of the rollouts in a folder."""
     if (folder / "plan.json").is_file():
         plan, store = read_plan(folder), Store(folder)
+        backend = plan.backend
+        model = _model(backend.name, backend.options.get("model"))
         for cell in plan.cells:
             if store.done(cell.address):
                 prompt = Script.parse(plan.script_of(cell)).prompts[0]
-                yield cell.strategy, prompt, store.folder(cell.address) / "video.mp4"
+                path = store.folder(cell.address) / "video.mp4"
+                yield Clip(path, cell.strategy, prompt, model, (backend.name, backend.weights or model))
+        return
+    runs = sorted(path.parent for path in folder.glob(f"*/{RunFolder.FILE}"))
+    if runs and not (folder / RunFolder.FILE).exists():
+        for run in runs:
+            yield from _clips(run)
         return
     record = RunFolder.open(folder).record
-    yield str(record.strategy), record.script.shots[0].prompt, folder / "video.mp4"
+    name, model = record.backend.name, _model(record.backend.name, record.backend.options.get("model"))
+    prompt = record.script.shots[0].prompt
+    yield Clip(folder / "video.mp4", str(record.strategy), prompt, model, (name, record.backend.weights or model))
 
 
-def _plain(name: str, most: int = 80) -> str:
-    """A name that every file system takes."""
-    return re.sub(r"[^\w .,+=-]+", "_", name).strip(" .")[:most] or "_"
+def _model(backend: str, model: object) -> str:
+    """A backend and its weights in words: "wan self-forcing" for a folder of that name."""
+    return f"{backend} {Path(model).name.removesuffix('.safetensors')}" if isinstance(model, str) else backend
+
+
+def _groups(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
+    """The videos by the folder that they go to: one a strategy, and of several models one a strategy and model."""
+    several = len({clip.weights for clip in clips}) > 1
+    members: dict[tuple[str, ...], list[Clip]] = {}
+    for clip in clips:
+        members.setdefault((clip.strategy, *(clip.weights if several else ())), []).append(clip)
+    names = Names()
+    return {names.new(_label(group[0], several), "{} ({})", 2): group for group in members.values()}
+
+
+def _label(clip: Clip, several: bool) -> str:
+    return _plain(f"{clip.strategy}, {clip.model}" if several else clip.strategy, STRATEGY)
+
+
+def _files(clips: Sequence[Clip]) -> dict[str, Clip]:
+    """The videos of a folder by name: the prompt, and a number from 0 where several have it."""
+    names = Names()
+    return {names.new(_plain(clip.prompt, PROMPT), "{}-{}.mp4", 0, always=True): clip for clip in clips}
+
+
+class Names:
+    """Names that differ also where a file system tells no capitals from small letters."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._taken: set[str] = set()
+
+    def new(self, stem: str, numbered: str, first: int, *, always: bool = False) -> str:
+        """The stem, or `numbered` with stem and the next number from `first` where that is taken, or `always`."""
+        key, name = stem.casefold(), stem
+        while always or name.casefold() in self._taken:
+            number = self._numbers.get(key, first)
+            self._numbers[key] = number + 1
+            name = numbered.format(stem, number)
+            if name.casefold() not in self._taken:
+                break
+        self._taken.add(name.casefold())
+        return name
+
+
+def _plain(name: str, most: int) -> str:
+    """A name that every file system takes: at most so many letters, and as many bytes as leave room for a number."""
+    words = re.sub(r"[^\w .,+=-]+", "_", name).strip(" .")[:most]
+    return words.encode()[:BYTES].decode(errors="ignore").strip(" .") or "_"
+
+
+@contextmanager
+def _whole(out: Path, force: bool) -> Iterator[Path]:
+    """A folder to fill that becomes `out` at the end; with `force` an earlier export there gives way to it at that moment."""
+    earlier = out.with_name(f".{out.name}.earlier")
+    _settle(out, earlier)
+    if not out.is_dir() or not any(out.iterdir()):
+        with new_tree(out, "--out") as partial:
+            yield partial
+        return
+    if not force:
+        raise OutputError(f"{out} is not empty. Choose another --out, or add --force to replace an earlier export.")
+    if out.is_symlink() or not _is_export(out):
+        raise OutputError(f"{out} is no earlier export, which --force would replace. Choose another --out.")
+    fresh = out.with_name(f".{out.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed just before the end
+    with new_tree(fresh, "--out") as partial:
+        yield partial
+    try:
+        out.rename(earlier)
+        fresh.rename(out)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be replaced: {cause(error)}. Choose another --out.") from error
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _settle(out: Path, earlier: Path) -> None:
+    """Bring back, or remove, what a process left that was killed while it replaced an export."""
+    if not earlier.is_dir() or earlier.is_symlink() or not _is_export(earlier):
+        return
+    if out.exists():
+        shutil.rmtree(earlier, ignore_errors=True)
+    else:
+        earlier.rename(out)
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder holds nothing but what an export writes."""
+    return all(
+        group.is_dir()
+        and not group.is_symlink()
+        and all(path.suffix == ".mp4" or path.name == PROMPTS for path in group.iterdir())
+        for group in folder.iterdir()
+    )

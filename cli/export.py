@@ -18,7 +18,8 @@ class Format(StrEnum):
 
 def export(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Folders of 'rollout gen' or of a benchmark run.")
+        list[Path],
+        typer.Argument(metavar="DIR...", help="Folders of 'rollout gen', of its --prompts, or of a benchmark run."),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
     layout: Annotated[
@@ -28,9 +29,10 @@ def export(
             help="vbench: a folder a strategy of PROMPT-N.mp4, and prompts.json; of 5 s and more: vbench-long.",
         ),
     ] = Format.VBENCH,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
 ) -> None:
-    """Write a folder a strategy that VBench's own tools read."""
+    """Write a folder a strategy that VBench's own tools read; of several models a folder a strategy and model."""
     from rollout.benchmarks.export import export_vbench
 
-    for name, count in export_vbench(folders, out, long=layout is Format.VBENCH_LONG).items():
+    for name, count in export_vbench(folders, out, long=layout is Format.VBENCH_LONG, force=force).items():
         print(f"{out / name}: {count} videos")

@@ -59,15 +59,16 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def new_tree(path: Path) -> Iterator[Path]:
+def new_tree(path: Path, option: str = "--to") -> Iterator[Path]:
     """A folder to fill beside `path`, which takes its name at the end, whole or not at all. Raises OutputError.
 
-    What an earlier process left there when it was killed is removed.
+    What an earlier process left there when it was killed is removed. `option` is what the path was given by, which an error
+    names.
     """
     if path.is_symlink():
-        raise OutputError(f"{path} is a link. Choose another --to.")
+        raise OutputError(f"{path} is a link. Choose another {option}.")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise OutputError(f"{path} exists and is not empty. Choose another --to.")
+        raise OutputError(f"{path} exists and is not empty. Choose another {option}.")
     partial = path.with_name(f".{path.name}.{token_hex(4)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +81,7 @@ def new_tree(path: Path) -> Iterator[Path]:
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise OutputError(
-            f"{path} cannot be written: {cause(error)}. Choose another --to or free some space."
+            f"{path} cannot be written: {cause(error)}. Choose another {option} or free some space."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
