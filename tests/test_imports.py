@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -554,3 +555,42 @@ def test_a_folder_is_described_also_where_it_is_not_whole(
     (folder / "transformer" / "config.json").write_text(json.dumps(config))
     with pytest.raises(BackendError, match=r"it says .*-1"):
         describe(folder)
+
+
+def killed_at(step: int, run: Callable[[], object]) -> bool:
+    """Whether a process of its own that does `run` ended at its `step`-th change of the file system, as if killed."""
+    changes = {"os.mkdir", "os.link", "os.rename", "os.rmdir", "os.remove", "os.chmod", "shutil.rmtree", "fcntl.flock"}
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    left = step
+
+    def watch(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal left
+        left -= event in changes or (event == "open" and args[1] in ("w", "x", "xb"))
+        if left == 0:
+            os._exit(9)  # nothing of Python's is cleaned up
+
+    sys.addaudithook(watch)
+    try:
+        run()
+    finally:
+        os._exit(0)
+
+
+def test_an_import_that_is_killed_leaves_nothing_under_its_name(base: Path, tmp_path: Path) -> None:
+    """At every third of its steps: no folder, the base as it was, and the next import cleans up."""
+    save_file(PLAIN, tmp_path / "w.safetensors")
+    to, before = tmp_path / "to", contents(base)
+
+    def run() -> None:
+        import_checkpoint(tmp_path / "w.safetensors", base, to)
+
+    step = 1
+    while killed_at(step, run) and not to.exists():  # where it is after all, it must be whole
+        assert contents(base) == before
+        step += 3
+    assert step > 12
+    assert {path.name for path in tmp_path.iterdir()} == {"to", "w.safetensors"}
+    assert contents(base) == before
+    assert describe(to)["missing"] == []

@@ -97,6 +97,7 @@ def _load(part: str, kind: Any, folder: Path, name: str, dtype: torch.dtype) -> 
     """A part of a folder through its class of diffusers, checked. Raises BackendError."""
     from diffusers.utils import logging
 
+    logging.disable_progress_bar()
     try:
         with quiet(logging):
             model, report = kind.from_pretrained(

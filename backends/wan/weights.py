@@ -17,7 +17,7 @@ from rollout.backends.wan.lora import Delta, Lora, read_lora
 from rollout.backends.wan.naming import Names
 from rollout.backends.wan.quantised import Weight, read_weights
 from rollout.errors import BackendError
-from rollout.files import link_or_copy, new_tree
+from rollout.files import link_or_copy, new_tree, sync
 from rollout.text import Json
 
 __all__ = ["DTYPES", "SHARD", "Advance", "import_checkpoint"]
@@ -152,6 +152,7 @@ def _save(entries: Mapping[str, _Entry], folder: Path, advance: Advance) -> None
     advance(done, total)
     for file, names in split.filename_to_tensors.items():
         save_file({name: entries[name].make() for name in names}, folder / file, metadata={"format": "pt"})
+        sync(folder / file)
         done += sum(shapes[name].nbytes for name in names)
         advance(done, total)
     if split.is_sharded:
