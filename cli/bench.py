@@ -249,13 +249,15 @@ def _watch(job: "Run", missing: int) -> "Iterator[Attempt]":
             TimeRemainingColumn,
         )
 
-        columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns) as bar:
-            task = bar.add_task("", total=missing)
+        speed = TextColumn("{task.fields[fps]:,.0f} frames/s")
+        columns = (BarColumn(), MofNCompleteColumn(), speed, TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(TextColumn("cells"), *columns) as bar:
+            task = bar.add_task("", total=missing, fps=0.0)
             for attempt in job.attempts():
                 if attempt.outcome != "done":
                     bar.console.print(_trouble(attempt))
-                bar.update(task, advance=int(attempt.last))
+                cells += attempt.last
+                bar.update(task, completed=cells, fps=_frames_a_second(job, cells, begun))
                 yield attempt
         return
     for attempt in job.attempts():
@@ -265,7 +267,10 @@ def _watch(job: "Run", missing: int) -> "Iterator[Attempt]":
         if time.monotonic() - last_line > 10:
             last_line = time.monotonic()
             left = (last_line - begun) / max(cells, 1) * (missing - cells)
-            print(f"{cells} of {missing} cells, {left:.0f}s left", flush=True)
+            print(
+                f"{cells} of {missing} cells, {_frames_a_second(job, cells, begun):,.0f} frames a second, {left:.0f}s left",
+                flush=True,
+            )
         yield attempt
 
 
@@ -273,6 +278,11 @@ def _trouble(attempt: "Attempt") -> str:
     task = attempt.task
     after = "" if attempt.last else "; it is tried again"
     return f"cell {task.address} ({task.spec['script'][:60]}) {attempt.outcome}: {attempt.why}{after}"
+
+
+def _frames_a_second(job: "Run", cells: int, begun: float) -> float:
+    """Latent frames that were generated and scored, taking a cell for the suite's mean."""
+    return cells * job.suite.frames / job.total / max(time.monotonic() - begun, 1e-6)
 
 
 def _told(folder: Path) -> None:
