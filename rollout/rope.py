@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rollout.backend import Axes
 
-__all__ = ["angles", "angles_on", "coherence", "rotate", "table"]
+__all__ = ["CHUNK", "angles", "angles_on", "coherence", "rotate", "table"]
 
 CHUNK = 2**20
 """Numbers in 16 bits that a thread of a CPU rotates at once, as float32 that stays in its cache."""
