@@ -25,8 +25,8 @@ WORDS = {"far+sink": "F", "far": "f", "near+sink": "N", "near": "n", "sink": "s"
 def read_map(path: Path) -> tuple[str, ...]:
     """A head map, a text a layer and a letter a head, of a JSON list of lists or a CSV, of words or letters. Raises SpecError."""
     try:
-        text = path.read_text()
-        rows = json.loads(text) if path.suffix == ".json" else list(csv.reader(text.splitlines()))
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a mark first
+        rows = json.loads(text) if path.suffix == ".json" else list(filter(any, csv.reader(text.splitlines())))
         return tuple("".join(WORDS.get(str(cell).strip(), str(cell).strip()) for cell in row) for row in rows)
     except (OSError, ValueError, TypeError) as error:
         raise SpecError(

@@ -406,7 +406,8 @@ def test_lanes_that_overlap_or_leave_a_head_out_are_refused(heads: Any, says: st
 def test_head_maps_are_read_of_json_and_csv(tmp_path: Path) -> None:
     (tmp_path / "map.json").write_text('[["near", "far+sink"], ["sink", "far"]]')
     (tmp_path / "map.csv").write_text("near,far+sink\nsink,far\n")
-    for name in ("map.json", "map.csv"):
+    (tmp_path / "windows.csv").write_bytes("\ufeffnear,far+sink\r\nsink,far\r\n\r\n".encode())
+    for name in ("map.json", "map.csv", "windows.csv"):
         assert read_map(tmp_path / name) == ("nF", "sf")
         strategy = Strategy.from_text(f"online by-head:near=6,far=12,map={tmp_path / name}+keep")
         assert strategy.policy == ByHead(6, 12, 1, ("nF", "sf"))

@@ -61,6 +61,12 @@ def write(path: Path, text: str) -> str:
     return str(file)
 
 
+def test_a_suite_may_come_from_windows(tmp_path: Path) -> None:
+    file = tmp_path / "windows.toml"
+    file.write_bytes(("\ufeff" + GOOD).replace("\n", "\r\n").encode())
+    assert load_suite(str(file)).scripts == load_suite(write(tmp_path, GOOD)).scripts
+
+
 def test_a_suite_says_what_it_compares(tmp_path: Path) -> None:
     suite = load_suite(write(tmp_path, GOOD))
     assert list(suite.strategies) == ["short", "long", "published"]

@@ -109,7 +109,7 @@ def read_answers(paths: Sequence[Path], key: Key) -> list[Rater]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows write a mark first
     except OSError as error:
         raise OutputError(f"{path} cannot be read: {cause(error)}. Give a file that is there.") from error
     except (ValueError, RecursionError) as error:

@@ -97,7 +97,7 @@ class Source:
 def read_source(path: Path) -> Source:
     """A suite file's content, its keys checked. Raises SuiteError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors of Windows write a mark first
     except (OSError, UnicodeDecodeError) as error:
         raise SuiteError(f"the suite {path} cannot be read: {error}. Give a TOML file in UTF-8.") from error
     try:
