@@ -136,7 +136,7 @@ def _generate(
     first = Job(model, recipes[0], Path(), exact=True)
     for _, strategy in strategies:
         strategy.check(model.spec, first.rollout.blocks * model.spec.block)
-    finished = set() if out is None else _taken_up(out, [out / name for name in names], recipes)
+    finished = set() if out is None else _taken_up(out, [out / name for name in names], recipes, model)
     folder = out if out is not None and finished else output_folder(out)
     folders = [folder / name for name in names]
     for line in told(planned(script, model.spec, first=first.rollout.first)):
@@ -170,16 +170,18 @@ def _usual(script: Script, backend: "Backend") -> "list[tuple[str, Strategy]]":
     return strategies
 
 
-def _taken_up(folder: Path, folders: Sequence[Path], recipes: "Sequence[Recipe]") -> set[Path]:
+def _taken_up(folder: Path, folders: Sequence[Path], recipes: "Sequence[Recipe]", backend: "Backend") -> set[Path]:
     """Runs of the same recipes that an earlier start into this folder has finished. Raises OutputError for other ones."""
     from rollout.run.record import RunFolder
+    from rollout.run.standing import Request
 
     finished = set()
     for into, recipe in zip(folders, recipes, strict=True):
         if not (into / RunFolder.FILE).is_file():
             continue
-        if RunFolder.open(into).record.recipe.to_dict() != recipe.to_dict():
-            raise OutputError(f"{into} is a run of another script, seed, model or strategy. Choose another --out.")
+        difference = Request(backend, recipe, into).difference()
+        if difference:
+            raise OutputError(f"{into} is another run: {difference}. Choose another --out.")
         finished.add(into)
     names = {into.name for into in folders} | {"compare.mp4", "compare.webp", "table.md"}
     strange = [path for path in folder.iterdir() if path.name not in names] if finished else []

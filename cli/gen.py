@@ -1,5 +1,6 @@
 """rollout gen: a prompt script to a video."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,8 @@ from rollout.cli.options import (
     told,
 )
 from rollout.cli.watch import watch
+from rollout.errors import ScriptError
+from rollout.prompts import read_prompts
 from rollout.script import Script, planned
 
 if TYPE_CHECKING:
@@ -41,6 +44,14 @@ def gen(
         str | None, typer.Argument(metavar="SCRIPT", help="'PROMPT[5s] | PROMPT[3s#] ; SUBTITLE | SUBTITLE'; # cuts.")
     ] = None,
     *,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Instead of SCRIPT a file with one a line, or a .jsonl of prompts and switch_frame_indices: a run a line, "
+            "into OUT/001, OUT/002, ...; OUT is by default out/NAME. The same command goes on where it stopped.",
+        ),
+    ] = None,
     composition: Composition,
     seed: Seed = 0,
     out: Out = None,
@@ -62,25 +73,48 @@ def gen(
 ) -> None:
     """Generate a video from a prompt script: video.mp4, contact.png, run.json, subtitles.vtt."""
     load_plugins(plugin)
+    if script is not None and prompts is not None:
+        raise ScriptError("a SCRIPT and --prompts are two things to roll out. Leave one out.")
     strategy = composition.strategy()
+    lines = None if prompts is None else read_prompts(prompts)
     text = SHOW if script is None else script
     Script.parse(text)
     from rollout.files import output_folder
     from rollout.run.job import Job
-    from rollout.run.moving import moving_picture
     from rollout.run.recipe import Recipe
 
     composition.schedule(steps, shift, context_noise)  # what is wrong with it is said before the model is loaded
     choice = choice.with_block(composition.block)
     model = choice.load()
     schedule = composition.schedule(steps, shift, context_noise, model.schedule)
-    recipe = Recipe(strategy, text, seed, schedule, prefix, model.spec.name, choice.device, choice.recorded)
-    job = Job(model, recipe, Path(), latents=latents, every=snapshot_every)
+    options = choice.recorded
+
+    def recipe_of(text: str) -> Recipe:
+        return Recipe(strategy, text, seed, schedule, prefix, model.spec.name, choice.device, options)
+
+    def after(folder: Path, new: bool) -> None:
+        _pictures(folder, {"gif": gif, "webp": webp}, new)
+
+    if prompts is not None and lines is not None:
+        from rollout.cli.prompts import default_folder, roll_lines
+
+        into = default_folder(prompts) if out is None else out
+        roll_lines(lines, model, recipe_of, into, latents=latents, every=snapshot_every, force=force, after=after)
+        return
+    job = Job(model, recipe_of(text), Path(), latents=latents, every=snapshot_every)
     job.folder = output_folder(out, force=force)  # only once nothing speaks against the run
     roll(job)
-    for kind in [kind for kind, wanted in (("gif", gif), ("webp", webp)) if wanted]:
-        path = job.folder / f"video.{kind}"
-        print(f"{path}: {moving_picture(job.folder / 'video.mp4', path)} pictures")
+    after(job.folder, True)
+
+
+def _pictures(folder: Path, wanted: Mapping[str, bool], new: bool) -> None:
+    """The moving pictures that are wanted of a run, for an old one those that are missing."""
+    from rollout.run.moving import moving_picture
+
+    for kind in (kind for kind, asked in wanted.items() if asked):
+        path = folder / f"video.{kind}"
+        if new or not path.is_file():
+            print(f"{path}: {moving_picture(folder / 'video.mp4', path)} pictures")
 
 
 def roll(job: "Job") -> None:

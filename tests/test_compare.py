@@ -395,7 +395,7 @@ def test_a_stop_keeps_finished_runs_alone(tmp_path: Path, monkeypatch: pytest.Mo
     assert [p.name for p in out.iterdir()] == ["keep-12-1"]
     assert (out / "keep-12-1" / "run.json").is_file()
     before = (out / "keep-12-1" / "run.json").stat().st_mtime_ns
-    refused("a run of another script", f"{B}[1.125s]", *ADD, "--steps", "2", "--out", str(out))
+    refused("is another run: it has another script", f"{B}[1.125s]", *ADD, "--steps", "2", "--out", str(out))
     (out / "flush").mkdir()  # as a kill leaves it
     (out / "flush" / "video.partial.mp4").touch()
     again = run(*command)

@@ -15,7 +15,7 @@ from rollout.run.clip import read_clip
 from rollout.run.recipe import PrefixRecord
 from rollout.world import Act
 
-__all__ = ["read_prefix", "read_prefixes", "true_latents"]
+__all__ = ["read_prefix", "read_prefixes", "source_of", "true_latents"]
 
 
 def read_prefix(
@@ -51,6 +51,15 @@ def read_prefix(
         raise OutputError(f"the backend '{backend.spec.name}' cannot encode a video. Give a latents file.")
     clip = read_clip(path, backend.spec)
     return backend.encode_video(clip.frames), structs.replace(_file_record(path), changes=clip.changes)
+
+
+def source_of(source: str | None) -> PrefixRecord | None:
+    """What a record says of a prefix before anything is done to it; a file that is not there has no content."""
+    if source is None:
+        return None
+    if source.isdecimal():
+        return PrefixRecord(blocks=int(source))
+    return _file_record(Path(source)) if Path(source).is_file() else PrefixRecord(file=Path(source).name)
 
 
 def _takes_video(backend: Backend) -> bool:

@@ -1,0 +1,93 @@
+"""rollout gen --prompts: a run a line of a file, into numbered folders, as a whole that goes on with the same command."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rollout.cli.gen import roll
+from rollout.errors import RolloutError, Stopped
+
+if TYPE_CHECKING:
+    from rollout.backend import Backend
+    from rollout.prompts import Line
+    from rollout.run.recipe import Recipe
+    from rollout.run.standing import Request
+
+__all__ = ["default_folder", "roll_lines"]
+
+
+def default_folder(prompts: Path) -> Path:
+    """Where the runs of a file go: out/NAME, which a shell takes without quotes."""
+    name = "".join(letter if letter.isalnum() or letter in "_-." else "-" for letter in prompts.stem).strip("-.")
+    return Path("out") / (name or "prompts")
+
+
+def roll_lines(
+    lines: "Sequence[Line]",
+    backend: "Backend",
+    recipe_of: "Callable[[str], Recipe]",
+    out: Path,
+    *,
+    latents: bool,
+    every: int | None,
+    force: bool,
+    after: Callable[[Path, bool], None],
+) -> None:
+    """Check all lines, then roll out those that are not there. `after` gets each run's folder, and whether it is new.
+
+    Raises OutputError for a folder with another run, and errors of lines that name file and line.
+    """
+    from rollout.files import alone, new_folder
+    from rollout.run.standing import Request, Standing
+
+    digits = max(3, len(str(len(lines))))
+    requests = []
+    for number, line in enumerate(lines, 1):
+        recipe = recipe_of(line.text(backend.spec))
+        requests.append(Request(backend, recipe, out / f"{number:0{digits}d}", latents=latents, every=every))
+    standings = [request.standing(force=force) for request in requests]
+    waiting = [standing is not Standing.FINISHED for standing in standings]
+    for line, request, waits in zip(lines, requests, waiting, strict=True):
+        if waits:
+            _check(line, request)
+    new_folder(out, force=True)
+    begun = standings.count(Standing.BEGUN)
+    print(
+        f"{lines[0].path}: {len(lines)} runs into {out}; {waiting.count(False)} finished before, {begun} to go on with",
+        flush=True,
+    )
+    with alone(out):
+        for number, (request, standing) in enumerate(zip(requests, standings, strict=True), 1):
+            place = f"{number} of {len(requests)}: {request.folder}"
+            if standing is Standing.FINISHED:
+                print(f"{place} is finished")
+            else:
+                print(f"{place}{', from its last snapshot' * (standing is Standing.BEGUN)}", flush=True)
+                _roll(request, number, len(requests))
+            after(request.folder, standing is not Standing.FINISHED)
+
+
+def _check(line: "Line", request: "Request") -> None:
+    """Refuse what the model or the strategy cannot do before anything is rolled out; encoded prompts are at hand then."""
+    from rollout.script import Script
+
+    script, spec = Script.parse(request.recipe.text), request.backend.spec
+    try:
+        request.recipe.strategy.check(spec, script.count(spec) * spec.block)
+        for prompt in script.prompts:
+            request.backend.encode(prompt)
+    except RolloutError as error:
+        raise line.refusal(error) from error
+
+
+def _roll(request: "Request", number: int, count: int) -> None:
+    """One run; its cache is gone when the next one is made."""
+    from rollout.files import new_folder
+
+    new_folder(request.folder, force=True)
+    try:
+        roll(request.job())
+    except Stopped as error:
+        stop = Stopped(f"stopped in run {number} of {count}. The same command goes on from there.")
+        stop.code = error.code
+        raise stop from error
