@@ -35,4 +35,4 @@ def export(
     from rollout.benchmarks.export import export_vbench
 
     for name, count in export_vbench(folders, out, long=layout is Format.VBENCH_LONG, force=force).items():
-        print(f"{out / name}: {count} videos")
+        print(f"{out / name}: {count} video{'s' * (count > 1)}")

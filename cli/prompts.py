@@ -51,19 +51,18 @@ def roll_lines(
         if waits:
             _check(line, request)
     new_folder(out, force=True)
+    count, finished = len(requests), waiting.count(False)
     begun = standings.count(Standing.BEGUN)
-    print(
-        f"{lines[0].path}: {len(lines)} runs into {out}; {waiting.count(False)} finished before, {begun} to go on with",
-        flush=True,
-    )
+    runs = f"{count} run{'s' * (count > 1)}"
+    print(f"{lines[0].path}: {runs} into {out}; {finished} finished before, {begun} to go on with", flush=True)
     with alone(out):
         for number, (request, standing) in enumerate(zip(requests, standings, strict=True), 1):
-            place = f"{number} of {len(requests)}: {request.folder}"
+            place = f"{number} of {count}: {request.folder}"
             if standing is Standing.FINISHED:
                 print(f"{place} is finished")
             else:
                 print(f"{place}{', from its last snapshot' * (standing is Standing.BEGUN)}", flush=True)
-                _roll(request, number, len(requests))
+                _roll(request, number, count)
             after(request.folder, standing is not Standing.FINISHED)
 
 

@@ -18,7 +18,7 @@ from rollout.errors import RolloutError, ScriptError
 from rollout.script import Script, Shot, bare
 from rollout.text import cause
 
-__all__ = ["ACCEPTED", "Line", "Sequel", "read_prompts"]
+__all__ = ["ACCEPTED", "MOST", "Line", "Sequel", "read_prompts"]
 
 MOST = 64 * 2**20
 """Bytes of a file of prompts; more is another file."""

@@ -18,6 +18,7 @@ from rollout.cli.prompts import default_folder
 from rollout.errors import RolloutError, ScriptError
 from rollout.prompts import read_prompts
 from rollout.run.job import Job
+from rollout.script import Script, planned
 from tests.conftest import micro_backend
 from tests.test_script import SPRITES, WAN
 
@@ -61,8 +62,6 @@ def test_a_line_of_json_is_a_script(case: str, tmp_path: Path) -> None:
 def test_switches_fall_on_the_frames_that_are_named(tmp_path: Path) -> None:
     """On every clock: a latent frame is 4 pixel frames of Wan, and one of the sprites."""
     line = json.dumps({"prompts": ["a", "b"], "switch_frame_indices": [6], "num_output_frames": 15})
-    from rollout.script import Script, planned
-
     for spec in (WAN, SPRITES):
         (text,) = texts(tmp_path, line, "prompts.jsonl", spec)
         assert [shot.frames for shot in planned(Script.parse(text), spec)] == [(0, 6), (6, 15)]
@@ -304,3 +303,18 @@ def test_an_error_keeps_its_kind() -> None:
     assert isinstance(refusal, PromptError)
     assert isinstance(refusal, RolloutError)
     assert str(refusal) == "p.txt:3: no such word"
+
+
+def test_the_page_says_what_is_taken(tmp_path: Path) -> None:
+    """Its JSON lines are read, and its scripts."""
+    page = (Path(__file__).parent.parent / "docs" / "prompts.md").read_text()
+    (lines,) = re.findall(r"```json\n(.*?)```", page, re.S)
+    assert texts(tmp_path, lines, "prompts.jsonl") == [
+        r"a wet street\; true colours",
+        "a cat walks[5s] | the cat jumps[2.5s]",
+        "a cat walks[12s] | the cat jumps[12s] | it sleeps[12s]",
+    ]
+    with pytest.raises(ScriptError, match="stands after"):
+        Script.parse(re.findall(r"`(A wet street; .*?)` is refused", page)[0])
+    (script,) = re.findall(r"Write\n`(.*?)`", page)
+    assert Script.parse(script).prompts == ("A wet street; true colours.",)
