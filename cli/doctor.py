@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -41,6 +42,8 @@ def doctor(
 ) -> None:
     """Check device, packages and weights, and say what fits: exit code 0 only if the strategy will run."""
     load_plugins(plugin)
+    if free is not None and not isfinite(free):
+        raise RolloutError(f"--free {free} is no amount of memory. Write a number of GiB, such as 8.")
     entry = find("backends", choice.backend or DEFAULT)
     for line in _machine(choice.device):
         print(line)

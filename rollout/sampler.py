@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["MOST_SEED", "Noise", "Schedule", "check_seed", "seeded"]
+__all__ = ["LEVELS", "MOST_SEED", "Noise", "Schedule", "check_seed", "seeded"]
 
 MOST_SEED = 2**63 - 1
 """The largest seed: every file format and library that a seed passes through holds it."""
+LEVELS = 1000
+"""Levels of noise that models are trained on: their timesteps."""
+
 Noise = Callable[[Block, int], "Tensor"]
 """(block, step) -> standard normal (B, F, C, H, W); step 0 starts the block, step k re-noises after step k."""
 
@@ -60,6 +63,8 @@ class Schedule:
         """`steps` evenly spaced levels from 1 down, warped: 4 is the released schedule 1, .75, .5, .25."""
         if steps < 1:
             raise RolloutError(f"{steps} denoising steps are too few. Use 1 or more; the models are made for 4.")
+        if steps > LEVELS:
+            raise RolloutError(f"{steps} denoising steps are more than the {LEVELS} levels of noise. Use fewer.")
         return cls(tuple(1 - i / steps for i in range(steps)), shift, context, renoise=renoise)
 
     def to_dict(self) -> Json:

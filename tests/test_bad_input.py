@@ -120,6 +120,7 @@ def test_scripts(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["--dtype", "float7"], "no dtype 'float7'"),
         (["--model", "missing.safetensors"], "are not a file"),
         (["--steps", "0"], "too few"),
+        (["--steps", "1000000000"], "more than the 1000 levels"),
         (["--steps", "many"], "--steps"),
         (["--shift", "0"], "shift 0"),
         (["--context-noise", "1000"], "context noise 1000"),
@@ -167,6 +168,11 @@ def test_a_seed_that_another_one_would_equal_is_refused_everywhere(
         generate(micro_backend(torch.float32), preset("infinity-rope"), f"{A}[1s]", seeds=seed)
     with pytest.raises(RolloutError, match="not within 0"):
         Recipe(preset("infinity-rope"), A, seed)
+
+
+@pytest.mark.parametrize("free", ["nan", "inf"])
+def test_memory_that_is_no_number_is_refused(free: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--free" in refused(capsys, "doctor", "--free", free)
 
 
 class Bomb:
