@@ -35,7 +35,10 @@ Out = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")]
 Prefix = Annotated[
-    str | None, typer.Option(metavar="N|FILE", help="Start from N true blocks, a video or a latents file.")
+    str | None,
+    typer.Option(
+        metavar="N|FILE", help="Start from N true blocks, a video, a picture (blocks of 1) or a latents file."
+    ),
 ]
 Steps = Annotated[
     int | None,

@@ -1,5 +1,8 @@
 """Videos and pictures that a rollout starts from, and videos that are scored: other rates, shapes, sizes, and none."""
 
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -9,13 +12,15 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from rollout.backend import BackendDefaults
+from rollout.backends import load_backend
 from rollout.backends.sprites import spec as sprites
 from rollout.backends.wan.family import geometry
 from rollout.cli import app
 from rollout.errors import OutputError
 from rollout.run.clip import read_clip
 from rollout.run.moving import moving_picture
-from rollout.run.prefix import read_prefix
+from rollout.run.prefix import read_prefix, read_prefixes
+from rollout.run.reading import Shown, decoded
 from rollout.run.record import RunFolder
 from rollout.run.video import read_video
 
@@ -80,14 +85,100 @@ def test_a_video_lies_as_its_metadata_says(tmp_path: Path) -> None:
     assert seen[0, 20:].mean() < 60
 
 
-def _say_rotation(source: Path, target: Path) -> None:
-    """Write a display matrix of 90 degrees into an mp4's track header, as cameras do."""
+ONE = 1 << 16
+
+
+def _say_rotation(source: Path, target: Path, turn: tuple[int, int, int, int] = (0, -ONE, ONE, 0)) -> None:
+    """Write a display matrix, by default of 90 degrees, into an mp4's track header, as cameras do."""
     data = bytearray(source.read_bytes())
     at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix follows 40 bytes of header
-    one = 1 << 16
-    matrix = (0, -one, 0, one, 0, 0, 0, 0, 1 << 30)
+    a, b, c, d = turn
+    matrix = (a, b, 0, c, d, 0, 0, 0, 1 << 30)
     data[at : at + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in matrix)
     target.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("turn", [(x, 0, 0, y) for x in (1, -1) for y in (1, -1)])
+@pytest.mark.parametrize("on_its_side", [False, True])
+def test_all_eight_ways_in_which_a_video_can_lie(turn: tuple[int, ...], on_its_side: bool, tmp_path: Path) -> None:
+    """A pixel (x, y) is shown at (a x + c y, b x + d y): a mirrored video, as of a phone's front camera, is not a turned one."""
+    frames = np.zeros((2, 32, 64, 3), np.uint8)
+    frames[:, :16, :32] = 255  # one corner is white, so that every way shows
+    path = write(tmp_path / "lies.mp4", frames)
+    x, _, _, y = turn
+    matrix = (0, ONE * y, ONE * x, 0) if on_its_side else (ONE * x, 0, 0, ONE * y)
+    _say_rotation(path, tmp_path / "with.mp4", matrix)
+    seen = read_video(tmp_path / "with.mp4")[0, :, :, 0] > 128
+    expected = frames[0, :, :, 0].T if on_its_side else frames[0, :, :, 0]
+    assert np.array_equal(seen, expected[::y, ::x] > 128)
+
+
+def test_pixels_that_are_not_square_are_shown_as_they_are_meant(tmp_path: Path) -> None:
+    """36x32 pixels of 4:3 are shown 48 wide; taken for squares they would be refused, or squashed."""
+    path = tmp_path / "wide.mp4"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=16)
+        stream.width, stream.height, stream.pix_fmt = 36, 32, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        for frame in counting(9, 32, 36):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())
+    assert read_clip(path, geometry(TINY, 32, 48)).frames.shape == (9, 32, 48, 3)
+    assert read_clip(path, geometry(TINY, 32, 48)).changes == ("48x32 scaled to 48x32",)
+
+
+def test_times_that_a_container_rounds_to_milliseconds_do_not_jump(tmp_path: Path) -> None:
+    """Matroska writes 33, 67, 100 ms: every second frame of 30 a second is every second one, not 0, 1, 4, 6, 7, 10."""
+    spec = replace(geometry(TINY, 32, 48), fps=15.0)
+    clip = read_clip(write(tmp_path / "fps30.mkv", counting(60), 30), spec)
+    assert (clip.frames[:, 16, 24, 0] / 4).round().tolist() == list(range(0, 60, 2))
+
+
+def test_no_more_is_read_than_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long video ends where enough of it is there, and that is said; what does not fit is refused at its first frame."""
+    spec = geometry(TINY, 32, 48)
+    video = write(tmp_path / "long.mp4", counting(60), 16)
+    converted = []
+    monkeypatch.setattr("rollout.run.clip.decoded", lambda path: map(partial(_counted, converted), decoded(path)))
+    monkeypatch.setattr("rollout.run.clip.LARGEST", 20 * 32 * 48 * 3)
+    clip = read_clip(video, spec)
+    assert (len(clip.frames), len(converted)) == (20, 20)
+    assert clip.changes == ("its first 1.25 s: no more than 20 frames of this size are taken",)
+    monkeypatch.setattr("rollout.run.clip.LARGEST", 60 * 32 * 48 * 3)
+    assert read_clip(video, spec).changes == ()  # exactly what fits
+    converted.clear()
+    with pytest.raises(OutputError, match=r"crop=32:32"):
+        read_clip(video, sprites())
+    assert len(converted) == 1
+
+
+def _counted(converted: list[int], frame: Shown) -> Shown:
+    """A frame that notes when its pixels are asked for."""
+
+    def pixels() -> np.ndarray:
+        converted.append(1)
+        return frame.pixels()
+
+    return replace(frame, pixels=pixels)
+
+
+def test_a_video_shorter_than_a_block_says_at_which_rate(tmp_path: Path) -> None:
+    """12 frames of 30 a second are 7 at 16, and a first block of Wan is 9."""
+    with pytest.raises(
+        OutputError, match=r"lasts 7 frames at the model's 16 a second, and its first block is 9\. Give"
+    ):
+        read_clip(write(tmp_path / "short.mp4", counting(12), 30), geometry(TINY, 32, 48))
+
+
+def test_a_file_is_read_once_for_all_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+    monkeypatch.setattr("rollout.run.prefix.read_clip", lambda path, spec: reads.append(path) or read_clip(path, spec))
+    video = write(tmp_path / "clip.mp4", counting(6, 64, 64), 8)
+    latents, records = read_prefixes(load_backend("sprites"), str(video), [("a", 0), ("b", 1), ("c", 2)])
+    assert latents is not None
+    assert latents.shape[:2] == (3, 6)
+    assert len({str(record) for record in records}) == 1
+    assert len(reads) == 1
 
 
 def test_a_picture_starts_models_that_go_frame_by_frame(tmp_path: Path) -> None:
@@ -99,9 +190,40 @@ def test_a_picture_starts_models_that_go_frame_by_frame(tmp_path: Path) -> None:
         OutputError, match="is one frame, and this model's blocks are 3 latent frames, 9 frames of video"
     ):
         read_clip(tmp_path / "red.png", geometry(TINY, 32, 48))
+    stripes = np.zeros((64, 96, 3), np.uint8)
+    stripes[:8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a camera held upright: turn it a quarter clockwise
+    Image.fromarray(np.ascontiguousarray(np.rot90(stripes))).save(tmp_path / "turned.jpg", exif=exif)
+    upright = read_clip(tmp_path / "turned.jpg", geometry(TINY, 64, 96, block=1)).frames[0]
+    assert upright[:7].mean() > 240
+    assert upright[9:].mean() < 10
     (tmp_path / "no.png").write_text("<html>")
     with pytest.raises(OutputError, match="cannot be read as a picture"):
         read_clip(tmp_path / "no.png", geometry(TINY, 32, 48, block=1))
+
+
+def test_pictures_of_which_something_would_be_lost_are_refused(tmp_path: Path) -> None:
+    """What is transparent hides a colour, 16 bits would be cut off at white, an animation is not one picture."""
+    spec = geometry(TINY, 32, 48, block=1)
+    clear = Image.new("RGBA", (48, 32), (255, 0, 0, 255))
+    clear.save(tmp_path / "opaque.png")
+    assert (read_clip(tmp_path / "opaque.png", spec).frames[0, 0, 0] == (255, 0, 0)).all()
+    clear.putpixel((5, 5), (0, 255, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    Image.fromarray(np.full((32, 48), 30_000, np.uint16)).save(tmp_path / "deep.png")
+    two = [Image.new("RGB", (48, 32), colour) for colour in ("red", "blue")]
+    two[0].save(tmp_path / "moves.webp", save_all=True, append_images=two[1:])
+    for name, says in (("clear.png", "transparent"), ("deep.png", "more than 8 bits"), ("moves.webp", "an animation")):
+        with pytest.raises(OutputError, match=f"{name} (is|has) .*{says}"):
+            read_clip(tmp_path / name, spec)
+
+
+def test_a_picture_too_large_to_be_one_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (96, 64)).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(OutputError, match="cannot be read as a picture"):
+        read_clip(tmp_path / "huge.png", geometry(TINY, 32, 48, block=1))
 
 
 def changing(path: Path) -> Path:

@@ -118,7 +118,9 @@ class Wan(BackendDefaults):
         return WanDecoder(self.vae, home=self.features_home)
 
     def encode_video(self, frames: NDArray[np.uint8]) -> Tensor:
-        """Latents (F, C, H, W) of the first whole blocks of a video of the model's size."""
+        """Latents (F, C, H, W) of the first whole blocks of a video of the model's size. Raises BackendError."""
+        if self.vae is None:
+            raise BackendError("this Wan model was built without a VAE. Load a whole folder.")
         height, width = (self.family.spatial * n for n in self.spec.latent[1:])
         if frames.shape[1:3] != (height, width):
             raise BackendError(

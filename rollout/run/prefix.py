@@ -1,7 +1,7 @@
 """What a rollout starts from instead of noise."""
 
 from collections.abc import Sequence
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ __all__ = ["read_prefix", "read_prefixes", "source_of", "true_latents"]
 def read_prefix(
     backend: Backend, source: str | None, prompt: str, seed: int
 ) -> tuple[torch.Tensor | None, PrefixRecord | None]:
-    """The latents that a rollout starts from: N true blocks of the backend's world, a latents file or a video."""
+    """The latents that a rollout starts from: N true blocks of the backend's world, a latents file, a video or a picture."""
     if source is None:
         return None, None
     if source.isdecimal():
@@ -34,7 +34,9 @@ def read_prefix(
         return true_latents(backend, prompt, int(source), seed), PrefixRecord(blocks=int(source))
     path = Path(source)
     if not path.is_file():
-        raise OutputError(f"the prefix {path} is not a file. Give a number of true blocks, a video or a latents file.")
+        raise OutputError(
+            f"the prefix {path} is not a file. Give a number of true blocks, a video, a picture or a latents file."
+        )
     if path.suffix == ".safetensors":
         try:
             tensors = load_file(path)
@@ -71,7 +73,9 @@ def read_prefixes(
     backend: Backend, source: str | None, videos: Sequence[tuple[str, int]]
 ) -> tuple[torch.Tensor | None, list[PrefixRecord | None]]:
     """What videos (prompt, seed) that are rolled out together start from, (videos, F, C, H, W), and what records say of it."""
-    starts = [read_prefix(backend, source, prompt, seed) for prompt, seed in videos]
+    alike = source is not None and not source.isdecimal()  # a file is read once for all
+    starts = [read_prefix(backend, source, prompt, seed) for prompt, seed in (videos[:1] if alike else videos)]
+    starts *= len(videos) if alike else 1
     latents = [start for start, _ in starts if start is not None]
     return torch.stack(latents) if latents else None, [record for _, record in starts]
 
@@ -86,4 +90,5 @@ def true_latents(backend: Backend, prompt: str, blocks: int, seed: int) -> torch
 
 def _file_record(path: Path) -> PrefixRecord:
     """A file by its content: a run from it can be repeated wherever it lies."""
-    return PrefixRecord(file=path.name, sha256=sha256(path.read_bytes()).hexdigest())
+    with path.open("rb") as file:
+        return PrefixRecord(file=path.name, sha256=file_digest(file, "sha256").hexdigest())

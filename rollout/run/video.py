@@ -1,6 +1,6 @@
-"""Writing and reading video: a streaming mp4 with a soft subtitle track, WebVTT, and contact sheets."""
+"""Writing video: a streaming mp4 with a soft subtitle track, and WebVTT; what reads it is at hand here too."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -9,28 +9,23 @@ from types import TracebackType
 from typing import Any
 
 import av
-import numpy as np
 from av.bitstream import BitStreamFilterContext
-from numpy.typing import NDArray
 
 from rollout.errors import OutputError
 from rollout.files import write_whole
+from rollout.run.reading import Frames, frames_in, read_video, stream_video, video_fps
 from rollout.text import cause
 
 __all__ = [
     "Frames",
     "Subtitle",
     "VideoWriter",
-    "clock",
     "frames_in",
     "read_video",
     "stream_video",
     "video_fps",
     "webvtt",
 ]
-
-Frames = NDArray[np.uint8]
-"""Pixel frames (N, height, width, 3)."""
 
 ASS_HEADER = b"""[Script Info]
 ScriptType: v4.00+
@@ -220,63 +215,6 @@ def _packet(line: Subtitle, stream: Any) -> Any:
     packet.stream, packet.pts, packet.dts, packet.duration = stream, begin, begin, length
     packet.time_base = Fraction(1, 1_000_000)
     return packet
-
-
-def frames_in(path: Path) -> int:
-    """The frames of a video file, 0 where it cannot be read."""
-    try:
-        with av.open(str(path)) as file:
-            return sum(packet.size > 0 for packet in file.demux(video=0))
-    except (OSError, av.FFmpegError, IndexError):
-        return 0
-
-
-def read_video(path: Path, *, most: int | None = None) -> Frames:
-    """All frames (N, height, width, 3) of a video file, at most `most`. Raises OutputError."""
-    return np.stack(list(islice(stream_video(path), most)))
-
-
-def stream_video(path: Path) -> Iterator[Frames]:
-    """The frames (height, width, 3) of a video file one by one, upright. Raises OutputError."""
-    return (frame for _, frame in clock(path))
-
-
-def clock(path: Path) -> Iterator[tuple[float, Frames]]:
-    """The frames of a video file, upright, each with the second at which it is shown. Raises OutputError."""
-    size, rate = None, 0.0
-    try:
-        with av.open(str(path)) as file:
-            rate = float(file.streams.video[0].average_rate or 0) or 25.0
-            for number, frame in enumerate(file.decode(video=0)):
-                if size is None:
-                    size, start = (frame.width, frame.height), frame.time or 0.0
-                elif size != (frame.width, frame.height):
-                    raise OutputError(
-                        f"{path} changes its size at frame {number}, from {size[0]}x{size[1]} to {frame.width}x{frame.height}. "
-                        "Encode it again at one size."
-                    )
-                pixels: Frames = frame.to_ndarray(format="rgb24")  # type: ignore[assignment]  # rgb24 is uint8
-                turns = (
-                    round(getattr(frame, "rotation", 0) / 90) % 4
-                )  # of the picture, anticlockwise, as its metadata says
-                time = number / rate if frame.time is None else frame.time - start
-                yield time, np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
-    except (OSError, av.FFmpegError, IndexError) as error:
-        raise OutputError(f"{path} cannot be read as a video: {error}. Give an mp4 or another video file.") from error
-    if size is None:
-        raise OutputError(f"{path} holds no frames. Give a video with at least one.")
-
-
-def video_fps(path: Path) -> float:
-    """Frames a second of a video file. Raises OutputError."""
-    try:
-        with av.open(str(path)) as file:
-            rate = file.streams.video[0].average_rate
-    except (OSError, av.FFmpegError, IndexError) as error:
-        raise OutputError(f"{path} cannot be read as a video: {error}. Give an mp4 or another video file.") from error
-    if not rate:
-        raise OutputError(f"{path} does not say its frames a second. Give an mp4 or another video file.")
-    return float(rate)
 
 
 def webvtt(lines: Sequence[Subtitle]) -> str:
