@@ -70,9 +70,10 @@ def _check(line: "Line", request: "Request") -> None:
     """Refuse what the model or the strategy cannot do before anything is rolled out; encoded prompts are at hand then."""
     from rollout.script import Script
 
-    script, spec = Script.parse(request.recipe.text), request.backend.spec
+    script, spec, strategy = Script.parse(request.recipe.text), request.backend.spec, request.recipe.strategy
     try:
-        request.recipe.strategy.check(spec, script.count(spec) * spec.block)
+        strategy.check(spec, script.count(spec) * spec.block)
+        strategy.order.check_plan(len(request.recipe.schedule.steps), script.count(spec))
         for prompt in script.prompts:
             request.backend.encode(prompt)
     except RolloutError as error:

@@ -16,8 +16,10 @@ from rollout.errors import Stopped
 from rollout.run.fork import History
 from rollout.run.job import Job
 from rollout.run.recipe import Recipe
+from rollout.run.record import RunFolder
 from rollout.run.snapshot import read_snapshot, snapshots
 from rollout.script import Script
+from rollout.show.live.pane import Pane, first_text
 from tests.conftest import micro_backend
 
 STREET, PLAIN = r"a street\; rain \| fog \[wide\]", "a street; rain | fog [wide]"
@@ -102,3 +104,18 @@ def test_explain_shows_the_prompt() -> None:
     assert shown.exit_code == 0, shown.output
     assert f"{PLAIN}  (subtitle: one; two)" in shown.output
     assert "\\" not in shown.output
+
+
+def test_a_live_run_is_saved_with_the_prompts_that_were_typed(tmp_path: Path) -> None:
+    """The first one is a script on the command line, the others are typed as they are."""
+    text = first_text(STREET, backend())
+    pane = Pane(1, backend(), Recipe(preset("infinity-rope"), text), tmp_path / "pane")
+    pane.advance()
+    pane.run.prompt("night; snow | fog")
+    assert pane.advance().result.prompts == ("night; snow | fog",)
+    (tmp_path / "saved").mkdir()
+    pane.save(tmp_path / "saved")
+    record = RunFolder.open(tmp_path / "saved").record
+    assert [segment.prompt for segment in record.segments(backend().spec)] == [PLAIN, "night; snow | fog"]
+    again = Job(backend(), record.recipe, tmp_path / "again")
+    assert finish(again)["digests"] == record.digests

@@ -273,9 +273,10 @@ def test_all_lines_are_checked_before_the_first_run(loads: list[str], command: C
         (f"{B}[5s", (), 0, "never closed"),
         ("a red dog[1s]", (), 1, "does not know the word 'dog'"),
         (f"{A}[200s]", ("--preset", "self-forcing"), 1, "would fail at second"),
+        (f"{A}[0.4s]", ("--preset", "rolling-forcing"), 1, "5 blocks"),
     ):
         loads.clear()
-        Path("p.txt").write_text(f"{A}[1s]\n{bad}\n")
+        Path("p.txt").write_text(f"{A}[3s]\n{bad}\n")
         code, _, err = command("--prompts", "p.txt", *args)
         assert code == 2
         assert err.startswith("rollout: p.txt:2: ")
