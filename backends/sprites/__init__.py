@@ -13,7 +13,18 @@ if TYPE_CHECKING:
     from rollout.backends.sprites.truth import SpriteWorld
     from rollout.backends.sprites.weights import Sprites
 
-__all__ = ["NAMES", "SOURCES", "THREADS", "WEIGHTS", "check_prompt", "digest", "load", "open_world", "spec", "weights_file"]
+__all__ = [
+    "NAMES",
+    "SOURCES",
+    "THREADS",
+    "WEIGHTS",
+    "check_prompt",
+    "digest",
+    "load",
+    "open_world",
+    "spec",
+    "weights_file",
+]
 
 
 SOURCES = {

@@ -23,7 +23,7 @@ from rollout.show.live.wire import SPEEDS, Order, Outbox, block_messages
 from rollout.strategy import Strategy
 from rollout.text import Json, cause
 
-__all__ = ["MOST", "ORDERS", "Session"]
+__all__ = ["ORDERS", "Session"]
 
 ORDERS = 64
 """Orders that wait at most."""
