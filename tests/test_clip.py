@@ -186,6 +186,7 @@ def test_a_picture_starts_models_that_go_frame_by_frame(tmp_path: Path) -> None:
     clip = read_clip(tmp_path / "red.png", geometry(TINY, 32, 48, block=1))
     assert clip.frames.shape == (1, 32, 48, 3)
     assert (clip.frames[0, 0, 0] == (255, 0, 0)).all()
+    assert clip.frames.flags.writeable  # or PyTorch warns
     with pytest.raises(
         OutputError, match="is one frame, and this model's blocks are 3 latent frames, 9 frames of video"
     ):

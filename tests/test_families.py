@@ -216,11 +216,26 @@ def test_a_family_is_told_by_class_and_channels() -> None:
 
 
 def test_an_attention_backend_whose_package_is_missing_is_one_line() -> None:
-    with pytest.raises(BackendError, match=r"attention backend 'flash' is not here: .*flash-attn") as refused:
-        Worded(transformer("wan2.1"), height=32, width=48, attention_backend="flash")
-    assert "\n" not in str(refused.value)
+    for name, says in (
+        ("flash", r"needs the package flash-attn\S*\. Install it, or use another"),
+        ("sage", r"needs the package sageattention\S*\. Install it, or use another"),
+        ("flash_hub", r"needs the package kernels\. Install it, or use another"),
+        ("_flash_3", "is not here: .* build FA3 beta release from source. Do that, or use another"),
+    ):
+        with pytest.raises(BackendError, match=f"the attention backend '{name}' {says}") as refused:
+            Worded(transformer("wan2.1"), height=32, width=48, attention_backend=name)
+        assert "\n" not in str(refused.value)
     with pytest.raises(BackendError, match="no attention backend 'fast'"):
         Worded(transformer("wan2.1"), height=32, width=48, attention_backend="fast")
+
+
+def test_an_attention_backend_that_the_device_lacks_is_refused_before_anything_is_rolled_out() -> None:
+    """cuDNN's is PyTorch's own, so that no package is missing on a CPU; it failed at the first block, as a traceback."""
+    with pytest.raises(
+        BackendError, match=r"'_native_cudnn' does not run on cpu with torch.float\d+ and heads of"
+    ) as refused:
+        Worded(transformer("wan2.1"), height=32, width=48, attention_backend="_native_cudnn")
+    assert "\n" not in str(refused.value)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,7 +28,8 @@ from rollout.backends.wan.vae import WanDecoder, encode_frames, unscale
 from rollout.backends.wan.weights import import_checkpoint
 from rollout.cache import KVCache
 from rollout.errors import BackendError, OutputError
-from rollout.run.video import read_video
+from rollout.run.prefix import read_prefix
+from rollout.run.video import VideoWriter, read_video
 from rollout.slots import Block, Role, Slot, View
 from rollout.strategies import Flush, Online, Relativistic, Sink
 from rollout.strategies.presets import PRESETS
@@ -593,6 +595,36 @@ def test_the_whole_command_on_a_whole_folder(folder: Path, tmp_path: Path) -> No
     assert bad.wait() == 2
     assert "not a multiple of 16" in bad.stderr
     assert not (tmp_path / "bad").exists()
+
+
+def test_a_video_of_another_rate_starts_a_rollout_in_its_own_time(vae: Any, tmp_path: Path) -> None:
+    """Two seconds of 30 frames a second are 6 latent frames, of what it shows at 0, 1/16, 2/16 ... s, and not 60 frames' 15."""
+    frames = np.random.default_rng(0).integers(0, 255, (60, 32, 48, 3), np.uint8)
+    with VideoWriter(tmp_path / "fps30.mkv", 30.0, exact=True) as video:
+        video.write(frames)
+    wan = Worded(transformer(), height=32, width=48, vae=vae)
+    start, record = read_prefix(wan, str(tmp_path / "fps30.mkv"), "a cat", 0)
+    shown = [i * 30 // 16 for i in range(4 * 6 - 3)]
+    assert torch.equal(start, encode_frames(vae, torch.from_numpy(frames[shown])))
+    assert record.changes == ("30 frames a second taken at 16",)
+    with pytest.raises(BackendError, match="built without a VAE"):
+        Worded(transformer(), height=32, width=48).encode_video(frames)
+
+
+def test_a_picture_is_the_first_block_of_a_model_that_goes_frame_by_frame(vae: Any, tmp_path: Path) -> None:
+    """A picture is one latent frame: the whole first block where blocks are one frame, and a third of it where they are 3."""
+    picture = np.random.default_rng(0).integers(0, 255, (32, 48, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "start.png")
+    wan = Worded(transformer(), height=32, width=48, block=1, vae=vae)
+    start, _ = read_prefix(wan, str(tmp_path / "start.png"), "a cat", 0)
+    assert torch.equal(start, encode_frames(vae, torch.from_numpy(picture[None])))
+    results = list(generate(wan, preset("causal-forcing"), "a cat[0.5s]", prefix=start))
+    assert torch.equal(results[0].latents[0], start)
+    assert not torch.equal(results[1].latents[0], start)
+    with pytest.raises(
+        OutputError, match=r"is one frame, and this model's blocks are 3 latent frames, 9 frames of video"
+    ):
+        read_prefix(Worded(transformer(), height=32, width=48, vae=vae), str(tmp_path / "start.png"), "a cat", 0)
 
 
 def test_the_weights_commands(folder: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A Wan model as a backend: the hooked transformer, its text encoder and its VAE, each in memory when it is needed."""
 
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
@@ -52,11 +53,11 @@ class Wan(BackendDefaults):
         self.features_home: torch.device | None = None
         """Where the VAE's features wait between blocks; None: where the VAE is."""
         self._prompt: Tensor | None = None
-        self._stack = ExitStack()
-        self._calls = self._stack.enter_context(hooked(transformer))
         self.attention_backend = attention_backend
         if attention_backend is not None:
-            self.attention = _dispatch(attention_backend)
+            self.attention = _dispatch(attention_backend, self.device, self.dtype, self.spec.head_dim)
+        self._stack = ExitStack()
+        self._calls = self._stack.enter_context(hooked(transformer))  # last: what fails before leaves it as it was
 
     def encode(self, prompt: str) -> Tensor:
         """Text features (1, 512, 4096)."""
@@ -147,8 +148,12 @@ class Wan(BackendDefaults):
         self.close()
 
 
-def _dispatch(name: str) -> Any:
-    """Attention over (B, heads, tokens, D) through one of diffusers' backends. Raises BackendError."""
+PROBE = 16
+"""Tokens with which an attention backend is tried."""
+
+
+def _dispatch(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> Any:
+    """Attention over (B, heads, tokens, D) through one of diffusers' backends, tried once. Raises BackendError."""
     from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
 
     names = [b.value for b in AttentionBackendName]
@@ -158,11 +163,22 @@ def _dispatch(name: str) -> Any:
         with attention_backend(name):  # diffusers checks there that its package is installed
             pass
     except (RuntimeError, ImportError) as error:
-        raise BackendError(f"the attention backend {name!r} is not here: {cause(error)}") from error
+        # it names the package last, as `flash-attn>=2.6.3` or `pip install kernels`
+        named = re.findall(r"`(?:pip install )?(?:-U )?([^`]+)`", str(error))
+        why = f"needs the package {named[-1]}. Install it" if named else f"is not here: {cause(error)} Do that"
+        raise BackendError(f"the attention backend {name!r} {why}, or use another, such as native.") from error
 
     def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         out: Tensor = dispatch_attention_fn(q, k, v, backend=AttentionBackendName(name))
         return out.transpose(1, 2)
 
+    probe = torch.zeros(1, 1, PROBE, head_dim, device=device, dtype=dtype)
+    try:
+        attention(probe, probe, probe)
+    except Exception as error:  # a kernel may raise whatever it likes
+        raise BackendError(
+            f"the attention backend {name!r} does not run on {device} with {dtype} and heads of {head_dim}: {cause(error)} "
+            "Use another, such as native."
+        ) from error
     return attention

@@ -133,4 +133,4 @@ def _picture(path: Path, spec: Spec) -> Clip:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise OutputError(f"{path} cannot be read as a picture: {cause(error)}. Give a PNG or JPEG.") from error
     fit = _Fit.of(path, (frame.shape[0], frame.shape[1]), spec.size)
-    return Clip(fit.apply(frame)[None], (fit.says,) if fit.says else ())
+    return Clip(_stacked([fit.apply(frame)]), (fit.says,) if fit.says else ())
