@@ -13,6 +13,7 @@ from rollout.cli.options import (
     Plugin,
     Prefix,
     Seed,
+    brought,
     load_plugins,
 )
 from rollout.errors import SpecError
@@ -66,6 +67,8 @@ def attn(
     print(
         f"strategy: {strategy}; layer {attention.layer} of {model.spec.layers}, step {attention.step}, counted from 0"
     )
+    for line in brought(start_record):
+        print(line)
     begun = time.monotonic()
     for _ in attention:
         pass

@@ -25,6 +25,7 @@ from rollout.cli.options import (
     Shift,
     Steps,
     added,
+    brought,
     load_plugins,
     told,
 )
@@ -139,7 +140,7 @@ def _generate(
     finished = set() if out is None else _taken_up(out, [out / name for name in names], recipes, model)
     folder = out if out is not None and finished else output_folder(out)
     folders = [folder / name for name in names]
-    for line in told(planned(script, model.spec, first=first.rollout.first)):
+    for line in (*brought(first.prefix_record), *told(planned(script, model.spec, first=first.rollout.first))):
         print(line)
     del first
     for n, ((name, strategy), into) in enumerate(zip(strategies, folders, strict=True)):

@@ -17,6 +17,7 @@ from rollout.cli.options import (
     Seed,
     Shift,
     Steps,
+    brought,
     load_plugins,
     told,
 )
@@ -121,10 +122,7 @@ def roll(job: "Job") -> None:
     """Tell what will be made, make it, and tell where it is."""
     run = job.rollout
     print(f"strategy: {run.strategy}; {run.engine.bytes / 2**20:,.1f} MiB of keys and values")
-    if job.prefix_record is not None:
-        for change in job.prefix_record.changes:
-            print(f"  {job.prefix_record}: {change}")
-    for line in told(planned(job.script, job.backend.spec, first=run.first)):
+    for line in (*brought(job.prefix_record), *told(planned(job.script, job.backend.spec, first=run.first))):
         print(line)
     for event in job.recipe.events:
         print(f"  {job.backend.spec.seconds(event.block * job.backend.spec.block):7.2f}s  {event}")

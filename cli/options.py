@@ -11,7 +11,7 @@ from rollout.script import Planned
 
 if TYPE_CHECKING:
     from rollout.backend import Backend
-    from rollout.run.recipe import Recipe
+    from rollout.run.recipe import PrefixRecord, Recipe
 
 __all__ = [
     "ContextNoise",
@@ -24,6 +24,7 @@ __all__ = [
     "Shift",
     "Steps",
     "added",
+    "brought",
     "load_plugins",
     "moved",
     "reload_backend",
@@ -101,6 +102,12 @@ def moved(recipe: "Recipe", model: str | None) -> "Recipe":
         return recipe
     located = find("backends", recipe.backend).located(model)
     return replace(recipe, options={**recipe.options, "model": located})
+
+
+def brought(prefix: "PrefixRecord | None") -> Iterator[str]:
+    """What was done to a video that a rollout starts from, in lines."""
+    for change in () if prefix is None else prefix.changes:
+        yield f"  {prefix}: {change}"
 
 
 def reload_backend(

@@ -51,6 +51,7 @@ def _repeat(
     from rollout.run.job import Job
     from rollout.run.latents import read_latents
     from rollout.run.machine import changed
+    from rollout.run.recipe import content
     from rollout.run.record import RunFolder
 
     record = RunFolder.open(folder).record
@@ -68,8 +69,9 @@ def _repeat(
         raise OutputError(f"the fork {folder} starts from {file}, which is missing. Fork again.")
     history = latents[: blocks * backend.spec.block] if blocks and latents is not None else None
     job = Job(backend, moved(recipe, model), into, latents=latents is not None, history=history)
-    if job.prefix_record != record.prefix:
-        raise OutputError(f"{recipe.prefix} is not what the run started from ({record.prefix}). Give that file.")
+    start, before = job.prefix_record, record.prefix
+    if content(start) != content(before):
+        raise OutputError(f"{recipe.prefix} is not what the run started from ({before}). Give that file.")
     differ: list[str] = []
 
     def compare(result: "Result") -> None:
@@ -84,6 +86,10 @@ def _repeat(
         print(f"{name}: {'the same, bit for bit' if now[name] == digests.get(name) else 'DIFFERENT'}")
     equal = all(now[name] == digests.get(name) for name in now)
     if not equal:
+        if start is not None and start != before:  # of a version that took videos as they came
+            differ.append(
+                f"the video that it starts from is brought to the model otherwise: {', '.join(start.changes)}"
+            )
         if record.rules != again.rules:
             differ.append("the rules of a plugin are not what they were")
         for line in (*differ, *changed(record.versions, backend.device)):

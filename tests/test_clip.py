@@ -1,5 +1,6 @@
 """Videos and pictures that a rollout starts from, and videos that are scored: other rates, shapes, sizes, and none."""
 
+import json
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -260,6 +261,25 @@ def test_what_was_done_to_a_prefix_is_said_and_recorded(tmp_path: Path) -> None:
     record = RunFolder.open(tmp_path / "run").record
     assert record.prefix is not None
     assert record.prefix.changes == ("16 frames a second taken at 8", "128x128 scaled to 64x64")
+    looked_at = rollout("attn", "a red circle jumps[0.375s]", "--prefix", video, "--out", tmp_path / "map")
+    assert "clip.mp4: 128x128 scaled to 64x64" in looked_at.output
+
+
+def test_a_rerun_says_that_a_video_was_taken_otherwise_before(tmp_path: Path) -> None:
+    """A record of a version that played 16 frames a second at 8: the file is the same, what came of it is not."""
+    video = write(tmp_path / "clip.mp4", counting(24, 64, 64), 16)
+    assert rollout("gen", "a red circle jumps[0.375s]", "--prefix", video, "--out", tmp_path / "run").exit_code == 0
+    again = rollout("rerun", tmp_path / "run", "--prefix", video)
+    assert again.exit_code == 0, again.output
+    data = json.loads((tmp_path / "run" / "run.json").read_text())
+    del data["prefix"]["changes"]
+    data["digests"]["latents"] = "0" * 64
+    (tmp_path / "run" / "run.json").write_text(json.dumps(data))
+    again = rollout("rerun", tmp_path / "run", "--prefix", video)
+    assert again.exit_code == 1
+    assert "is brought to the model otherwise: 16 frames a second taken at 8" in again.output
+    other = write(tmp_path / "other.mp4", counting(24, 64, 64)[::-1], 16)
+    assert "is not what the run started from" in str(rollout("rerun", tmp_path / "run", "--prefix", other).exception)
 
 
 def test_scores_go_on_after_a_bad_file_and_say_what_is_left_out(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from rollout.errors import OutputError
 from rollout.sampler import Schedule, check_seed
@@ -13,7 +13,7 @@ from rollout.strategy import Strategy
 from rollout.text import Json
 from rollout.timeline import Event
 
-__all__ = ["BackendRecord", "Donor", "PrefixRecord", "Recipe", "RecipeRecord", "ScriptText"]
+__all__ = ["BackendRecord", "Donor", "PrefixRecord", "Recipe", "RecipeRecord", "ScriptText", "content"]
 
 OPTIONS = (
     "model",
@@ -126,6 +126,11 @@ class PrefixRecord(Struct, frozen=True, omit_defaults=True):
 
     def __str__(self) -> str:
         return str(self.file if self.blocks is None else self.blocks)
+
+
+def content(prefix: PrefixRecord | str | None) -> PrefixRecord | str | None:
+    """What a prefix is, without what was done to it."""
+    return structs.replace(prefix, changes=()) if isinstance(prefix, PrefixRecord) else prefix
 
 
 class RecipeRecord(Struct, frozen=True, kw_only=True):

@@ -4,15 +4,12 @@ import re
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from typing import Any
-
-from msgspec import structs
 
 from rollout.backend import Backend
 from rollout.errors import OutputError
 from rollout.run.job import FILES, UNFINISHED, Job
 from rollout.run.prefix import source_of
-from rollout.run.recipe import PrefixRecord, Recipe
+from rollout.run.recipe import PrefixRecord, Recipe, content
 from rollout.run.record import RunFolder
 from rollout.run.snapshot import Snapshot, read_snapshot, snapshots
 from rollout.text import Json
@@ -66,7 +63,7 @@ class Request:
         record = RunFolder.open(self.folder).record
         if record.strategy_data is None:
             return "a world's own video"
-        then = record.recipe.to_dict() | {"prefix": _content(record.prefix)}
+        then = record.recipe.to_dict() | {"prefix": content(record.prefix)}
         if record.backend.weights != self.backend.digest:
             return f"its weights are {record.backend.weights}, not {self.backend.digest}"
         if self.latents and not (self.folder / "latents.safetensors").is_file():
@@ -88,20 +85,15 @@ class Request:
                 snapshot = read_snapshot(path)
                 job = snapshot.state["job"]
                 prefix = None if job["prefix"] is None else PrefixRecord(**job["prefix"])
-                then = Recipe.from_dict(snapshot.state["recipe"]).to_dict() | {"prefix": _content(prefix)}
+                then = Recipe.from_dict(snapshot.state["recipe"]).to_dict() | {"prefix": content(prefix)}
                 same = snapshot.state["weights"] == self.backend.digest and job["latents"] == self.latents
                 if same and not _difference(then, self._asked()):
                     return snapshot
         return None
 
     def _asked(self) -> Json:
-        asked = self.recipe.to_dict() | {"prefix": _content(source_of(self.recipe.prefix))}
+        asked = self.recipe.to_dict() | {"prefix": content(source_of(self.recipe.prefix))}
         return asked | {"backend": asked["backend"] | {"device": str(self.backend.device)}}
-
-
-def _content(prefix: PrefixRecord | str | None) -> Any:
-    """What a prefix is, without what was done to it."""
-    return structs.replace(prefix, changes=()) if isinstance(prefix, PrefixRecord) else prefix
 
 
 def _difference(then: Json, now: Json) -> str:
