@@ -74,7 +74,15 @@ def small_videos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(VideoWriter.__init__.__kwdefaults__, "least", 1)
 
 
-@pytest.fixture(scope="module")
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Neighbours go to one worker, since they share what took time to make: each has half, and helps with the other's."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """A headless Chromium, where there is one."""
     api = pytest.importorskip("playwright.sync_api")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from rollout import Strategy, generate, preset
+from rollout.backends.sprites.weights import Sprites
 from rollout.cli import main
 from rollout.errors import RolloutError, Stopped
 from rollout.run.job import Job
 from rollout.run.latents import read_latents
 from rollout.run.recipe import Recipe
 from rollout.run.snapshot import read_snapshot, snapshots
-from tests.conftest import micro_backend
+from tests.conftest import examples, micro_backend
 
 A = "a red circle jumps"
 SHORT = f"{A}[0.4s]"
@@ -335,12 +337,17 @@ def test_a_run_without_latents_is_not_forked(tmp_path: Path, capsys: pytest.Capt
     assert "'trust_remote_code' is none of a backend's" in refused(capsys, "rerun", run)
 
 
+@cache
+def backend() -> Sprites:
+    return micro_backend(torch.float32)
+
+
 @pytest.fixture(scope="module")
 def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the snapshot of a run that was stopped."""
     folder = tmp_path_factory.mktemp("stopped")
     strategy = Strategy.from_text("online ema:window=9,sink=1+recache")
-    job = Job(micro_backend(torch.float32), Recipe(strategy, f"{A}[3s] ; hello"), folder, latents=True)
+    job = Job(backend(), Recipe(strategy, f"{A}[3s] ; hello"), folder, latents=True)
     running = job.run()
     for _ in range(6):
         next(running)
@@ -360,7 +367,7 @@ def go_on(path: Path) -> None:
     """Resume, which either works or says why not, in one line."""
     state = ""
     try:
-        job = Job.resumed(micro_backend(torch.float32), read_snapshot(path), path.parent)
+        job = Job.resumed(backend(), read_snapshot(path), path.parent)
         for _, _ in zip(range(2), job.run(), strict=False):
             pass
     except RolloutError as error:
@@ -369,7 +376,7 @@ def go_on(path: Path) -> None:
     assert len(state) < 700
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.floats(0, 1), cut=st.booleans(), byte=st.integers(0, 255))
 def test_a_snapshot_with_other_bytes(
     snapshot: Path, tmp_path_factory: pytest.TempPathFactory, at: float, cut: bool, byte: int
@@ -407,7 +414,7 @@ ODD = st.one_of(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(75), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(choice=st.data(), value=ODD, drop=st.booleans())
 def test_a_snapshot_that_says_something_else(
     snapshot: Path, tmp_path_factory: pytest.TempPathFactory, choice: Any, value: Any, drop: bool
@@ -431,7 +438,7 @@ def test_a_snapshot_that_says_something_else(
     assert [*place.iterdir(), *folder.parent.iterdir()] == [folder.parent, folder]  # nothing was written outside
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(choice=st.data(), how=st.sampled_from(["drop", "cut", "type", "flat"]))
 def test_a_snapshot_with_other_tensors(
     snapshot: Path, tmp_path_factory: pytest.TempPathFactory, choice: Any, how: str

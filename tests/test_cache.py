@@ -20,6 +20,7 @@ from rollout.strategies import Absolute, Ema, Fifo, Flush, Keep, Online, Recache
 from rollout.strategy import Strategy
 from rollout.testing import OracleCache
 from rollout.views import reach
+from tests.conftest import examples
 
 SPEC = Spec("tiny", layers=2, heads=2, head_dim=12, latent=(1, 2, 1), grid=(2, 1), axes=(2, 2, 2))
 
@@ -153,7 +154,7 @@ class AgainstAList(RuleBasedStateMachine):
                     torch.testing.assert_close(self.cache.raw(i, layer)[side], pair[side], rtol=0, atol=1e-9)
 
 
-AgainstAList.TestCase.settings = settings(max_examples=40, stateful_step_count=14, deadline=None)
+AgainstAList.TestCase.settings = settings(max_examples=examples(15), stateful_step_count=14, deadline=None)
 TestAgainstAList = AgainstAList.TestCase
 
 
@@ -368,7 +369,7 @@ COMPOSITIONS = (
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.sampled_from(COMPOSITIONS), st.lists(st.sampled_from(["", "", "", "switch", "cut"]), min_size=3, max_size=22))
 def test_every_path_equals_the_oracle_cache(text: str, events: list[str]) -> None:
     """Blocks, switches, cuts and replays in any order: what a query sees is what raw keys, all rotated anew, would give."""

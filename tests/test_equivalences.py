@@ -20,6 +20,7 @@ from rollout.strategies import Absolute, Cut, Ema, Fifo, Flush, Keep, Online, Re
 from rollout.strategy import Strategy
 from rollout.testing import OracleCache
 from rollout.views import reach
+from tests.conftest import examples, micro_backend
 
 A, B = "a red circle jumps", "a blue square spins on olive"
 LONG = f"{A}[3s]"
@@ -174,11 +175,9 @@ def test_every_field_of_the_ema_changes_the_video(micro: Sprites) -> None:
     differ(fold, drop)
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(6))
 @given(st.integers(7, 21), st.integers(0, 3))
 def test_relativistic_and_online_agree_on_contiguous_caches(window: int, sink: int) -> None:
-    from tests.conftest import micro_backend
-
     backend = micro_backend()
     policy = Sink(window, sink)
     a, b = (Strategy(p, policy, Keep()) for p in (Relativistic(), Online()))

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -398,18 +398,20 @@ def test_a_streams_weights_sum_to_one() -> None:
         assert all(sum(w for _, w in row["old"] + row["new"]) == pytest.approx(1) for row in mixes)
 
 
-SCRIPTS = (SHOW, "x[0.3s]", "a[1s#] | a[1s#] | b[0.4s] | b[3s#]", "|".join(f"p{n}[0.375s]" for n in range(30)))
+SCRIPTS = ("x[0.3s]", "a[1s#] | a[1s#] | b[0.4s] | b[3s#]", "|".join(f"p{n}[0.375s]" for n in range(30)))
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=["show", "one block", "cuts", "every block"])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    ("name", "script"),
+    [*((name, SHOW) for name in ALL), *product(("longlive", "memrope", ODD[0]), SCRIPTS)],
+)
 def test_everything_draws(name: str, script: str) -> None:
     plan = Script.parse(script)
     blocks = list(blocks_of(plan, SPEC))
     single = paint(rolled(name, script=script), plan, SPEC)
     both = paint(rolled(name, "infinity-rope", script=script), plan, SPEC)
+    both.canvas.draw()
     for figure in (single, both):
-        figure.canvas.draw()
         lines = [line.get_gid() for axes in figure.axes for line in axes.lines]
         for event, count in (
             ("cut", sum(b.cut for b in blocks)),

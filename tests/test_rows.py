@@ -1,7 +1,6 @@
 """Cells as rows of one rollout: the same bits as alone, and each to blame for itself."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,24 +35,29 @@ colour = ["red", "green", "blue"]
 """
 
 
-def runs(folder: Path) -> Iterator[Run]:
-    """The same suite with its cells together, and one by one."""
-    folder.mkdir()
-    (folder / "pair.toml").write_text(SUITE)
-    suite = load_suite(str(folder / "pair.toml"))
-    for together in (True, False):
-        out = folder / str(together)
-        yield Run(suite, out, Setup(str(out), "sprites"), Serial(), together=together)
+def make_run(folder: Path, suite: str = SUITE, *, together: bool) -> Run:
+    """The suite, its cells together or one by one."""
+    (folder / "pair.toml").write_text(suite)
+    return Run(
+        load_suite(str(folder / "pair.toml")), folder, Setup(str(folder), "sprites"), Serial(), together=together
+    )
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of cells that went together."""
+    run = make_run(tmp_path_factory.mktemp("together"), together=True)
+    assert all(tried.outcome == "done" and tried.last for tried in run.attempts())
+    return run
 
 
 def cells(run: Run) -> dict[str, dict[str, Any]]:
     return {p.name: json.loads((p / "run.json").read_text()) for p in sorted(run.store.cells.iterdir())}
 
 
-def test_rows_give_the_bits_and_the_budget_of_cells_alone(tmp_path: Path) -> None:
-    together, alone = runs(tmp_path / "runs")
-    for run in (together, alone):
-        assert all(tried.outcome == "done" and tried.last for tried in run.attempts())
+def test_rows_give_the_bits_and_the_budget_of_cells_alone(tmp_path: Path, together: Run) -> None:
+    alone = make_run(tmp_path, together=False)
+    assert all(tried.outcome == "done" and tried.last for tried in alone.attempts())
     ours, theirs = cells(together), cells(alone)
     assert set(ours) == set(theirs)
     rows = [record["costs"]["rows"] for record in ours.values()]
@@ -68,9 +72,7 @@ def test_rows_give_the_bits_and_the_budget_of_cells_alone(tmp_path: Path) -> Non
     assert not together.missing()
 
 
-def test_times_of_several_rows_are_those_of_none(tmp_path: Path) -> None:
-    together, _ = runs(tmp_path / "runs")
-    list(together.attempts())
+def test_times_of_several_rows_are_those_of_none(together: Run) -> None:
     timed = {
         record["costs"]["rows"]: metric("seconds_per_frame").measure(sample_of_run(together.store.folder(address)))
         for address, record in cells(together).items()
@@ -120,7 +122,7 @@ def test_cells_that_failed_together_are_tried_one_by_one() -> None:
 
 
 def test_one_bad_cell_does_not_take_the_others_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    together, _ = runs(tmp_path / "runs")
+    together = make_run(tmp_path, SUITE.replace("[3, 6]", "[3]"), together=True)
     bad = together.places[2].cell.address
     add = Store.add
 

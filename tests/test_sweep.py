@@ -38,15 +38,15 @@ def test_the_order_of_the_axis_does_not_matter() -> None:
 
 
 def test_the_interval_of_a_half_life_holds_it_as_often_as_it_says() -> None:
-    """Of 200 runs of 24 prompts 190 should; between .90 and .99 is within what 200 runs can tell."""
+    """Of 100 runs of 24 prompts 95 should; between .89 and .99 is within what 100 runs can tell."""
     held = fitted = 0
-    for seed in range(200):
+    for seed in range(100):
         found = fit_half_life(DELAYS, noisy(decay(15.0), seed=seed))
         if isinstance(found, Fit):
             fitted += 1
             held += found.low <= 15.0 <= found.high
-    assert fitted >= 198
-    assert 0.90 <= held / fitted <= 0.99
+    assert fitted >= 99
+    assert 0.89 <= held / fitted <= 0.99
 
 
 def test_the_interval_of_a_rate_holds_it_as_often_as_it_says() -> None:
