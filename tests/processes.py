@@ -1,5 +1,6 @@
 """The command in a process of its own, forked from this one: a new interpreter takes seconds to import torch."""
 
+import gc
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ class Forked:
     def __init__(self, *args: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> None:
         self._files = [TemporaryFile("w+"), TemporaryFile("w+")]  # noqa: SIM115  # as long as somebody reads them
         self._status: int | None = None
+        gc.freeze()  # garbage of this process, such as a decoder whose threads the child lacks, is not the child's to free
         self.pid = os.fork()
         if self.pid == 0:
             code = 1
@@ -36,6 +38,7 @@ class Forked:
                 code = _run(args, self._files, cwd, env or {})
             finally:
                 os._exit(code)
+        gc.unfreeze()
 
     @property
     def ended(self) -> bool:
