@@ -33,7 +33,6 @@ from rollout.run.video import VideoWriter, read_video
 from rollout.slots import Block, Role, Slot, View
 from rollout.strategies import Flush, Online, Relativistic, Sink
 from rollout.strategies.presets import PRESETS
-from tests.processes import Forked
 
 KINDS = (
     "self-forcing",
@@ -574,6 +573,8 @@ def test_options_give_the_same_video_within_their_precision(folder: Path, option
 
 
 def test_the_whole_command_on_a_whole_folder(folder: Path, tmp_path: Path) -> None:
+    from tests.processes import Forked  # here: this file's tiny models serve where the tests are no package
+
     base = [
         "gen",
         "a cat walks[1.5s] | a dog jumps[0.75s#] ; first | second",
