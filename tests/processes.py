@@ -13,7 +13,7 @@ from typing import IO
 
 from rollout.cli import main
 
-__all__ = ["Forked", "until"]
+__all__ = ["Forked", "fork", "until"]
 
 
 def until(holds: Callable[[], bool], seconds: float = 200) -> None:
@@ -24,6 +24,23 @@ def until(holds: Callable[[], bool], seconds: float = 200) -> None:
         time.sleep(0.01)
 
 
+def fork(act: Callable[[], int]) -> int:
+    """Do something in a child process, which ends with the exit code that it gives; the child's number."""
+    # Garbage of this process must not be collected in the child: a video frame waits there for threads that only this has.
+    gc.disable()
+    pid = os.fork()
+    if pid == 0:
+        gc.freeze()
+    gc.enable()
+    if pid == 0:
+        code = 1
+        try:
+            code = act()
+        finally:
+            os._exit(code)
+    return pid
+
+
 class Forked:
     """`rollout ARGS` in a child process, its signal handlers, streams, folder and environment as a shell gives them."""
 
@@ -31,13 +48,7 @@ class Forked:
         self._files = [TemporaryFile("w+"), TemporaryFile("w+")]  # noqa: SIM115  # as long as somebody reads them
         self._status: int | None = None
         gc.freeze()  # garbage of this process, such as a decoder whose threads the child lacks, is not the child's to free
-        self.pid = os.fork()
-        if self.pid == 0:
-            code = 1
-            try:
-                code = _run(args, self._files, cwd, env or {})
-            finally:
-                os._exit(code)
+        self.pid = fork(lambda: _run(args, self._files, cwd, env or {}))
         gc.unfreeze()
 
     @property

@@ -30,7 +30,7 @@ from rollout.run.video import frames_in, read_video
 from rollout.strategies import Flush
 from rollout.strategies.presets import PRESETS
 from tests.conftest import examples, micro_backend
-from tests.processes import Forked, until
+from tests.processes import Forked, fork, until
 
 A, B = "a red circle jumps", "a blue square spins on olive"
 SCRIPT = f"{A}[3.375s] | {B}[1.875s] | {A}[1.5s#] ; one | two | three"
@@ -82,13 +82,7 @@ class Counting:
 
 def killed(job: Job) -> None:
     """Run a job in a child process, and wait until it is dead."""
-    child = os.fork()
-    if child == 0:
-        try:
-            finish(job)
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
+    os.waitpid(fork(lambda: bool(finish(job))), 0)
 
 
 def strike(_: Tensor) -> Tensor:
