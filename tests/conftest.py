@@ -1,5 +1,6 @@
 """Shared fixtures: a micro model with random weights, double precision, whose outputs are sensitive to everything."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -9,12 +10,14 @@ import msgspec
 import pytest
 import torch
 
+from rollout import registry
 from rollout.backends.sprites.codec import Codec
 from rollout.backends.sprites.model import LAYOUT_GAIN, Shape, SpriteTransformer
 from rollout.backends.sprites.weights import Sprites
 from rollout.run.record import RunRecord
 from rollout.run.video import VideoWriter
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is imported
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("rollout", deadline=None, max_examples=60, print_blob=True)
 hypothesis.settings.register_profile("slow", hypothesis.settings.get_profile("rollout"), max_examples=600)
@@ -66,6 +69,12 @@ def run_record(**fields: Any) -> RunRecord:
 def micro() -> Sprites:
     """The micro model in float64."""
     return micro_backend()
+
+
+@pytest.fixture(autouse=True)
+def registry_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers ends with it: no other test's commands meet it."""
+    monkeypatch.setattr(registry, "_added", {group: dict(items) for group, items in registry._added.items()})
 
 
 @pytest.fixture

@@ -47,9 +47,7 @@ class Forked:
     def __init__(self, *args: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> None:
         self._files = [TemporaryFile("w+"), TemporaryFile("w+")]  # noqa: SIM115  # as long as somebody reads them
         self._status: int | None = None
-        gc.freeze()  # garbage of this process, such as a decoder whose threads the child lacks, is not the child's to free
         self.pid = fork(lambda: _run(args, self._files, cwd, env or {}))
-        gc.unfreeze()
 
     @property
     def ended(self) -> bool:
