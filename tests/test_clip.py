@@ -1,5 +1,6 @@
 """Videos and pictures that a rollout starts from, and videos that are scored: other rates, shapes, sizes, and none."""
 
+import gc
 import json
 from dataclasses import replace
 from fractions import Fraction
@@ -180,6 +181,21 @@ def test_a_file_is_read_once_for_all_videos(tmp_path: Path, monkeypatch: pytest.
     assert latents.shape[:2] == (3, 6)
     assert len({str(record) for record in records}) == 1
     assert len(reads) == 1
+
+
+def test_frames_are_gone_once_nobody_has_them(tmp_path: Path) -> None:
+    """Each in a cycle with its side data, they filled the memory until Python looked for cycles, which hung a forked process."""
+    path = write(tmp_path / "clip.mp4", counting(20))
+    gc.collect()
+    gc.disable()
+    try:
+        for frame in decoded(path):
+            frame.pixels()
+        del frame
+        frames = [item for item in gc.get_objects() if type(item) is av.VideoFrame]
+        assert len(frames) <= 1  # the one that says how the video lies
+    finally:
+        gc.enable()
 
 
 def test_a_picture_starts_models_that_go_frame_by_frame(tmp_path: Path) -> None:

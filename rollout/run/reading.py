@@ -33,28 +33,29 @@ class Shown:
 
 def decoded(path: Path) -> Iterator[Shown]:
     """The frames of a video file one by one. Raises OutputError, also where their size changes."""
-    first: av.VideoFrame | None = None
+    size: tuple[int, int] | None = None
     begin, time = Fraction(0), Fraction(-1)
     try:
+        matrix = _matrix(path)
         with av.open(str(path)) as file:
             stream = file.streams.video[0]
             length = 1 / Fraction(stream.average_rate or 25)
             for number, frame in enumerate(file.decode(stream)):
                 stamp = _stamp(frame)
-                if first is None:
-                    first, begin = frame, stamp or Fraction(0)
-                elif (frame.width, frame.height) != (first.width, first.height):
+                if size is None:
+                    size, begin = (frame.width, frame.height), stamp or Fraction(0)
+                elif (frame.width, frame.height) != size:
                     raise OutputError(
-                        f"{path} changes its size at frame {number}, from {first.width}x{first.height} to "
+                        f"{path} changes its size at frame {number}, from {size[0]}x{size[1]} to "
                         f"{frame.width}x{frame.height}. Encode it again at one size."
                     )
                 later = time + length if time >= 0 else Fraction(0)
                 # a raw stream has no times, and a damaged one may jump back
                 time = later if stamp is None or stamp - begin <= time else stamp - begin
-                yield _shown(time, Fraction(stream.sample_aspect_ratio or 1), frame)
+                yield _shown(time, Fraction(stream.sample_aspect_ratio or 1), matrix, frame)
     except (OSError, av.FFmpegError, IndexError) as error:
         raise OutputError(f"{path} cannot be read as a video: {error}. Give an mp4 or another video file.") from error
-    if first is None:
+    if size is None:
         raise OutputError(f"{path} holds no frames. Give a video with at least one.")
 
 
@@ -63,9 +64,13 @@ def _stamp(frame: av.VideoFrame) -> Fraction | None:
     return None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
 
 
-def _shown(time: Fraction, pixel_aspect: Fraction, frame: av.VideoFrame) -> Shown:
+Matrix = tuple[int, int, int, int]
+"""(a, b, c, d): a pixel at (x, y) is shown at (a x + c y, b x + d y), up to a shift. Phones turn their videos so."""
+
+
+def _shown(time: Fraction, pixel_aspect: Fraction, matrix: Matrix, frame: av.VideoFrame) -> Shown:
     """A frame as its file asks to show it."""
-    a, b, c, d = _matrix(frame)
+    a, b, c, d = matrix
     on_its_side = abs(b) + abs(c) > abs(a) + abs(d)
 
     def pixels() -> Frames:
@@ -78,12 +83,15 @@ def _shown(time: Fraction, pixel_aspect: Fraction, frame: av.VideoFrame) -> Show
     return Shown(time, 1 / pixel_aspect if on_its_side else pixel_aspect, pixels)
 
 
-def _matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
-    """(a, b, c, d): a pixel at (x, y) is shown at (a x + c y, b x + d y), up to a shift. Phones turn their videos so.
+def _matrix(path: Path) -> Matrix:
+    """How a video lies. `frame.rotation` does not tell a mirrored picture from a turned one.
 
-    `frame.rotation` does not tell a mirrored picture from a turned one.
+    Of a frame that is read for this alone: one whose side data were looked at is in a cycle with them, and lies in memory
+    until Python looks for cycles; with the threads of a conversion at hand that never ends in a forked process.
     """
-    side_data: Any = frame.side_data  # a container, whatever PyAV's types say
+    with av.open(str(path)) as file:
+        frame = next(file.decode(video=0), None)
+    side_data: Any = () if frame is None else frame.side_data  # a container, whatever PyAV's types say
     for data in side_data:
         if data.type.name == "DISPLAYMATRIX":
             a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
