@@ -1,6 +1,5 @@
 """rollout gen: a prompt script to a video."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,7 +66,9 @@ def gen(
     shift: Shift = None,
     context_noise: ContextNoise = 0.0,
     prefix: Prefix = None,
-    gif: Annotated[bool, typer.Option("--gif", help="Also write video.gif, at most 480 pixels wide.")] = False,
+    gif: Annotated[
+        bool, typer.Option("--gif", help="Also write video.gif: at most 480 pixels wide, and 8 MB.")
+    ] = False,
     webp: Annotated[bool, typer.Option("--webp", help="Also write video.webp, animated as the GIF.")] = False,
     choice: Choice,
     plugin: Plugin = None,
@@ -93,29 +94,17 @@ def gen(
     def recipe_of(text: str) -> Recipe:
         return Recipe(strategy, text, seed, schedule, prefix, model.spec.name, choice.device, options)
 
-    def after(folder: Path, new: bool) -> None:
-        _pictures(folder, {"gif": gif, "webp": webp}, new)
-
+    pictures = tuple(kind for kind, asked in {"gif": gif, "webp": webp}.items() if asked)
     if prompts is not None and lines is not None:
         from rollout.cli.prompts import default_folder, roll_lines
 
         into = default_folder(prompts) if out is None else out
-        roll_lines(lines, model, recipe_of, into, latents=latents, every=snapshot_every, force=force, after=after)
+        wanted = {"latents": latents, "every": snapshot_every, "pictures": pictures}
+        roll_lines(lines, model, recipe_of, into, wanted, force=force)
         return
-    job = Job(model, recipe_of(text), Path(), latents=latents, every=snapshot_every)
+    job = Job(model, recipe_of(text), Path(), latents=latents, every=snapshot_every, pictures=pictures)
     job.folder = output_folder(out, force=force)  # only once nothing speaks against the run
     roll(job)
-    after(job.folder, True)
-
-
-def _pictures(folder: Path, wanted: Mapping[str, bool], new: bool) -> None:
-    """The moving pictures that are wanted of a run, for an old one those that are missing."""
-    from rollout.run.moving import moving_picture
-
-    for kind in (kind for kind, asked in wanted.items() if asked):
-        path = folder / f"video.{kind}"
-        if new or not path.is_file():
-            print(f"{path}: {moving_picture(folder / 'video.mp4', path)} pictures")
 
 
 def roll(job: "Job") -> None:
@@ -129,3 +118,5 @@ def roll(job: "Job") -> None:
     seconds, frames = watch(job)
     print(f"{job.folder / 'video.mp4'}: {frames} frames in {seconds:.1f}s, {frames / seconds:.1f} a second")
     print(f"{job.folder / 'contact.png'}: all of it at a glance")
+    for path in (job.folder / f"video.{kind}" for kind in job.pictures):
+        print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")

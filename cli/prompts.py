@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rollout.cli.gen import roll
 from rollout.errors import RolloutError, Stopped
+from rollout.text import Json
 
 if TYPE_CHECKING:
     from rollout.backend import Backend
@@ -27,24 +28,23 @@ def roll_lines(
     backend: "Backend",
     recipe_of: "Callable[[str], Recipe]",
     out: Path,
+    wanted: Json,
     *,
-    latents: bool,
-    every: int | None,
     force: bool,
-    after: Callable[[Path, bool], None],
 ) -> None:
-    """Check all lines, then roll out those that are not there. `after` gets each run's folder, and whether it is new.
+    """Check all lines, then roll out those that are not there. `wanted`: latents, every and pictures, as a job has them.
 
     Raises OutputError for a folder with another run, and errors of lines that name file and line.
     """
     from rollout.files import alone, new_folder
+    from rollout.run.moving import moving_picture
     from rollout.run.standing import Request, Standing
 
     digits = max(3, len(str(len(lines))))
     requests = []
     for number, line in enumerate(lines, 1):
         recipe = recipe_of(line.text(backend.spec))
-        requests.append(Request(backend, recipe, out / f"{number:0{digits}d}", latents=latents, every=every))
+        requests.append(Request(backend, recipe, out / f"{number:0{digits}d}", **wanted))
     standings = [request.standing(force=force) for request in requests]
     waiting = [standing is not Standing.FINISHED for standing in standings]
     for line, request, waits in zip(lines, requests, waiting, strict=True):
@@ -60,10 +60,12 @@ def roll_lines(
             place = f"{number} of {count}: {request.folder}"
             if standing is Standing.FINISHED:
                 print(f"{place} is finished")
+                for path in (request.folder / f"video.{kind}" for kind in request.pictures):
+                    if not path.is_file():  # asked for only now, or stopped before
+                        print(f"{path}: {moving_picture(request.folder / 'video.mp4', path)} pictures")
             else:
                 print(f"{place}{', from its last snapshot' * (standing is Standing.BEGUN)}", flush=True)
                 _roll(request, number, count)
-            after(request.folder, standing is not Standing.FINISHED)
 
 
 def _check(line: "Line", request: "Request") -> None:

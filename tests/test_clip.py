@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from rollout import preset
 from rollout.backend import BackendDefaults
 from rollout.backends import load_backend
 from rollout.backends.sprites import spec as sprites
@@ -20,9 +21,11 @@ from rollout.backends.wan.family import geometry
 from rollout.cli import app
 from rollout.errors import OutputError
 from rollout.run.clip import read_clip
+from rollout.run.job import Job
 from rollout.run.moving import moving_picture
 from rollout.run.prefix import read_prefix, read_prefixes
 from rollout.run.reading import Shown, decoded
+from rollout.run.recipe import Recipe
 from rollout.run.record import RunFolder
 from rollout.run.video import read_video
 
@@ -322,14 +325,72 @@ def test_numbers_of_different_frame_rates_do_not_stand_side_by_side(tmp_path: Pa
     assert "dynamic@difference" in rollout("score", slow, slow).stdout
 
 
+def lasts(path: Path) -> list[int]:
+    """Milliseconds of each picture of an animation."""
+    durations = []
+    with Image.open(path) as picture:
+        for number in range(picture.n_frames):
+            picture.seek(number)
+            picture.load()
+            durations.append(int(picture.info["duration"]))
+    return durations
+
+
 def test_a_run_also_as_an_animated_picture(tmp_path: Path) -> None:
     done = rollout("gen", "a red circle jumps[1.5s]", "--gif", "--webp", "--out", tmp_path / "run")
     assert done.exit_code == 0, done.output
     for name in ("video.gif", "video.webp"):
+        assert f"{tmp_path / 'run' / name}: 0." in done.output
         with Image.open(tmp_path / "run" / name) as picture:
             assert (picture.n_frames, picture.size, picture.info["loop"]) == (12, (256, 256), 0)
-            assert picture.info.get("duration", 125) == 125 or name == "video.gif"
-    long = write(tmp_path / "long.mp4", counting(500, 64, 960))
+        # a GIF counts in hundredths: an eighth of a second is 12 or 13 of them, and 12 frames are a second and a half
+        assert sum(lasts(tmp_path / "run" / name)) == 1500
+        assert set(lasts(tmp_path / "run" / name)) == ({120, 130} if name == "video.gif" else {125})
+    again = rollout("gen", "a red circle jumps[0.375s]", "--out", tmp_path / "run", "--force")
+    assert again.exit_code == 0
+    assert not list((tmp_path / "run").glob("*.gif"))  # of the run before
+
+
+def test_an_animated_picture_of_a_long_video_is_thinned_out_and_plays_in_its_time(tmp_path: Path) -> None:
+    long = write(tmp_path / "long.mp4", counting(500, 32, 960))
     assert moving_picture(long, tmp_path / "long.gif") == 167
     with Image.open(tmp_path / "long.gif") as picture:
-        assert picture.size == (480, 32)
+        assert picture.size == (480, 16)
+    assert sum(lasts(tmp_path / "long.gif")) == 31_250  # 500 frames of 16 a second
+    with Image.open(tmp_path / "long.gif") as picture:  # the last picture is of the last frames
+        picture.seek(166)
+        assert abs(picture.convert("L").getpixel((9, 9)) - counting(500)[498, 0, 0, 0]) < 4
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_an_animated_picture_of_noise_is_made_small_enough(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Narrower at first, and with fewer pictures in the same time once that is not enough."""
+    noise = np.random.default_rng(0).integers(0, 255, (12, 128, 192, 3), np.uint8)
+    video, path = write(tmp_path / "noise.mp4", noise), tmp_path / f"noise.{kind}"
+    assert moving_picture(video, path) == 12
+    whole = path.stat().st_size
+    monkeypatch.setattr("rollout.run.moving.LARGEST", whole // 2)
+    assert moving_picture(video, path) == 12
+    with Image.open(path) as picture:
+        assert 120 <= picture.width < 192
+    assert path.stat().st_size <= whole // 2
+    monkeypatch.setattr("rollout.run.moving.LARGEST", whole // 10)
+    assert moving_picture(video, path) < 12
+    assert path.stat().st_size <= whole // 10
+    assert sum(lasts(path)) == 750
+
+
+def test_a_run_that_goes_on_has_the_animated_picture_that_was_asked_for(tmp_path: Path) -> None:
+    recipe = Recipe(preset("infinity-rope"), "a red circle jumps[1.5s]")
+    job = Job(load_backend("sprites"), recipe, tmp_path, every=2, pictures=("gif",))
+    run = job.run()
+    for _ in range(3):
+        next(run)
+    run.close()
+    assert not (tmp_path / "video.gif").exists()
+    done = rollout("resume", tmp_path)
+    assert done.exit_code == 0, done.output
+    with Image.open(tmp_path / "video.gif") as picture:
+        assert picture.n_frames == 12

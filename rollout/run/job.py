@@ -22,6 +22,7 @@ from rollout.files import alone
 from rollout.loop import Result, Rollout, generate
 from rollout.plan import steps
 from rollout.run.machine import machine
+from rollout.run.moving import KINDS, moving_picture
 from rollout.run.output import Output, State
 from rollout.run.prefix import read_prefixes
 from rollout.run.recipe import PrefixRecord, Recipe
@@ -61,6 +62,8 @@ class Job:
     """Also keep the frames without loss, in frames.mkv; such a run has no snapshots."""
     every: int | None = None
     """Blocks between two snapshots."""
+    pictures: tuple[str, ...] = ()
+    """Of rollout.run.moving.KINDS: animated pictures that are wanted of the finished video."""
     history: Tensor | None = None
     """Clean latents (F, C, H, W) of the first blocks, of another run: they are encoded and not sampled."""
     earlier: Snapshot | None = None
@@ -112,7 +115,16 @@ class Job:
                 raise ValueError("it lies before blocks that were given")
             every = None if before["every"] is None else int(before["every"])
             recipe = Recipe.from_dict(snapshot.state["recipe"])
-            job = cls(backend, recipe, folder, latents=bool(before["latents"]), every=every, earlier=snapshot)
+            pictures = tuple(kind for kind in KINDS if kind in before.get("pictures", ()))
+            job = cls(
+                backend,
+                recipe,
+                folder,
+                latents=bool(before["latents"]),
+                every=every,
+                pictures=pictures,
+                earlier=snapshot,
+            )
             job.rollout.restore(snapshot.state["rollout"], part(snapshot.tensors, "rollout"))
             if job.rollout.done != snapshot.block:
                 raise ValueError("its name is not its block's")
@@ -223,6 +235,7 @@ class Job:
             "job": {
                 "latents": self.latents,
                 "every": self.every,
+                "pictures": list(self.pictures),
                 "first": run.first,
                 "history": 0 if self.history is None else run.encoded,
                 "prefix": msgspec.to_builtins(self.prefix_record),
@@ -247,6 +260,8 @@ class Job:
         RunFolder.finish(self.folder, run_record)
         for path in snapshots(self.folder):
             path.unlink(missing_ok=True)
+        for kind in self.pictures:  # last: the run is whole without them
+            moving_picture(self.folder / "video.mp4", self.folder / f"video.{kind}")
 
 
 def _behind(latent: tuple[int, int, int], frames: int) -> Tensor | None:

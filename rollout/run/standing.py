@@ -29,13 +29,20 @@ class Standing(Enum):
 
 
 class Request:
-    """A run that is asked for, and where. `latents` and `every` as a job has them."""
+    """A run that is asked for, and where. `latents`, `every` and `pictures` as a job has them."""
 
     def __init__(
-        self, backend: Backend, recipe: Recipe, folder: Path, *, latents: bool = False, every: int | None = None
+        self,
+        backend: Backend,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        latents: bool = False,
+        every: int | None = None,
+        pictures: tuple[str, ...] = (),
     ) -> None:
         self.backend, self.recipe, self.folder = backend, recipe, folder
-        self.latents, self.every = latents, every
+        self.latents, self.every, self.pictures = latents, every, pictures
 
     def standing(self, *, force: bool = False) -> Standing:
         """What is there of it. Raises OutputError for a folder with anything else, unless that may be overwritten."""
@@ -75,8 +82,12 @@ class Request:
         snapshot = self._snapshot()
         if snapshot is not None:
             with suppress(OutputError):  # its files were lost: from the beginning
-                return Job.resumed(self.backend, snapshot, self.folder)
-        return Job(self.backend, self.recipe, self.folder, latents=self.latents, every=self.every)
+                job = Job.resumed(self.backend, snapshot, self.folder)
+                job.pictures = self.pictures
+                return job
+        return Job(
+            self.backend, self.recipe, self.folder, latents=self.latents, every=self.every, pictures=self.pictures
+        )
 
     def _snapshot(self) -> Snapshot | None:
         """The newest snapshot of this run that can be read."""
