@@ -2,14 +2,15 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rollout.cli.options import Plugin, load_plugins
-from rollout.errors import OutputError
+from rollout.errors import OutputError, RolloutError
 from rollout.text import Json
 
 if TYPE_CHECKING:
@@ -37,55 +38,71 @@ def score(
     """Score videos; a run's folder also by what its plan, its record and its world know."""
     load_plugins(plugin)
     from rollout.benchmarks.metrics import METRICS, metric
-    from rollout.benchmarks.metrics.sample import FOREIGN, applies, sample_of_run, sample_of_video
+    from rollout.benchmarks.metrics.sample import FOREIGN, sample_of_run, sample_of_video
 
-    rows: list[Json] = []
     metric_names = [name.strip() for name in metrics.split(",")] if metrics else None
     measures = [metric(name) for name in metric_names or METRICS]
     samples: list[tuple[Path, Sample]] = []
-    bad = 0
     for path in videos:
-        try:
+        with _told(path, alone=len(videos) == 1):
             samples.append((path, sample_of_run(path) if path.is_dir() else sample_of_video(path)))
-        except OutputError as error:
-            bad += 1
-            print(f"rollout: {error}", file=sys.stderr)
     measures = _comparable(measures, [sample for _, sample in samples], asked=metric_names is not None)
+    rows: list[Json] = []
     for path, sample in samples:
         if sample.foreign:
             print(f"{path} {FOREIGN}", file=sys.stderr)
-        row: Json = {"video": str(path), "scores": {}}
-        try:
-            for m in measures:
-                if not applies(m.needs, sample):
-                    if metric_names:
-                        print(f"{path}: {m.name} is left out; it needs a {m.needs}, and there is none", file=sys.stderr)
-                    continue
-                one = m.measure(sample)
-                if one is not None and (metric_names or one.value is not None):
-                    row["scores"][m.name] = {"value": one.value, "unit": m.unit} | (
-                        {"curve": one.curve.to_dict()} if one.curve else {}
-                    )
-        except OutputError as error:
-            bad += 1
-            print(f"rollout: {error}", file=sys.stderr)
-            continue
-        rows.append(row)
+        with _told(path, alone=len(videos) == 1):
+            scores = _scores(path, sample, measures, asked=metric_names is not None, aloud=not as_json)
+            rows.append({"video": str(path), "fps": sample.fps, "scores": scores})
     if as_json:
         print(json.dumps(rows, indent=1))
     elif rows:
         _table(rows)
-    if bad:
+    if len(rows) < len(videos) or (metric_names and not all(row["scores"] for row in rows)):
         raise typer.Exit(2)
+
+
+@contextmanager
+def _told(path: Path, *, alone: bool) -> Iterator[None]:
+    """What is wrong with a file is said, and the next one follows; one alone raises RolloutError."""
+    try:
+        yield
+    except RolloutError as error:
+        if alone:
+            raise
+        text = str(error)
+        print(f"rollout: {text if str(path) in text else f'{path}: {text}'}", file=sys.stderr)
+
+
+def _scores(path: Path, sample: "Sample", measures: "Sequence[Metric]", *, asked: bool, aloud: bool) -> Json:
+    """The scores of a video as JSON. A metric that was asked for is there or named; another has a value, or says why not."""
+    from rollout.benchmarks.metrics.sample import applies
+    from rollout.benchmarks.metrics.score import Score
+
+    scores: Json = {}
+    for m in measures:
+        if not applies(m.needs, sample):
+            if asked:
+                print(f"{path}: {m.name} is left out; it needs a {m.needs}, and there is none", file=sys.stderr)
+            continue
+        score = m.measure(sample) or Score(None)
+        if score.value is None and (asked or (score.why and aloud)):
+            print(f"{path}: {m.name} has no figure: {score.why or 'nothing in it to measure'}", file=sys.stderr)
+        if asked or score.why or score.value is not None:
+            why = {"why": score.why} if score.why else {}
+            curve = {"curve": score.curve.to_dict()} if score.curve else {}
+            scores[m.name] = {"value": score.value, "unit": m.unit} | why | curve
+    return scores
 
 
 def _comparable(measures: "Sequence[Metric]", samples: "Sequence[Sample]", *, asked: bool) -> "list[Metric]":
     """Without those that compare neighbouring frames, where videos have different frame rates. Raises OutputError if asked."""
     from rollout.benchmarks.metrics import of_neighbours
+    from rollout.run.clip import SAME
 
     rates = sorted({round(sample.fps, 2) for sample in samples})
     names = [m.name for m in measures if of_neighbours(m.name)]
-    if len(rates) < 2 or not names:
+    if not rates or rates[-1] <= rates[0] * (1 + SAME) or not names:
         return list(measures)
     says = (
         f"the videos have {' and '.join(f'{rate:g}' for rate in rates)} frames a second, and {', '.join(names)} compare "
@@ -107,7 +124,7 @@ def _table(rows: list[Json]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("metric", no_wrap=True)
     for n, row in enumerate(rows, 1):
-        print(f"{n}: {row['video']}")
+        print(f"{n}: {row['video']}, {row['fps']:.4g} frames a second")
         table.add_column(str(n), justify="right")
     table.add_column("unit")
     for name, unit in names.items():

@@ -32,7 +32,7 @@ from rollout.run.video import read_video
 TINY = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 24}
 
 
-def write(path: Path, frames: np.ndarray, rate: int = 16) -> Path:
+def write(path: Path, frames: np.ndarray, rate: int | Fraction = 16) -> Path:
     with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264rgb" if path.suffix == ".mkv" else "libx264", rate=rate)
         stream.height, stream.width = frames.shape[1:3]
@@ -312,6 +312,42 @@ def test_scores_go_on_after_a_bad_file_and_say_what_is_left_out(tmp_path: Path) 
     assert done.exit_code == 0
     assert "action is left out; it needs a world" in done.stderr
     assert "flicker" in done.stdout
+    assert "1: " + str(good) + ", 25 frames a second" in done.stdout
+    alone = rollout("score", good, "--metrics", "action")
+    assert alone.exit_code == 2  # nothing of what was asked for
+    assert "action is left out; it needs a world" in alone.stderr
+
+
+def test_a_run_of_a_backend_that_is_not_here_does_not_end_the_scores(tmp_path: Path) -> None:
+    """A SpecError, where a file that cannot be read is an OutputError."""
+    strange = tmp_path / "run"
+    assert rollout("gen", "a red circle jumps[0.375s]", "--out", strange).exit_code == 0
+    data = json.loads((strange / "run.json").read_text())
+    data["backend"]["name"] = "elsewhere"
+    (strange / "run.json").write_text(json.dumps(data))
+    good = write(tmp_path / "good.mp4", counting(9), 25)
+    done = rollout("score", strange, good, "--json")
+    assert done.exit_code == 2
+    assert f"rollout: {strange}: " in done.stderr
+    assert "elsewhere" in done.stderr
+    [row] = json.loads(done.stdout)
+    assert (row["video"], row["fps"]) == (str(good), 25)
+
+
+def test_a_metric_without_a_figure_says_why(tmp_path: Path) -> None:
+    video = write(tmp_path / "short.mp4", counting(32), 16)
+    done = rollout("score", video)
+    assert done.exit_code == 0
+    assert "drift@pool8 has no figure: 2 s are too short for a slope of a minute: from 10 s on" in done.stderr
+    assert "drift@pool8     " in done.stdout
+    whole = rollout("score", video, "--json")
+    assert whole.stderr == ""
+    assert json.loads(whole.stdout)[0]["scores"]["drift@pool8"]["why"].startswith("2 s are too short")
+    one = write(tmp_path / "one.mp4", counting(1), 16)
+    done = rollout("score", one, "--metrics", "flicker,drift@pool8", "--json")
+    assert "flicker has no figure: nothing in it to measure" in done.stderr
+    assert json.loads(done.stdout)[0]["scores"]["flicker"] == {"value": None, "unit": "share"}
+    assert "drift@pool8 has no figure" in done.stderr
 
 
 def test_numbers_of_different_frame_rates_do_not_stand_side_by_side(tmp_path: Path) -> None:
@@ -323,6 +359,9 @@ def test_numbers_of_different_frame_rates_do_not_stand_side_by_side(tmp_path: Pa
     refused = rollout("score", slow, fast, "--metrics", "dynamic@difference")
     assert isinstance(refused.exception, OutputError)
     assert "dynamic@difference" in rollout("score", slow, slow).stdout
+    film = write(tmp_path / "24.mkv", counting(9), 24)
+    television = write(tmp_path / "23.976.mkv", counting(9), Fraction(24000, 1001))
+    assert "dynamic@difference" in rollout("score", film, television).stdout  # within 1% they are one rate
 
 
 def lasts(path: Path) -> list[int]:

@@ -181,8 +181,24 @@ def test_drift_is_similarity_against_distance() -> None:
     for x, y in zip(found.curve.x, found.curve.y, strict=True):
         assert y == pytest.approx(math.cos(math.radians(0.5 * x * 8)), abs=3e-3)
     assert found.value < -1
-    assert value("drift@pool8", turning(60, 0.0)) == pytest.approx(0, abs=1e-9)
+    assert value("drift@pool8", turning(90, 0.0)) == pytest.approx(0, abs=1e-9)
     assert max(metric("drift@pool8").measure(turning(900, 0.1)).curve.x) < 900 / 8
+
+
+def test_drift_has_no_figure_under_ten_seconds_and_says_why() -> None:
+    """What sways in 4 s, and drifts nowhere, had -1.5 a minute at 4 s and +4.3 at 6, by where in its way the video ended."""
+    steps = [30 * math.sin(2 * math.pi * f / 32) for f in range(320)]  # 4 s of 8 frames
+    pictures = [turning(1, 0).video[0] for _ in steps]
+    swaying = replace(
+        turning(1, 0), video=np.stack([np.roll(p, round(s / 4), 0) for p, s in zip(pictures, steps, strict=True)])
+    )
+    assert value("drift@pool8", swaying) == pytest.approx(0, abs=0.1)
+    for frames in (16, 48, 79):
+        short = metric("drift@pool8").measure(replace(swaying, video=swaying.video[:frames]))
+        assert short.value is None
+        assert short.why == f"{frames / 8:.3g} s are too short for a slope of a minute: from 10 s on"
+        assert len(short.curve.x) == 3 * frames // 4 - 1
+    assert value("drift@pool8", replace(swaying, video=swaying.video[:80])) is not None
 
 
 @pytest.mark.parametrize("levels", [[10, 20, 40, 30, 80], [10, 20, 40, 30, 80, 0]])

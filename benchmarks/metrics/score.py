@@ -39,10 +39,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Score:
-    """One rollout under one metric; a value of None says that the metric does not apply to it."""
+    """One rollout under one metric; a value of None says that the metric does not apply to it, and `why`, if there is more."""
 
     value: float | None
     curve: Curve | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True)
