@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rollout.cli.leaderboard import leaderboard
+from rollout.cli.listing import listed
 from rollout.cli.options import Extra, Plugin, added, load_plugins
 from rollout.cli.plan import plan
 from rollout.cli.search import search
@@ -49,19 +50,14 @@ class Where(StrEnum):
 @app.command("ls")
 def ls() -> None:
     """List the suites that come with rollout."""
-    from rich.console import Console
-    from rich.table import Table
-
     from rollout.benchmarks.suites.reader import load_suite
     from rollout.benchmarks.suites.suite import shipped
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("suite", "rollouts", "strategies", "claims", "about"):
-        table.add_column(name, no_wrap=name == "suite", justify="left" if name in ("suite", "about") else "right")
     for name in shipped():
         suite = load_suite(name, metrics=False)
-        table.add_row(name, str(suite.cells), str(len(suite.strategies)), str(len(suite.claims)), suite.about)
-    Console().print(table)
+        counts = f"{suite.cells} rollouts of {len(suite.strategies)} strategies, {len(suite.claims)} claims"
+        for line in listed(f"{name}: {counts}", [suite.about]):
+            print(line)
 
 
 @app.command("validate")
@@ -308,7 +304,8 @@ def _told(folder: Path) -> None:
         role = "baseline" if name == baseline else plan.strategies[name].role
         word, why = (verdict.word, because(verdict.to_dict())) if verdict else (role, "")
         table.add_row(name, _with_interval(mean.to_dict()), gap, word, why)
-    Console(soft_wrap=False, markup=False).print(table)
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+    Console(soft_wrap=False, markup=False, width=width).print(table)
     if summary.claims:
         counts = Counter(claim.shows for claim in summary.claims)
         print("claims: " + ", ".join(f"{count} {shows}" for shows, count in counts.most_common()))

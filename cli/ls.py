@@ -1,9 +1,6 @@
 """rollout ls: what there is to compose."""
 
 import json
-import shutil
-import sys
-import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from enum import StrEnum
@@ -11,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from rollout.cli.listing import listed
 from rollout.cli.options import Plugin, load_plugins
 from rollout.registry import find, names
 from rollout.text import Json, first_paragraph
@@ -49,18 +47,15 @@ def ls(
 
 
 def _lines(rows: list[Json]) -> Iterator[str]:
-    """A name with what is short, and below it what is long: wrapped for a terminal, whole in a pipe."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    """What is listed, an entry a row."""
     for row in rows:
         short = [str(row[key]) for key in ("composition", "unit", "better") if row.get(key)]
-        yield f"{row['name']}: {', '.join(short)}" if short else row["name"]
         texts = [str(row[key]) for key in ("about", "note", "source") if row.get(key)]
         values = row.get("fields") or row.get("spec") or {}
-        texts.append(" ".join(f"{name}={json.dumps(value)}" for name, value in values.items()))
-        for text in filter(None, texts):
-            plain = " ".join(text.split())
-            wrapped = [plain] if width is None else textwrap.wrap(plain, max(20, width - 4))
-            yield from (f"    {line}" for line in wrapped)
+        fields = " ".join(f"{name}={json.dumps(value, separators=(',', ':'))}" for name, value in values.items())
+        yield from listed(
+            f"{row['name']}: {', '.join(short)}" if short else row["name"], filter(None, (*texts, fields))
+        )
 
 
 def _row(group: Group, name: str) -> Json:

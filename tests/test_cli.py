@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from rollout.cli import app
+from rollout.cli.ls import Group
 from rollout.cli.model import Choice
 from rollout.cli.options import reload_backend
 from rollout.errors import RolloutError
@@ -238,12 +240,32 @@ def test_explain_and_help_need_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("group", ["presets", "positions", "policies", "switches", "backends"])
-def test_ls(group: str) -> None:
+@pytest.mark.parametrize("group", [*Group])
+def test_ls_is_whole_in_a_pipe(group: str) -> None:
+    """A line a text, whatever its length: nothing is wrapped, cut or padded."""
     rows = json.loads(run("ls", group, "--json").output)
-    text = run("ls", group).output
+    lines = run("ls", group).output.splitlines()
     assert rows
-    assert all(row["name"] in text for row in rows)
+    assert [line.split(":")[0] for line in lines if not line.startswith(" ")] == [row["name"] for row in rows]
+    for row in rows:
+        for key in {"about", "note", "source"} & set(row):
+            assert not row[key] or f"    {' '.join(row[key].split())}" in lines
+    assert not [line for line in lines if line != line.rstrip() or "…" in line]
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_ls_is_wrapped_between_words_for_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is copied, a preset's composition, stays on its line; texts are wrapped, and no word is broken."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    piped = {command: run(*command).output for command in (("ls", "metrics"), ("ls", "presets"), ("bench", "ls"))}
+    monkeypatch.setattr("rollout.cli.listing.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
+    for command, whole in piped.items():
+        text = run(*command).output
+        assert text.split() == whole.split()
+        lines = [line for line in text.splitlines() if line.startswith(" ")]
+        assert max(len(line) for line in lines if len(line.split()) > 1) <= columns
+        heads = [line for line in text.splitlines() if not line.startswith(" ")]
+        assert heads == [line for line in whole.splitlines() if not line.startswith(" ")]
 
 
 def test_the_process(tmp_path: Path) -> None:

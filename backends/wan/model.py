@@ -148,10 +148,6 @@ class Wan(BackendDefaults):
         self.close()
 
 
-PROBE = 16
-"""Tokens with which an attention backend is tried."""
-
-
 def _dispatch(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> Any:
     """Attention over (B, heads, tokens, D) through one of diffusers' backends, tried once. Raises BackendError."""
     from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
@@ -173,7 +169,7 @@ def _dispatch(name: str, device: torch.device, dtype: torch.dtype, head_dim: int
         out: Tensor = dispatch_attention_fn(q, k, v, backend=AttentionBackendName(name))
         return out.transpose(1, 2)
 
-    probe = torch.zeros(1, 1, PROBE, head_dim, device=device, dtype=dtype)
+    probe = torch.zeros(1, 1, 16, head_dim, device=device, dtype=dtype)  # 16 tokens: a few kernels want multiples of them
     try:
         attention(probe, probe, probe)
     except Exception as error:  # a kernel may raise whatever it likes
