@@ -234,6 +234,7 @@ def test_a_webp_that_would_be_too_large_gets_smaller(
     runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rollout.benchmarks.compare.film.WIDTH", 240)  # each try of a whole one takes seconds
+    monkeypatch.setattr("rollout.benchmarks.compare.film.PICTURES", 12)
     whole = webp(runs, tmp_path / "a.webp")
     monkeypatch.setattr("rollout.benchmarks.compare.film.BYTES", whole[1] // 4)
     pictures, size = webp(runs, tmp_path / "b.webp")
@@ -242,7 +243,7 @@ def test_a_webp_that_would_be_too_large_gets_smaller(
         assert picture.n_frames == pictures
 
 
-def test_forks_side_by_side(forks: Path, tmp_path: Path) -> None:
+def test_forks_side_by_side(forks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = [forks / "forks" / n for n in ("1", "2")]
     before = [sorted(p.stat().st_mtime_ns for p in folder.iterdir()) for folder in pair]
     done = run("compare", *map(str, pair), "--out", str(tmp_path / "out"))
@@ -260,6 +261,7 @@ def test_forks_side_by_side(forks: Path, tmp_path: Path) -> None:
         for r, text in zip(found, ("online fifo+keep", "online ema+flush"), strict=True)
     ]
     assert _names(other) == ["fifo+keep", "ema+flush"]
+    monkeypatch.setattr("rollout.benchmarks.compare.film.film", lambda stage, path: iter(()))  # it was drawn above
     named = run("compare", f"one={pair[0]}", f"two={pair[1]}", "--out", str(tmp_path / "named"))
     assert re.search(r"metric +one +two", named.output)
 

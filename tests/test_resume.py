@@ -47,12 +47,12 @@ def backend() -> Any:
 
 
 @cache
-def digests(name: str) -> dict[str, str]:
+def digests(name: str, text: str = SCRIPT) -> dict[str, str]:
     """What a run that is never stopped gives."""
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory() as folder:
-        return finish(Job(backend(), recipe(name), Path(folder)))["digests"]
+        return finish(Job(backend(), recipe(name, text), Path(folder)))["digests"]
 
 
 def finish(job: Job) -> dict[str, Any]:
@@ -90,33 +90,35 @@ def strike(_: Tensor) -> Tensor:
     raise AssertionError
 
 
-PASSES = 5 * BLOCKS
+SHORT = f"{A}[2.25s] | {B}[1.125s] | {A}[1.125s#] ; one | two | three"
+"""As long as the longest window and a half."""
+PASSES = 5 * 12
 """Four noisy ones a block and the clean one; rolled, one that blocks share instead of the four, and three to begin with."""
 
 
 @pytest.mark.usefixtures("small_videos")
 @pytest.mark.parametrize("name", PRESETS)
 @settings(max_examples=examples(2), suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(at=st.integers(16, PASSES), every=st.integers(1, 3), again=st.integers(1, 60), latents=st.booleans())
+@given(at=st.integers(16, PASSES), every=st.integers(1, 3), again=st.integers(1, 40), latents=st.booleans())
 def test_killed_anywhere_it_goes_on_bit_for_bit(
     tmp_path_factory: pytest.TempPathFactory, name: str, at: int, every: int, again: int, latents: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
-    at = min(at, 2 * BLOCKS + 3) if preset(name).order.joint(4) > 1 else at
-    killed(Job(Counting(backend(), at, strike), recipe(name), folder, latents=latents, every=every))
+    at = min(at, 2 * 12 + 3) if preset(name).order.joint(4) > 1 else at
+    killed(Job(Counting(backend(), at, strike), recipe(name, SHORT), folder, latents=latents, every=every))
     assert not (folder / "video.mp4").exists()
     first = snapshots(folder)[0]
     assert len(snapshots(folder)) <= 2
     killed(Job.resumed(Counting(backend(), again, strike), read_snapshot(first), folder))  # and once more
     done = folder / "run.json"
     record = json.loads(done.read_text()) if done.exists() else resume(folder)
-    assert record["digests"] == digests(name)
-    assert record["timings"]["frames"] == 3 * BLOCKS
-    assert len(read_video(folder / "video.mp4")) == frames_in(folder / "video.mp4") == 3 * BLOCKS
+    assert record["digests"] == digests(name, SHORT)
+    assert record["timings"]["frames"] == 36
+    assert len(read_video(folder / "video.mp4")) == frames_in(folder / "video.mp4") == 36
     wanted = {"contact.png", "run.json", "subtitles.vtt", "video.mp4"} | ({"latents.safetensors"} if latents else set())
     assert {path.name for path in folder.iterdir()} == wanted
     if latents:
-        assert len(read_latents(folder / "latents.safetensors")) == 3 * BLOCKS
+        assert len(read_latents(folder / "latents.safetensors")) == 36
 
 
 @pytest.mark.parametrize("name", [*PRESETS, "relativistic anchor:window=9,sink=2+keep"])  # its slots know their scene

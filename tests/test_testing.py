@@ -55,7 +55,10 @@ def test_every_rule_keeps_its_promises_in_every_composition(group: str, name: st
     ],
     ids=str,
 )
-def test_other_fields_keep_them_too(rule: object) -> None:
+def test_other_fields_keep_them_too(rule: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the compositions that ask most: with sinks and averages, at their own dates and not, flushed and rebuilt."""
+    partners = {"positions": ("absolute", "relativistic"), "policy": ("sink", "ema")}
+    monkeypatch.setattr("rollout.testing.rules.PARTNERS", partners | {"switch": ("flush", "recache:sink=rebuild")})
     check_rule(rule)
 
 

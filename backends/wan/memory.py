@@ -31,6 +31,8 @@ class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.bytes = 0
         self._reference: Any = reductions.StorageWeakRef  # untyped
         self._alive: dict[int, tuple[Any, int]] = {}
+        self._most = 0
+        """What would be alive if nothing had died since that was last looked at."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -38,8 +40,11 @@ class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
                 self._alive[storage._cdata] = self._reference(storage), storage.nbytes()
-        self._alive = {key: pair for key, pair in self._alive.items() if not pair[0].expired()}
-        self.bytes = max(self.bytes, sum(size for _, size in self._alive.values()))
+                self._most += storage.nbytes()
+        if self._most > self.bytes:  # else it is no peak, and who is dead need not be asked: there are thousands
+            self._alive = {key: pair for key, pair in self._alive.items() if not pair[0].expired()}
+            self._most = sum(size for _, size in self._alive.values())
+            self.bytes = max(self.bytes, self._most)
         return out
 
 
