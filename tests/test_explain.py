@@ -31,6 +31,7 @@ from rollout.strategies.presets import PRESETS, Preset
 from rollout.strategy import Strategy
 from rollout.timeline import blocks_of
 from rollout.views import Horizon
+from tests.browsing import becomes, painted
 
 SPEC = spec()
 SHOW = "a red circle walks right on navy[4s] | a red circle jumps on navy[4s] | a red circle spins on olive[4s#]"
@@ -581,9 +582,9 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
     """A function that opens the page of strategies at 360 pixels, and whatever went wrong meanwhile."""
     contexts, wrong = [], []
 
-    def show(*names: str, script: str = SHOW, **more: Any) -> Any:
+    def show(*names: str, script: str = SHOW, text: str | None = None, **more: Any) -> Any:
         path = tmp_path / f"{len(contexts)}.html"
-        path.write_text(html(*names, script=script), encoding="utf-8")
+        path.write_text(text or html(*names, script=script), encoding="utf-8")
         contexts.append(browser.new_context(viewport={"width": 360, "height": 740}, color_scheme="light", **more))
         tab = contexts[-1].new_page()
         tab.on("console", lambda message: wrong.append(message.text))
@@ -608,7 +609,7 @@ def test_in_a_browser_arrow_keys_step_and_the_sentences_follow(opened: Any) -> N
     tab.keyboard.press("Shift+ArrowRight")
     assert tab.inner_text("#where").startswith("Block 22: a cut")
     assert "67–68 at 19–20, not 4–5" in tab.inner_text("#say-0")
-    tab.locator("#live", has_text="67–68 at 19–20").wait_for(state="attached", timeout=5_000)
+    tab.locator("#live", has_text="67–68 at 19–20").wait_for(state="attached")
     tab.focus("#at")
     tab.keyboard.press("ArrowLeft")
     assert tab.input_value("#at") == "21"
@@ -616,9 +617,9 @@ def test_in_a_browser_arrow_keys_step_and_the_sentences_follow(opened: Any) -> N
     tab.locator("#shots button").nth(1).click()
     assert tab.inner_text("#where").startswith("Block 11")
     tab.locator(".map svg").hover(position={"x": 5, "y": 20})
-    assert tab.inner_text("#where").startswith("Block 0")
+    becomes(tab, "document.getElementById('where').textContent.startsWith('Block 0')")
     tab.click("#play")
-    tab.locator("#at[aria-valuetext^='block 2 ']").wait_for(timeout=5_000)
+    becomes(tab, "+document.getElementById('at').value >= 2")
     tab.click("#play")
     assert opened.wrong == []
 
@@ -665,11 +666,11 @@ def test_in_a_browser_nothing_is_wider_than_a_phone(opened: Any, names: tuple[st
         tab.evaluate(
             f"const at = document.getElementById('at'); at.value = {block}; at.dispatchEvent(new Event('input'))"
         )
-        tab.wait_for_timeout(50)
+        painted(tab)
         assert tab.evaluate("document.documentElement.scrollWidth") <= 360
     light = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     tab.emulate_media(color_scheme="dark")
-    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") != light
+    becomes(tab, f"getComputedStyle(document.body).backgroundColor !== {light!r}")
     assert opened.wrong == []
 
 
@@ -678,7 +679,7 @@ def test_in_a_browser_a_long_script_stays_usable(opened: Any) -> None:
     text = html("memrope", "infinite-forcing", script=script)
     assert len(text) < 4 * 2**20
     assert text.count("<tr") < 60
-    tab = opened.show("memrope", "infinite-forcing", script=script)
+    tab = opened.show(text=text)
     assert tab.inner_text("#where").startswith("Block 1500: a cut")
     tab.keyboard.press("Shift+ArrowRight")
     assert tab.inner_text("#where").startswith("Block 2999")

@@ -34,6 +34,7 @@ from rollout.run.job import Job
 from rollout.run.recipe import Recipe
 from rollout.run.video import read_video
 from rollout.strategies.presets import PRESETS, preset
+from tests.browsing import at_once
 
 ACTION = "a red circle walks right on navy[0.4s] | a red circle jumps on navy[0.4s] ; infinity-rope | memrope"
 LONG = "a green square stands on teal[0.4s]"
@@ -495,7 +496,7 @@ def enter(tab: Any, name: str) -> None:
 
 def watch(tab: Any) -> None:
     tab.keyboard.press("Space")
-    tab.wait_for_function("!document.getElementById('fields').disabled", timeout=15_000)
+    tab.wait_for_function("!document.getElementById('fields').disabled", timeout=100_000)
 
 
 def rows(tab: Any) -> int:
@@ -584,11 +585,11 @@ def test_in_a_browser_both_play_in_step_and_a_video_that_fails_is_told(tab: Any,
     enter(tab, "ann")
     assert tab.is_disabled("#at")
     tab.keyboard.press("Space")
-    tab.wait_for_function("[...document.querySelectorAll('video')].every(v => v.currentTime > 0.15)")
-    times = tab.evaluate("[...document.querySelectorAll('video')].map(v => v.currentTime)")
-    assert abs(times[0] - times[1]) < 1 / 8
-    tab.keyboard.press("Space")
-    assert tab.evaluate("[...document.querySelectorAll('video')].every(v => v.paused)")
+    videos = "[...document.querySelectorAll('video')]"
+    playing = f"{videos}.every(v => v.currentTime > 0.15 && !v.paused)"
+    in_step = f"Math.abs({videos}[0].currentTime - {videos}[1].currentTime) < 1 / 8"
+    at_once(tab, f"{playing} && {in_step}", "document.getElementById('play').click()")
+    assert tab.evaluate(f"{videos}.every(v => v.paused)")
     prompts = "[...document.querySelectorAll('#now span')].filter(s => getComputedStyle(s).visibility === 'visible')"
     assert tab.evaluate(f"{prompts}.length") == 1
     tab.keyboard.press("r")
