@@ -169,7 +169,9 @@ def _dispatch(name: str, device: torch.device, dtype: torch.dtype, head_dim: int
         out: Tensor = dispatch_attention_fn(q, k, v, backend=AttentionBackendName(name))
         return out.transpose(1, 2)
 
-    probe = torch.zeros(1, 1, 16, head_dim, device=device, dtype=dtype)  # 16 tokens: a few kernels want multiples of them
+    probe = torch.zeros(
+        1, 1, 16, head_dim, device=device, dtype=dtype
+    )  # 16 tokens: a few kernels want multiples of them
     try:
         attention(probe, probe, probe)
     except Exception as error:  # a kernel may raise whatever it likes
