@@ -37,7 +37,7 @@ def score(
 ) -> None:
     """Score videos; a run's folder also by what its plan, its record and its world know."""
     load_plugins(plugin)
-    from rollout.benchmarks.metrics import METRICS, metric
+    from rollout.benchmarks.metrics import METRICS, metric, of_neighbours
     from rollout.benchmarks.metrics.sample import FOREIGN, sample_of_run, sample_of_video
 
     metric_names = [name.strip() for name in metrics.split(",")] if metrics else None
@@ -46,7 +46,10 @@ def score(
     for path in videos:
         with _told(path, alone=len(videos) == 1):
             samples.append((path, sample_of_run(path) if path.is_dir() else sample_of_video(path)))
-    measures = _comparable(measures, [sample for _, sample in samples], asked=metric_names is not None)
+    if metric_names:  # said before anything is measured
+        problem = _mixed([sample.fps for _, sample in samples], metric_names)
+        if problem:
+            raise OutputError(f"{problem}. Bring the videos to one rate, or score them one at a time.")
     rows: list[Json] = []
     for path, sample in samples:
         if sample.foreign:
@@ -54,6 +57,11 @@ def score(
         with _told(path, alone=len(videos) == 1):
             scores = _scores(path, sample, measures, asked=metric_names is not None, aloud=not as_json)
             rows.append({"video": str(path), "fps": sample.fps, "scores": scores})
+    problem = _mixed([row["fps"] for row in rows], [m.name for m in measures])
+    if problem:  # of the videos that could be scored
+        print(f"{problem}: left out", file=sys.stderr)
+        for row in rows:
+            row["scores"] = {name: score for name, score in row["scores"].items() if not of_neighbours(name)}
     if as_json:
         print(json.dumps(rows, indent=1))
     elif rows:
@@ -95,23 +103,19 @@ def _scores(path: Path, sample: "Sample", measures: "Sequence[Metric]", *, asked
     return scores
 
 
-def _comparable(measures: "Sequence[Metric]", samples: "Sequence[Sample]", *, asked: bool) -> "list[Metric]":
-    """Without those that compare neighbouring frames, where videos have different frame rates. Raises OutputError if asked."""
+def _mixed(rates: Sequence[float], names: Sequence[str]) -> str:
+    """What is wrong with putting metrics of videos of these frame rates side by side; nothing where nothing is."""
     from rollout.benchmarks.metrics import of_neighbours
     from rollout.run.clip import SAME
 
-    rates = sorted({round(sample.fps, 2) for sample in samples})
-    names = [m.name for m in measures if of_neighbours(m.name)]
-    if not rates or rates[-1] <= rates[0] * (1 + SAME) or not names:
-        return list(measures)
-    says = (
-        f"the videos have {' and '.join(f'{rate:g}' for rate in rates)} frames a second, and {', '.join(names)} compare "
-        "neighbouring frames"
+    distinct = sorted({round(rate, 2) for rate in rates})
+    neighbours = [name for name in names if of_neighbours(name)]
+    if not distinct or distinct[-1] <= distinct[0] * (1 + SAME) or not neighbours:
+        return ""
+    return (
+        f"the videos have {' and '.join(f'{rate:g}' for rate in distinct)} frames a second, and {', '.join(neighbours)} "
+        "compare neighbouring frames"
     )
-    if asked:
-        raise OutputError(f"{says}. Bring the videos to one rate, or score them one at a time.")
-    print(f"{says}: left out", file=sys.stderr)
-    return [m for m in measures if m.name not in names]
 
 
 def _table(rows: list[Json]) -> None:

@@ -359,6 +359,9 @@ def test_numbers_of_different_frame_rates_do_not_stand_side_by_side(tmp_path: Pa
     refused = rollout("score", slow, fast, "--metrics", "dynamic@difference")
     assert isinstance(refused.exception, OutputError)
     assert "dynamic@difference" in rollout("score", slow, slow).stdout
+    broken = rollout("score", changing(tmp_path / "25.h264"), slow, slow)  # its rate counts for nothing
+    assert "frames a second" not in broken.stderr
+    assert "dynamic@difference" in broken.stdout
     film = write(tmp_path / "24.mkv", counting(9), 24)
     television = write(tmp_path / "23.976.mkv", counting(9), Fraction(24000, 1001))
     assert "dynamic@difference" in rollout("score", film, television).stdout  # within 1% they are one rate
