@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # a Spec is read without torch
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from rollout.ranks import Ranks
     from rollout.sampler import Schedule
     from rollout.world import World
 
@@ -119,6 +120,11 @@ class Backend(Protocol):
         """The attention that its caches use; None is PyTorch's."""
         ...
 
+    @property
+    def ranks(self) -> "Ranks | None":
+        """The processes that its heads are spread over: `attend` gets those of this one alone. None: all are here."""
+        ...
+
     def encode(self, prompt: str) -> "Tensor":
         """A prompt's text features (1, tokens, dim). Raises PromptError."""
         ...
@@ -154,6 +160,7 @@ class BackendDefaults:
     world: "World | None" = None
     rows: int = 1
     schedule: "Schedule | None" = None
+    ranks: "Ranks | None" = None
     digest: str | None = None
     attention: Attention | None = None
 

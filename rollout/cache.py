@@ -24,6 +24,7 @@ from rollout.entries import Entry, Pair
 from rollout.errors import CacheError
 from rollout.facts import HEADS, QUERIES, head_masses, measure
 from rollout.picks import Debt, owe
+from rollout.ranks import Ranks
 from rollout.refinements import StoreRule
 from rollout.rope import rotate
 from rollout.slots import Edit, Mix, Role, Slot, View, in_order
@@ -73,7 +74,8 @@ class KVCache:
 
     `ahead`: frames of later blocks that passes see beside it and that nothing keeps. `needs`: what is measured, by the
     names of facts. `multipliers` (heads or 1, axes[0]) change the temporal frequencies. `store` says in which form keys and
-    values are kept; `heads` is their number by layer, where not all of the model's are here.
+    values are kept; `heads` is their number by layer, where not all of the model's are here: `ranks` are the processes that
+    have the others.
     """
 
     def __init__(
@@ -87,12 +89,13 @@ class KVCache:
         multipliers: Tensor | None = None,
         store: StoreRule | None = None,
         heads: Sequence[int] | None = None,
+        ranks: Ranks | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         attention: Attention = F.scaled_dot_product_attention,
     ) -> None:
         self.spec, self.window, self.device, self.dtype, self.attention = spec, window, device, dtype, attention
-        self.ahead, self.needs = ahead, tuple(needs)
+        self.ahead, self.needs, self.ranks = ahead, tuple(needs), ranks
         self.observer: Observer | None = None
         self.slots: tuple[Slot, ...] = ()
         self._entries: list[Entry] = []
@@ -140,30 +143,40 @@ class KVCache:
         return {name: tuple(entry.facts.get(name, 0.0) for entry in self._entries) for name in names}
 
     def state(self) -> tuple[Json, dict[str, Tensor]]:
-        """Everything that later blocks depend on, as JSON and as tensors on the CPU. Raises CacheError."""
+        """Everything that later blocks depend on, as JSON and as tensors on the CPU. Raises CacheError.
+
+        Of several processes that of the first has the heads of all.
+        """
         self._usable()
         if self._debt is not None:
             raise CacheError(
                 "the cache waits for the queries of its next pass to pick tokens. Roll out that block first."
             )
-        entries, tensors = self._store.state(self._entries)
+        entries, tensors = self._store.state(self._entries, self.ranks)
         slots = [slot.to_dict() | place for slot, place in zip(self.slots, entries, strict=True)]
-        tensors |= {f"queries.{layer}": queries.cpu().contiguous() for layer, queries in self._queries.items()}
+        split = self._store.split(self.ranks)
+        tensors |= {f"queries.{n}": split.collected(n, queries, 2) for n, queries in self._queries.items()}
         tensors |= {f"masses.{layer}": masses.cpu() for layer, masses in self.masses.items()}
         return {"slots": slots, "rotated": self._store.rotated, "space": True}, tensors
 
     def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Go back to a state, bit for bit. Raises ValueError, KeyError or TypeError where it is not whole."""
+        """Go back to a state, bit for bit; of several processes each takes its own heads.
+
+        Raises ValueError, KeyError or TypeError where it is not whole.
+        """
         slots_data = state["slots"]
         slots = tuple(Slot.from_dict(data) for data in slots_data)
         if in_order(slots) != slots or any(not 0 <= slot.frame < 2**53 for slot in slots):
             raise ValueError("its slots are out of order")
         self.reset()
         # states of the first edition hold raw keys, not rotated in space
-        entries = self._store.restore(slots_data, tensors, raw_space="space" not in state)
+        entries = self._store.restore(slots_data, tensors, self.ranks, raw_space="space" not in state)
         self._store.rotated = int(state["rotated"])
         if "queries.0" in tensors:
-            self._queries = {n: tensors[f"queries.{n}"].to(self.device) for n in range(self.spec.layers)}
+            split = self._store.split(self.ranks)
+            self._queries = {
+                n: split.part(n, tensors[f"queries.{n}"], 2).to(self.device) for n in range(self.spec.layers)
+            }
         if "masses.0" in tensors:
             self.masses = {n: tensors[f"masses.{n}"].to(self.device) for n in range(self.spec.layers)}
         self._changed(slots, entries)
@@ -189,6 +202,7 @@ class KVCache:
             needs=needs,
             multipliers=self._store.multipliers,
             heads=[len(index) for index in heads],
+            ranks=self.ranks,
             dtype=self.dtype,
             device=self.device,
             attention=self.attention,
@@ -210,7 +224,7 @@ class KVCache:
             raise CacheError(
                 "the cache waits for the queries of its next pass to pick tokens. Roll out that block first."
             )
-        debt = owe(edit, self._entries)
+        debt = owe(edit, self._entries, self.ranks)
         stay = [self._stays(edit, i) for i in range(len(edit.slots))]
         for i, entry in enumerate(stay):
             if entry is not None and any(entry is earlier for earlier in stay[:i]):
@@ -276,6 +290,10 @@ class KVCache:
             if lease.over:
                 raise CacheError("the cache has changed since this reader was made. Make a new one for each block.")
             if q.shape[2] == 0:  # a lane that has no head in this layer
+                if self._debt is not None:  # nothing to pick; other processes, which may have heads, wait for this one
+                    self._settle(layer, q)
+                if QUERIES in needs:
+                    self._queries[layer] = q.detach()
                 self._staged[layer] = k[..., : store.times]
                 mark(layer)
                 return v
@@ -294,9 +312,11 @@ class KVCache:
             for name in needs:
                 if name == HEADS:
                     by_row = head_masses(q, keys, self.spec.tokens)
+                    by_row = by_row if self.ranks is None else self.ranks.join(by_row, 0)
                     self.masses[layer] = torch.stack([by_row[:, plan.order.index(row)] for row in plan.by_frame], 1)
                 elif name != QUERIES:
-                    self._measures.setdefault(layer, {})[name] = measure(name, q, keys, bias, self.spec.tokens)
+                    seen = (q, keys) if self.ranks is None else (self.ranks.join(q, 1), self.ranks.join(keys, 1))
+                    self._measures.setdefault(layer, {})[name] = measure(name, *seen, bias, self.spec.tokens)
             if bias is None:
                 return self.attention(q, keys, values).transpose(1, 2)
             return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias.to(q.dtype)).transpose(1, 2)
@@ -310,7 +330,7 @@ class KVCache:
         if layer in debt.settled:
             return
         with self._all_or_none("a pick"):
-            debt.settle(self._store, layer, q, self._queries.get(layer))
+            debt.settle(self._store, layer, q, self._queries.get(layer), self.ranks)
         if len(debt.settled) == self.spec.layers:
             self._debt = None
 
@@ -341,6 +361,8 @@ class KVCache:
         for name in self.needs:
             if name not in (QUERIES, HEADS) and self._measures:
                 numbers = torch.stack([layer[name] for layer in self._measures.values()]).mean(0).tolist()
+                if self.ranks is not None:  # policies decide by them, in every process the same
+                    numbers = self.ranks.share(numbers)
                 by_row = dict(zip(plan.order, numbers, strict=True))
                 for entry in entries:
                     entry.facts[name] = by_row.get(entry.row, 0.0)

@@ -14,7 +14,7 @@ from rollout.devices import now, staged
 from rollout.errors import BackendError, CompositionError, RolloutError
 from rollout.facts import HEADS
 from rollout.inputs import new_caches
-from rollout.lanes import HeadMasses, Lane, check_lanes, joined
+from rollout.lanes import HeadMasses, Lane, check_lanes, joined, lanes_here
 from rollout.plan import Step, chunks, replayed
 from rollout.sampler import Noise, Schedule
 from rollout.slots import Block, Edit, View
@@ -100,9 +100,9 @@ class Engine:
             self.lanes, self._heads = lanes, heads
 
     def _heads_of(self, lanes: Sequence[Lane]) -> list[list[Tensor]]:
-        """The heads of each lane by layer, as indices on the device."""
-        device = self.backend.device
-        return [[staged(torch.tensor(heads, dtype=torch.long), device) for heads in lane.heads] for lane in lanes]
+        """The heads of each lane that are held here by layer, as indices on the device."""
+        device, here = self.backend.device, lanes_here(lanes, self.backend.ranks, self.backend.spec)
+        return [[staged(torch.tensor(heads, dtype=torch.long), device) for heads in lane.heads] for lane in here]
 
     def _attend(self, attends: Sequence[Attend]) -> Attend:
         return joined(attends, self._heads) if self.lanes else attends[0]

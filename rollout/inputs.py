@@ -12,7 +12,7 @@ from rollout.cache import KVCache
 from rollout.devices import free_bytes
 from rollout.errors import BackendError, CompositionError, RolloutError, ScriptError
 from rollout.handover import check_handover
-from rollout.lanes import Lane
+from rollout.lanes import Lane, lanes_here
 from rollout.members import lacks
 from rollout.memory import ahead, cache_bytes
 from rollout.registry import find
@@ -26,6 +26,7 @@ __all__ = [
     "check_memory",
     "check_strategies",
     "given_latents",
+    "heads_here",
     "named_strategy",
     "new_caches",
     "rows",
@@ -94,7 +95,7 @@ def check_memory(backend: Backend, strategy: Strategy, batch: int, steps: int = 
     """Raise BackendError where the device has too little free memory for the frames that a strategy caches."""
     spec, itemsize = backend.spec, backend.dtype.itemsize
     frames = strategy.stored + ahead(strategy, spec, steps)
-    need = cache_bytes(strategy, spec, itemsize, batch * backend.rows, steps)
+    need = cache_bytes(strategy, spec, itemsize, batch * backend.rows, steps, heads_here(backend))
     place = torch.device("cpu") if strategy.store.on_host else backend.device
     free = free_bytes(place)
     if free is not None and need > free:
@@ -102,6 +103,12 @@ def check_memory(backend: Backend, strategy: Strategy, batch: int, steps: int = 
             f"{frames} cached frames take {need / 2**20:,.0f} MiB of keys and values; {place} has {free / 2**20:,.0f} "
             "free. Use a smaller window, batch or size, or --store int8."
         )
+
+
+def heads_here(backend: Backend) -> range:
+    """The heads whose keys and values this process holds."""
+    heads = backend.spec.heads
+    return range(heads) if backend.ranks is None else backend.ranks.heads(heads)
 
 
 def check_strategies(
@@ -131,9 +138,12 @@ def new_caches(
 ) -> tuple[KVCache, ...]:
     """The cache of a strategy on a backend, or one a lane. Raises BackendError where the device has too little free memory."""
     check_memory(backend, strategy, batch, steps)
+    here, ranks = heads_here(backend), backend.ranks
     multipliers = None
     if strategy.spectrum.kind != REFINEMENTS["spectrum"]:
-        multipliers = torch.tensor(strategy.spectrum.multipliers(backend.spec), dtype=torch.float64)
+        by_head = strategy.spectrum.multipliers(backend.spec)
+        by_head = by_head if len(by_head) == 1 else by_head[here.start : here.stop]
+        multipliers = torch.tensor(by_head, dtype=torch.float64)
 
     def new(strategy: Strategy, window_size: int, heads: Sequence[int] | None) -> KVCache:
         return KVCache(
@@ -145,12 +155,17 @@ def new_caches(
             multipliers=multipliers,
             store=strategy.store,
             heads=heads,
+            ranks=ranks,
             dtype=backend.dtype,
             device=backend.device,
             attention=backend.attention or scaled_dot_product_attention,
         )
 
     if not lanes:
-        return (new(strategy, strategy.stored if window is None else window, None),)
-    parts = [(strategy.of_lane(lane), [len(heads) for heads in lane.heads]) for lane in lanes]
+        counts = None if ranks is None else [len(here)] * backend.spec.layers
+        return (new(strategy, strategy.stored if window is None else window, counts),)
+    parts = [
+        (strategy.of_lane(lane), [len(heads) for heads in lane.heads])
+        for lane in lanes_here(lanes, ranks, backend.spec)
+    ]
     return tuple(new(part, part.stored, counts) for part, counts in parts)

@@ -1,19 +1,21 @@
 """Lanes: sets of heads with slots of their own. They are independent caches behind one `split`, joined again after attention."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rollout.backend import Spec
 from rollout.errors import CompositionError
+from rollout.facts import HEADS, QUERIES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rollout.backend import Attend
     from rollout.parts import Policy
+    from rollout.ranks import Ranks
 
-__all__ = ["HeadMasses", "Lane", "check_lanes", "joined"]
+__all__ = ["HeadMasses", "Lane", "check_lanes", "joined", "lanes_here"]
 
 HeadMasses = tuple[tuple[tuple[float, ...], ...], ...]
 """Of each layer and head the share of attention that each frame got, the block's own frames last."""
@@ -53,6 +55,30 @@ def check_lanes(lanes: Sequence[Lane], spec: Spec) -> None:
         left_out = [head for head in range(spec.heads) if head not in names]
         if left_out:
             raise CompositionError(f"head {left_out[0]} of layer {layer} is in no lane. Put every head in one.")
+
+
+def lanes_here(lanes: Sequence[Lane], ranks: "Ranks | None", spec: Spec) -> tuple[Lane, ...]:
+    """The lanes of the heads that this process holds, numbered from its first one; a lane may have none here.
+
+    Raises CompositionError for what several processes cannot have.
+    """
+    if ranks is None:
+        return tuple(lanes)
+    here = ranks.heads(spec.heads)
+    for lane in lanes:
+        facts = [name for name in lane.policy.needs if name not in (QUERIES, HEADS)]
+        if facts:
+            raise CompositionError(
+                f"lane '{lane.name}' measures '{facts[0]}' over its heads, which several processes hold. Use one process."
+            )
+        if any(tuple(sorted(layer)) != tuple(layer) for layer in lane.heads):
+            raise CompositionError(
+                f"lane '{lane.name}' names its heads out of order, and several processes hold them in order. Sort them."
+            )
+    return tuple(
+        replace(lane, heads=tuple(tuple(head - here.start for head in layer if head in here) for layer in lane.heads))
+        for lane in lanes
+    )
 
 
 def joined(attends: Sequence["Attend"], heads: Sequence[Sequence["Tensor"]]) -> "Attend":

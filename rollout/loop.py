@@ -27,6 +27,7 @@ from rollout.inputs import (
 )
 from rollout.parts import Switch
 from rollout.plan import Step, decide, decide_lanes
+from rollout.ranks import Ranks
 from rollout.sampler import Noise, Schedule, seeded
 from rollout.script import Script
 from rollout.slots import Block, Role, Slot, View
@@ -159,9 +160,13 @@ class Rollout(Iterator[Result]):
         return Timeline(course, self._initial, events)
 
     def prompt(self, *texts: str) -> None:
-        """From the next block on, roll out this prompt (one for all, or one a batch row). Raises PromptError."""
+        """From the next block on, roll out this prompt (one for all, or one a batch row). Raises PromptError.
+
+        Of several processes only the first one's changes count, and its errors come with the next block.
+        """
         change = Prompt(tuple(rows(texts, self.batch, "prompts")))
-        self.engine.encode(change.texts)
+        if self.backend.ranks is None:
+            self.engine.encode(change.texts)
         self.timeline.push(change)
 
     def cut(self) -> None:
@@ -258,6 +263,8 @@ class Rollout(Iterator[Result]):
 
     def _begin(self) -> Moment:
         """The next block's moment, with the cache carried over where another strategy takes over."""
+        if self.backend.ranks is not None:
+            self._agree(self.backend.ranks)
         timeline, spec = self.timeline, self.backend.spec
         index, successor = timeline.course.index, timeline.successor
         if self._ahead:
@@ -279,6 +286,14 @@ class Rollout(Iterator[Result]):
                     )
         return moment
 
+    def _agree(self, ranks: Ranks) -> None:
+        """Of several processes have in all what came from outside in the first one."""
+        pushed = ranks.share([Event(0, change).to_dict() for change in self.timeline.pushed])
+        changes = [Event.from_dict(data).change for data in pushed]
+        self.timeline.agree(())  # a prompt that is refused is gone, as where it is refused at once
+        self.engine.encode(*_texts(changes))
+        self.timeline.agree(changes)
+
     def _look_ahead(self, moment: Moment) -> None:
         """Have the moments of the later blocks that this one's passes see."""
         last = max(max(call.blocks) for call in self._horizon.of(moment.strategy.order, moment.block.index)) - len(
@@ -290,7 +305,8 @@ class Rollout(Iterator[Result]):
     def state(self) -> tuple[Json, dict[str, Tensor]]:
         """Everything that later blocks depend on, as JSON and as tensors on the CPU. Raises CacheError.
 
-        Noise from a source of the caller's own is not in it, nor the history.
+        Noise from a source of the caller's own is not in it, nor the history. Of several processes all must ask, and the
+        first one gets the heads of all.
         """
         state, tensors = self.engine.state()
         index = self.timeline.course.index

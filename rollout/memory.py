@@ -1,7 +1,7 @@
 """What a rollout takes of a device's memory, as far as it can be known before it runs. No torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rollout.backend import Spec
 from rollout.strategy import Strategy
@@ -29,11 +29,19 @@ def ahead(strategy: Strategy, spec: Spec, steps: int) -> int:
     return (strategy.order.joint(steps) - 1) * spec.block
 
 
-def cache_bytes(strategy: Strategy, spec: Spec, itemsize: int, rows: int = 1, steps: int = 4) -> int:
-    """Bytes of keys and values, raw copies and averages included, for numbers of `itemsize` bytes in so many rows."""
+def cache_bytes(
+    strategy: Strategy, spec: Spec, itemsize: int, rows: int = 1, steps: int = 4, heads: range | None = None
+) -> int:
+    """Bytes of keys and values, raw copies and averages included, for numbers of `itemsize` bytes in so many rows.
+
+    `heads`: those that are held here, where that is not all of them.
+    """
+    heads = range(spec.heads) if heads is None else heads
     lanes, frames = strategy.policy.lanes(spec, None), float(strategy.stored)
     if lanes:  # each holds its own frames, for its own share of the heads
-        heads = spec.layers * spec.heads
-        frames = sum(strategy.of_lane(lane).stored * sum(map(len, lane.heads)) / heads for lane in lanes)
-    stored = (frames + ahead(strategy, spec, steps)) * strategy.store.frame_bytes(spec, itemsize)
-    return rows * (int(stored) + strategy.copies(spec, itemsize))
+        counts = [sum(head in heads for layer in lane.heads for head in layer) for lane in lanes]
+        shares = (count / (spec.layers * len(heads)) for count in counts)
+        frames = sum(strategy.of_lane(lane).stored * share for lane, share in zip(lanes, shares, strict=True))
+    here = replace(spec, heads=len(heads))
+    stored = (frames + ahead(strategy, spec, steps)) * strategy.store.frame_bytes(here, itemsize)
+    return rows * (int(stored) + strategy.copies(here, itemsize))

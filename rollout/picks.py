@@ -2,17 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rollout.entries import Entry, RawTimes
+from rollout.errors import CompositionError
 from rollout.registry import find
 from rollout.rope import rotate
 from rollout.slots import Edit, Pick
 from rollout.store import Store, runs
 
-__all__ = ["SCORES", "Debt", "Score", "owe", "participation", "participation_by_head"]
+if TYPE_CHECKING:
+    from rollout.ranks import Ranks
+
+__all__ = ["SCORES", "SUMS", "Debt", "Score", "owe", "participation", "participation_by_head"]
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(queries (B, n, heads, D), candidates' keys (B, m, heads, D)), both rotated, to scores (B, heads or 1, m)."""
@@ -30,6 +35,15 @@ def participation_by_head(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 SCORES = {"participation": participation, "participation-by-head": participation_by_head}
+
+
+SUMS = frozenset({"participation"})
+"""Scores that are sums over heads: of parts of the heads they add up."""
+
+
+def _by_head(score: Score) -> bool:
+    """Whether a score gives every head a row of its own."""
+    return score(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)).shape[1] == 2
 
 
 @dataclass
@@ -62,10 +76,13 @@ class Debt:
         occupied_rows = {entry.row for entry in (*read, *behind)}
         return [row for row in range(count) if row not in occupied_rows]
 
-    def settle(self, store: Store, layer: int, q: Tensor, past: Tensor | None) -> None:
-        """Choose a layer's tokens by queries (B, n, heads, D), and by those of the last clean pass; then move rows."""
+    def settle(self, store: Store, layer: int, q: Tensor, past: Tensor | None, ranks: "Ranks | None" = None) -> None:
+        """Choose a layer's tokens by queries (B, n, heads, D), and by those of the last clean pass; then move rows.
+
+        `ranks`: the processes that have the other heads.
+        """
         # All reads come before all writes: winners and moved slots lie in rows of candidates.
-        winners = [self._choose(store, layer, contest, q, past) for contest in self.contests]
+        winners = [self._choose(store, layer, contest, q, past, ranks) for contest in self.contests]
         for source, row in self.moves:
             store.move(source, row, [layer])
         for contest, (keys, values, wins) in zip(self.contests, winners, strict=True):
@@ -77,7 +94,7 @@ class Debt:
         self.settled.add(layer)
 
     def _choose(
-        self, store: Store, layer: int, contest: _Contest, q: Tensor, past: Tensor | None
+        self, store: Store, layer: int, contest: _Contest, q: Tensor, past: Tensor | None, ranks: "Ranks | None"
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The best tokens in the cache's order: keys, values (B, parts*h*w, heads, D) and how often each has won."""
         pick, tokens = contest.pick, store.spec.tokens
@@ -87,6 +104,8 @@ class Debt:
         if pick.past and past is not None:
             queries = torch.cat([past[:, max(0, past.shape[1] - pick.past * tokens) :].to(q.dtype), q], 1)
         score = find("scores", pick.by)(queries.to(store.exact), keys.to(store.exact))
+        if ranks is not None and pick.by in SUMS:
+            score = ranks.sum(score)
         if pick.reuse is not None:
             score = score.masked_fill(wins >= pick.reuse, float("-inf"))
         count = len(contest.winners) * tokens
@@ -135,10 +154,10 @@ def _write(store: Store, layer: int, entry: Entry, pick: Pick, keys: Tensor, val
     store.keys[layer][:, entry.row] = keys.to(store.dtype)
 
 
-def owe(edit: Edit, old: Sequence[Entry]) -> Debt | None:
+def owe(edit: Edit, old: Sequence[Entry], ranks: "Ranks | None" = None) -> Debt | None:
     """The debt of an edit over old entries; None where it has no picks. A pick takes the row of one of its candidates.
 
-    Raises SpecError for a score that nothing registered.
+    Raises SpecError for a score that nothing registered, CompositionError for one that several processes cannot add up.
     """
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, row in enumerate(edit.rows):
@@ -149,7 +168,12 @@ def owe(edit: Edit, old: Sequence[Entry]) -> Debt | None:
     for numbers in groups.values():
         picks = {i: row for i in numbers if isinstance(row := edit.rows[i], Pick)}
         pick = next(iter(picks.values()))
-        find("scores", pick.by)
+        score = find("scores", pick.by)
+        if ranks is not None and pick.by not in SUMS and not _by_head(score):
+            raise CompositionError(
+                f"the score '{pick.by}' looks at all heads together, which several processes hold. Use one process, or a score "
+                "a head."
+            )
         candidates = [old[i] for i in pick.of]
         for i, row in picks.items():
             copy = RawTimes([]) if pick.dates == "slot" else None

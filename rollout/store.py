@@ -17,8 +17,10 @@ from torch import Tensor
 from rollout.backend import Spec
 from rollout.coded import Buffer, Coded, pieces
 from rollout.entries import Average, Entry, Pair, RawTimes, of_heads
+from rollout.ranks import Ranks
 from rollout.rope import angles_on, rotate, table
 from rollout.slots import Mix
+from rollout.split import HeadSplit
 from rollout.text import Json
 
 __all__ = ["TABLES", "Store", "runs"]
@@ -192,29 +194,39 @@ class Store:
                 self._turn(keys, row, part, natural)
         return Entry(row, natural)
 
-    def state(self, entries: Sequence[Entry]) -> tuple[list[Json], dict[str, Tensor]]:
+    def split(self, ranks: Ranks | None) -> HeadSplit:
+        """How the heads of each layer are spread over processes."""
+        return HeadSplit.of(self.heads, ranks)
+
+    def state(self, entries: Sequence[Entry], ranks: Ranks | None = None) -> tuple[list[Json], dict[str, Tensor]]:
         """All that these slots need, as JSON and by name: keys, values (layers, B, slots, h*w, heads, D), copies."""
-        rows = [slot.row for slot in entries]
+        rows, split = [slot.row for slot in entries], self.split(ranks)
         tensors_by_name: dict[str, Tensor] = {}
         for name, buffers in (("keys", self.keys), ("values", self.values)):
             for part, layers in _by_part(name, buffers).items():
-                tensors_by_name |= self._packed(part, [layer[:, rows] for layer in layers])
+                tensors_by_name |= split.packed(part, [layer[:, rows] for layer in layers], 3)
         for i, slot in enumerate(entries):
             if slot.wins is not None:
-                tensors_by_name |= self._packed(f"wins.{i}", slot.wins)
+                tensors_by_name |= split.packed_wins(f"wins.{i}", slot.wins)
             if isinstance(slot.copy, RawTimes):
-                tensors_by_name |= self._packed(f"raw.{i}", slot.copy.layers)
+                tensors_by_name |= split.packed(f"raw.{i}", slot.copy.layers, 2)
             elif isinstance(slot.copy, Average):
-                tensors_by_name |= self._packed(f"exact.{i}", [torch.stack(pair) for pair in slot.copy.layers])
+                tensors_by_name |= split.packed(f"exact.{i}", [torch.stack(pair) for pair in slot.copy.layers], 3)
         return [slot.to_dict() for slot in entries], tensors_by_name
 
     def restore(
-        self, slots: Sequence[Mapping[str, Any]], saved_tensors: Mapping[str, Tensor], *, raw_space: bool = False
+        self,
+        slots: Sequence[Mapping[str, Any]],
+        saved_tensors: Mapping[str, Tensor],
+        ranks: Ranks | None = None,
+        *,
+        raw_space: bool = False,
     ) -> list[Entry]:
         """The way back; `raw_space`: copies are of keys that were not rotated in space either, as they once were.
 
         Raises ValueError, KeyError or TypeError.
         """
+        split = self.split(ranks)
         entries = [Entry.from_dict(slot) for slot in slots]
         batch, window, tokens, channels = self.batch, self.rows, self.spec.tokens, self.spec.head_dim
         rows = [slot.row for slot in entries]
@@ -222,22 +234,22 @@ class Store:
             raise ValueError("its rows do not fit the window")
 
         def read(name: str, size: Sequence[int], dtype: torch.dtype, width: int = channels) -> list[Tensor]:
-            sizes = [(*size, count, width) for count in self.heads]
-            return self._unpacked(name, saved_tensors, sizes, dtype)
+            layers = split.unpacked(name, saved_tensors, (*size, 0, width), dtype, len(size))
+            return [layer.to(self.device) for layer in layers]
 
         for name, buffers in (("keys", self.keys), ("values", self.values)):
             for part, layers in _by_part(name, buffers).items():
-                sizes = [(batch, len(rows), *layer.shape[2:]) for layer in layers]
+                size = (batch, len(rows), *layers[0].shape[2:])
                 for layer, tensor in zip(
-                    layers, self._unpacked(part, saved_tensors, sizes, layers[0].dtype), strict=True
+                    layers, split.unpacked(part, saved_tensors, size, layers[0].dtype, 3), strict=True
                 ):
                     layer[:, rows] = tensor.to(layer.device)
         for i, slot in enumerate(entries):
             if slot.wins is not None:
                 by_head = saved_tensors.get(f"wins.{i}", saved_tensors.get(f"wins.{i}/0"))
                 one = by_head is not None and by_head.shape[-2] == 1
-                sizes = [(batch, 1 if one else count, tokens) for count in self.heads]
-                slot.wins = self._unpacked(f"wins.{i}", saved_tensors, sizes, torch.int32)
+                wins = split.unpacked(f"wins.{i}", saved_tensors, (batch, 0, tokens), torch.int32, 1, shared=one)
+                slot.wins = [layer.to(self.device) for layer in wins]
             if isinstance(slot.copy, RawTimes):
                 copies = read(f"raw.{i}", [batch, tokens], self.dtype, channels if raw_space else self.times)
                 slot.copy.layers = [copy[..., : self.times].contiguous() for copy in copies]
@@ -248,23 +260,6 @@ class Store:
                         pair[0][..., self.times :] = rotate(pair[0][..., self.times :], self._space())
                 slot.copy.layers = [(pair[0], pair[1]) for pair in pairs]
         return entries
-
-    def _packed(self, name: str, layers: Sequence[Tensor]) -> dict[str, Tensor]:
-        """A tensor a layer as one, on the CPU; as several where layers differ in heads."""
-        parts = [layer.cpu().contiguous() for layer in layers]
-        if len(set(self.heads)) == 1:
-            return {name: torch.stack(parts)}
-        return {f"{name}/{n}": part for n, part in enumerate(parts)}
-
-    def _unpacked(
-        self, name: str, tensors: Mapping[str, Tensor], sizes: Sequence[tuple[int, ...]], dtype: torch.dtype
-    ) -> list[Tensor]:
-        """The way back. Raises KeyError, ValueError."""
-        alike = len(set(self.heads)) == 1
-        layers = list(tensors[name]) if alike else [tensors[f"{name}/{n}"] for n in range(len(sizes))]
-        if [tuple(layer.shape) for layer in layers] != list(sizes) or any(layer.dtype != dtype for layer in layers):
-            raise ValueError(f"{name} is {layers[0].dtype} {tuple(layers[0].shape)}, not {dtype} {sizes[0]}")
-        return [layer.to(self.device) for layer in layers]
 
     def of_heads(self, heads: Sequence[Tensor], rows: int, entries: Sequence[Entry]) -> tuple["Store", list[Entry]]:
         """A store of some of the heads, by layer, with these slots; and their entries there."""

@@ -214,6 +214,10 @@ class Timeline(Iterator[Moment]):
         """Change something from the next block on; of two changes of one kind the last counts."""
         self._pushed[type(change)] = change
 
+    def agree(self, changes: Sequence[Change]) -> None:
+        """Have these changes wait for the next block, and no others."""
+        self._pushed = {type(change): change for change in changes}
+
     def __next__(self) -> Moment:
         """The next block's moment. Raises StopIteration after the last one."""
         successor, index = self.successor, self.course.index
