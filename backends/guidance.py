@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from rollout.ranks import Ranks
+
 __all__ = ["Guided"]
 
 
@@ -44,6 +46,11 @@ class Guided:
     def digest(self) -> str | None:
         """The identity of its weights."""
         return self.backend.digest
+
+    @property
+    def ranks(self) -> "Ranks | None":
+        """The processes that its heads are spread over."""
+        return self.backend.ranks
 
     @property
     def attention(self) -> Attention | None:

@@ -57,11 +57,13 @@ def load(
     vae_dtype: str | None = None,
     guidance: float | None = None,
     negative: str = "",
+    parallel: bool = False,
 ) -> "Backend":
     """Load a diffusers-format folder `model`; size, block, steps and guidance are its family's where not said.
 
     `dtype` is bfloat16 on a GPU and float32 on a CPU; `vae_dtype` the VAE's, float32, or bfloat16 with `low_vram`. `negative`:
-    the prompt to stay away from under guidance. Raises BackendError.
+    the prompt to stay away from under guidance. `parallel`: all processes that torchrun started call this, and roll out
+    together. Raises BackendError.
     """
     from rollout.backends.wan.loading import load_wan
 
@@ -77,6 +79,7 @@ def load(
         vae_dtype=vae_dtype,
         guidance=guidance,
         negative=negative,
+        parallel=parallel,
     )
 
 

@@ -16,9 +16,11 @@ from rollout.backends.wan.family import family_of, geometry
 from rollout.backends.wan.folder import read_block, read_config
 from rollout.backends.wan.hooks import compile_blocks
 from rollout.backends.wan.model import Wan
+from rollout.backends.wan.parallel import Parallel, tiles
 from rollout.backends.wan.text import TextEncoder
 from rollout.devices import find_device, find_dtype, free_bytes
 from rollout.errors import BackendError
+from rollout.ranks import join_ranks, leads
 from rollout.text import cause
 
 __all__ = ["load_transformer", "load_wan"]
@@ -50,30 +52,36 @@ def load_wan(
     vae_dtype: str | None,
     guidance: float | None,
     negative: str,
+    parallel: bool = False,
 ) -> Backend:
     """Load a whole folder; all parts wait on the CPU until they are needed. Raises BackendError."""
     from diffusers import AutoencoderKLWan
 
-    place = find_device(device)
+    ranks = join_ranks() if parallel else None
+    place = find_device(device if ranks is None else ranks.device(device))
     kind = find_dtype(dtype, place)
     config = read_config(folder)
-    geometry(config, height, width)
+    spec = geometry(config, height, width)
+    if ranks is not None:
+        tiles(spec, ranks.count)  # what does not divide is said before anything is read
     if not (folder / "vae").is_dir():
         raise BackendError(f"{folder} has no VAE. Give a whole Wan folder in diffusers' format.")
     if low_vram and place.type == "cpu":
         raise BackendError(
             "--low-vram keeps weights on the CPU until a GPU needs them; with --device cpu it has no meaning."
         )
-    vae = _load(
-        "VAE", AutoencoderKLWan, folder, "vae", find_dtype(vae_dtype or ("bfloat16" if low_vram else "float32"), place)
-    )
+    vae = None
+    if leads(ranks):
+        vae_kind = find_dtype(vae_dtype or ("bfloat16" if low_vram else "float32"), place)
+        vae = _load("VAE", AutoencoderKLWan, folder, "vae", vae_kind)
     transformer = load_transformer(folder, device=torch.device("cpu"), dtype=kind)
     if low_vram:
         transformer.enable_group_offload(
             onload_device=place, offload_type="block_level", num_blocks_per_group=1, use_stream=place.type == "cuda"
         )
-    moving = {"VAE": vae} | ({} if low_vram else {"transformer": transformer})
-    wan = Wan(
+    moving = ({} if vae is None else {"VAE": vae}) | ({} if low_vram else {"transformer": transformer})
+    new = Wan if ranks is None else partial(Parallel, ranks=ranks)
+    wan = new(
         transformer,
         height=height,
         width=width,

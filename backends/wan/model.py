@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
+from math import prod
 from types import TracebackType
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rollout.backend import Attend, BackendDefaults, Spec
+from rollout.backend import Attend, BackendDefaults, Decoder, Spec
 from rollout.backends.wan.family import family_of, geometry
 from rollout.backends.wan.hooks import hooked
 from rollout.backends.wan.text import TextEncoder
@@ -108,10 +109,13 @@ class Wan(BackendDefaults):
             )
             return {"timestep": frames, "enable_diffusion_forcing": True}
         if isinstance(t, Tensor):
-            return {"timestep": t.repeat_interleave(self.spec.tokens, 1)}
+            tokens = (
+                self.spec.tokens * x[0, 0, 0].numel() // prod(self.spec.latent[1:])
+            )  # x may be a tile of the picture
+            return {"timestep": t.repeat_interleave(tokens, 1)}
         return {"timestep": torch.full((len(x),), float(t), dtype=torch.float64, device=x.device)}
 
-    def decoder(self) -> WanDecoder:
+    def decoder(self) -> Decoder:
         """A fresh decoder for one stream."""
         if self.vae is None:
             raise BackendError("this Wan model was built without a VAE. Load a whole folder.")

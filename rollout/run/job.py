@@ -21,6 +21,7 @@ from rollout.errors import RolloutError, Stopped
 from rollout.files import alone
 from rollout.loop import Result, Rollout, generate
 from rollout.plan import steps
+from rollout.ranks import leads
 from rollout.run.machine import machine
 from rollout.run.moving import KINDS, moving_picture
 from rollout.run.output import Output, State
@@ -105,6 +106,11 @@ class Job:
             except DAMAGE as error:
                 raise damaged(f"of block {self.shared.block}", error) from error
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes: of several that roll out together the first."""
+        return leads(self.backend.ranks)
+
     @classmethod
     def resumed(cls, backend: Backend, snapshot: Snapshot, folder: Path) -> "Job":
         """The run that a snapshot was taken of, from there on. Raises OutputError, RolloutError."""
@@ -141,6 +147,9 @@ class Job:
 
         Whatever it raises after a snapshot, or after a block from which one can be written, the run can be resumed.
         """
+        if not self.leads:
+            yield from self._blocks(None)
+            return
         with alone(self.folder):
             output = self._open()
             try:
@@ -186,21 +195,25 @@ class Job:
             latents = self.history[None, block.start : block.end]
             yield Result(block, latents, step.slots, step.placement, moment.texts)
 
-    def _blocks(self, output: Output) -> Iterator[Result]:
-        begun, before = time.monotonic(), self.seconds
+    def _blocks(self, output: Output | None) -> Iterator[Result]:
+        """Roll out and write; without an output another process writes."""
+        begun, before, ranks = time.monotonic(), self.seconds, self.backend.ranks
         for earlier in self._known():
-            output.add(earlier)
+            if output is not None:
+                output.add(earlier)
         while True:
             try:
                 result = next(self.rollout, None)
             except Exception:
-                with suppress(RolloutError):  # the error that came first says more
-                    self.snapshot(output)
+                if ranks is None:  # of several, the others may be anywhere
+                    with suppress(RolloutError):  # the error that came first says more
+                        self.snapshot(output)
                 raise
             if result is None:
                 return
             rolled_at = time.monotonic()
-            output.add(result)
+            if output is not None:
+                output.add(result)
             now = time.monotonic()
             self.writing += now - rolled_at
             self.seconds = before + now - begun
@@ -209,6 +222,8 @@ class Job:
             if more and self.every and blocks % self.every == 0:
                 self.snapshot(output)
             yield result
+            if ranks is not None:  # all stop after the same block
+                self.stopping = bool(ranks.share(self.stopping))
             if more and self.stopping:
                 self.snapshot(output)
                 raise Stopped(self._stopped(blocks))
@@ -219,17 +234,19 @@ class Job:
             return f"{where}. Go on with: rollout resume {self.folder}"
         return f"{where}, before anything that a snapshot could go on from. Start again."
 
-    def snapshot(self, output: Output) -> None:
+    def snapshot(self, output: Output | None) -> None:
         """Write what the run can go on from, unless its next block is a given one. Raises OutputError, CacheError."""
         run = self.rollout
         if self.exact or run.done < max(1, run.encoded):
             return
         state, tensors = run.state()
+        if output is None:
+            return
         files, pictures = output.state()
         facts = {
             "recipe": self.recipe.to_dict(),
             "weights": self.backend.digest,
-            "versions": machine(self.backend.device),
+            "versions": machine(self.backend.device, self.backend.ranks),
             "rollout": state,
             "output": files,
             "job": {

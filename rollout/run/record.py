@@ -48,7 +48,10 @@ class ScriptRecord(ScriptText, frozen=True):
 
 
 class CostsRecord(Struct, frozen=True, kw_only=True):
-    """What a run took; None where nothing is known. `given` blocks were a prefix; bytes are of one of `rows` videos."""
+    """What a run took; None where nothing is known. `given` blocks were a prefix; bytes are of one of `rows` videos.
+
+    Of a run by several processes they are the first one's, which holds its part of the heads.
+    """
 
     forwards: int | None = None
     blocks: int
@@ -224,7 +227,7 @@ def record(
             switch_seconds=tuple(costs.switch_seconds),
             peak_bytes=peak_bytes,
         ),
-        versions=machine(backend.device),
+        versions=machine(backend.device, backend.ranks),
         attention=attention,
     )
 
