@@ -24,6 +24,7 @@ from rollout.cli import (
     study,
     weights,
 )
+from rollout.cli.parallel import one_voice
 from rollout.errors import RolloutError, ScriptError, Stopped
 
 __all__ = ["app", "main"]
@@ -73,7 +74,8 @@ app.add_typer(weights.app, name="weights")
 def main() -> None:
     """The `rollout` command: bad input gives one line on stderr and exit code 2, a stop 130 or 143."""
     try:
-        code = app(standalone_mode=False)
+        with one_voice(sys.argv[1:]):
+            code = app(standalone_mode=False)
     except RolloutError as error:
         print(f"rollout: {error}", file=sys.stderr)
         if isinstance(error, ScriptError) and error.pointer() and sys.stderr.isatty():

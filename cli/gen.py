@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rollout.cli.composition import Composition, composes
-from rollout.cli.model import Choice, chooses_model
+from rollout.cli.model import DEFAULT, Choice, chooses_model
 from rollout.cli.options import (
     ContextNoise,
     Force,
@@ -20,6 +20,7 @@ from rollout.cli.options import (
     load_plugins,
     told,
 )
+from rollout.cli.parallel import Parallel, several
 from rollout.cli.watch import watch
 from rollout.errors import ScriptError
 from rollout.prompts import read_prompts
@@ -71,6 +72,7 @@ def gen(
     ] = False,
     webp: Annotated[bool, typer.Option("--webp", help="Also write video.webp, animated as the GIF.")] = False,
     choice: Choice,
+    parallel: Parallel = None,
     plugin: Plugin = None,
 ) -> None:
     """Generate a video from a prompt script: video.mp4, contact.png, run.json, subtitles.vtt."""
@@ -87,7 +89,7 @@ def gen(
 
     composition.schedule(steps, shift, context_noise)  # what is wrong with it is said before the model is loaded
     choice = choice.with_block(composition.block)
-    model = choice.load()
+    model = choice.load(parallel=several(parallel, choice.backend or DEFAULT))
     schedule = composition.schedule(steps, shift, context_noise, model.schedule)
     options = choice.recorded
 
@@ -103,19 +105,23 @@ def gen(
         roll_lines(lines, model, recipe_of, into, wanted, force=force)
         return
     job = Job(model, recipe_of(text), Path(), latents=latents, every=snapshot_every, pictures=pictures)
-    job.folder = output_folder(out, force=force)  # only once nothing speaks against the run
+    if job.leads:
+        job.folder = output_folder(out, force=force)  # only once nothing speaks against the run
     roll(job)
 
 
 def roll(job: "Job") -> None:
     """Tell what will be made, make it, and tell where it is."""
-    run = job.rollout
-    print(f"strategy: {run.strategy}; {run.engine.bytes / 2**20:,.1f} MiB of keys and values")
+    run, ranks = job.rollout, job.backend.ranks
+    each = "" if ranks is None else f" in each of {ranks.count} processes"
+    print(f"strategy: {run.strategy}; {run.engine.bytes / 2**20:,.1f} MiB of keys and values{each}")
     for line in (*brought(job.prefix_record), *told(planned(job.script, job.backend.spec, first=run.first))):
         print(line)
     for event in job.recipe.events:
         print(f"  {job.backend.spec.seconds(event.block * job.backend.spec.block):7.2f}s  {event}")
     seconds, frames = watch(job)
+    if not job.leads:  # the files are the first process's
+        return
     print(f"{job.folder / 'video.mp4'}: {frames} frames in {seconds:.1f}s, {frames / seconds:.1f} a second")
     print(f"{job.folder / 'contact.png'}: all of it at a glance")
     for path in (job.folder / f"video.{kind}" for kind in job.pictures):

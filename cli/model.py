@@ -104,13 +104,13 @@ class Choice:
             else replace(self, options={**self.options, "block": block})
         )
 
-    def load(self) -> "Backend":
-        """Load it, on as many threads as `set_threads` says. Raises BackendError."""
+    def load(self, *, parallel: bool = False) -> "Backend":
+        """Load it, on as many threads as `set_threads` says; `parallel`: as one of several processes. Raises BackendError."""
         from rollout.backends import load_backend
 
         name = self.backend or DEFAULT
         self.set_threads(name)
-        return load_backend(name, device=self.device, **self.options)
+        return load_backend(name, device=self.device, **self.options, **({"parallel": True} if parallel else {}))
 
 
 def chooses_model(*without: str) -> Callable[[Command], Command]:

@@ -118,10 +118,11 @@ def reload_backend(
     device: str | None = None,
     model: str | None = None,
     threads: int | None = None,
+    parallel: bool = False,
 ) -> "Backend":
     """The backend of a recorded run, on as many threads as asked for, else recorded, else those that serve it best.
 
-    Raises BackendError where its weights are others.
+    `parallel`: as one of several processes. Raises BackendError where its weights are others.
     """
     import torch
 
@@ -136,8 +137,9 @@ def reload_backend(
     if count:
         torch.set_num_threads(count)
     place = moved(recipe, model)
+    spread = {"parallel": True} if parallel else {}
     try:
-        backend = load_backend(recipe.backend, device=device or recipe.device, **place.options)
+        backend = load_backend(recipe.backend, device=device or recipe.device, **place.options, **spread)
     except BackendError as error:
         if "model" not in place.options or model is not None:
             raise

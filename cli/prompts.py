@@ -1,6 +1,7 @@
 """rollout gen --prompts: a run a line of a file, into numbered folders, as a whole that goes on with the same command."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ def roll_lines(
     Raises OutputError for a folder with another run, and errors of lines that name file and line.
     """
     from rollout.files import alone, new_folder
+    from rollout.ranks import leads
     from rollout.run.moving import moving_picture
     from rollout.run.standing import Request, Standing
 
@@ -50,18 +52,20 @@ def roll_lines(
     for line, request, waits in zip(lines, requests, waiting, strict=True):
         if waits:
             _check(line, request)
-    new_folder(out, force=True)
+    first = leads(backend.ranks)  # of several processes the others write nothing
+    if first:
+        new_folder(out, force=True)
     count, finished = len(requests), waiting.count(False)
     begun = standings.count(Standing.BEGUN)
     runs = f"{count} run{'s' * (count > 1)}"
     print(f"{lines[0].path}: {runs} into {out}; {finished} finished before, {begun} to go on with", flush=True)
-    with alone(out):
+    with alone(out) if first else nullcontext():
         for number, (request, standing) in enumerate(zip(requests, standings, strict=True), 1):
             place = f"{number} of {count}: {request.folder}"
             if standing is Standing.FINISHED:
                 print(f"{place} is finished")
                 for path in (request.folder / f"video.{kind}" for kind in request.pictures):
-                    if not path.is_file():  # asked for only now, or stopped before
+                    if first and not path.is_file():  # asked for only now, or stopped before
                         print(f"{path}: {moving_picture(request.folder / 'video.mp4', path)} pictures")
             else:
                 print(f"{place}{', from its last snapshot' * (standing is Standing.BEGUN)}", flush=True)
@@ -85,8 +89,10 @@ def _check(line: "Line", request: "Request") -> None:
 def _roll(request: "Request", number: int, count: int) -> None:
     """One run; its cache is gone when the next one is made."""
     from rollout.files import new_folder
+    from rollout.ranks import leads
 
-    new_folder(request.folder, force=True)
+    if leads(request.backend.ranks):
+        new_folder(request.folder, force=True)
     try:
         roll(request.job())
     except Stopped as error:

@@ -8,6 +8,7 @@ import typer
 
 from rollout.cli.gen import roll
 from rollout.cli.options import Plugin, load_plugins, reload_backend
+from rollout.cli.parallel import Parallel, several
 
 __all__ = ["resume"]
 
@@ -17,6 +18,7 @@ def resume(
     device: Annotated[str | None, typer.Option(help="Another device than before; bits may differ there.")] = None,
     model: Annotated[str | None, typer.Option(metavar="PATH", help="Where the backend's weights are now.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: as before.")] = None,
+    parallel: Parallel = None,
     plugin: Plugin = None,
 ) -> None:
     """Go on with a run from its last snapshot, bit for bit as if it had never stopped."""
@@ -41,8 +43,11 @@ def resume(
             snapshot = read_snapshot(path)
             recipe = Recipe.from_dict(snapshot.state.get("recipe", {}))
             versions, weights = snapshot.state.get("versions"), snapshot.state.get("weights")
-            backend = reload_backend(recipe, weights, versions, device=device, model=model, threads=threads)
-            for line in changed(versions, backend.device):
+            spread = several(parallel, recipe.backend)
+            backend = reload_backend(
+                recipe, weights, versions, device=device, model=model, threads=threads, parallel=spread
+            )
+            for line in changed(versions, backend.device, backend.ranks):
                 print(f"{line}: the last bits may differ")
             job = Job.resumed(backend, snapshot, folder)
             print(f"going on after block {snapshot.block} of {job.rollout.blocks}")

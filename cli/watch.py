@@ -18,6 +18,8 @@ __all__ = ["bar", "watch"]
 
 EVERY = 5.0
 """Seconds between two plain lines."""
+ECHO = 1.0
+"""Seconds in which torchrun hands on a Ctrl-C that its processes have had from the terminal."""
 
 
 def watch(job: "Job", each: "Callable[[Result], None] | None" = None) -> tuple[float, int]:
@@ -73,13 +75,18 @@ def _lines(total: int, unit: str) -> Advance:
 @contextmanager
 def _stoppable(job: "Job") -> Iterator[None]:
     """Ctrl-C or SIGTERM finishes the block and writes a snapshot; a second one ends at once."""
-    signal_number = 0
+    if not job.leads:  # the process that leads says when all stop
+        yield
+        return
+    signal_number, first_at = 0, 0.0
 
     def ask(number: int, frame: Any) -> None:
-        nonlocal signal_number
+        nonlocal signal_number, first_at
+        if signal_number and job.backend.ranks is not None and time.monotonic() - first_at < ECHO:
+            return
         if signal_number:
             raise KeyboardInterrupt
-        signal_number = number
+        signal_number, first_at = number, time.monotonic()
         job.stop()
         print("stopping after this block; once more stops at once", file=sys.stderr, flush=True)
 
