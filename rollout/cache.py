@@ -218,7 +218,8 @@ class KVCache:
         """
         self._usable()
         edit.check(len(self.slots))
-        if len(edit.slots) > self.window:
+        # a lane begins with the slots of all heads, which may be more than it will hold: a switch comes before room is made
+        if len(edit.slots) > max(self.window, len(self.slots)):
             raise CacheError(f"an edit of {len(edit.slots)} slots does not fit a window of {self.window}.")
         if self._debt is not None:
             raise CacheError(

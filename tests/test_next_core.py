@@ -374,6 +374,19 @@ def test_a_lane_may_have_no_head_in_a_layer(micro: Sprites) -> None:
     assert run.engine.bytes == full.engine.bytes * (2 * 6 + 1 * 12 + 1 * 4) // (4 * 12)
 
 
+@pytest.mark.parametrize("policy", ["dummy+keep", "dummy+flush"])
+def test_a_prompt_may_change_where_heads_are_sorted(policy: str, micro: Sprites) -> None:
+    """Lanes hold what all heads held until they make room, which comes after the switch."""
+    one = "a red circle jumps[0.75s] | a red circle jumps[0.75s]"
+    run = generate(micro, Strategy.from_text(f"absolute {policy}"), one.replace("| a red", "| a blue"))
+    results = list(run)
+    assert results[2].block.switch
+    assert len(run.engine.lanes) > 1
+    if policy == "dummy+keep":  # keeping all is doing nothing
+        same = list(generate(micro, Strategy.from_text(f"absolute {policy}"), one))
+        assert [result.slots for result in results] == [result.slots for result in same]
+
+
 def test_lanes_resume_bit_for_bit(micro: Sprites) -> None:
     for strategy in (
         Strategy(Online(), ByHead(6, 12, 1, ("nF", "fs")), Keep()),
