@@ -20,10 +20,10 @@ GROUPS = {
 }
 HEAD = """# What a plugin may import
 
-Everything here is imported flat, `from rollout import NAME`; `import rollout` alone needs no torch. Every module says in its
-`__all__` what else is public. A rule's own fields are in [strategies.md](strategies.md), ten programs in [python.md](python.md), rules,
-a metric and a model of one's own in [own.md](own.md). This page is written by `python docs/api.py`; `mkdocs build` makes a page of
-every name.
+Everything here is imported flat, `from rollout import NAME`; `import rollout` alone needs no torch. Every module says in
+its `__all__` what else is public. A rule's own fields are in [strategies.md](strategies.md), ten programs in
+[python.md](python.md), rules, a metric and a model of one's own in [own.md](own.md). This page is written by
+`python docs/api.py`; `mkdocs build` makes a page of every name.
 """
 
 
