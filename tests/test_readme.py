@@ -54,3 +54,14 @@ def test_the_api_page_is_what_the_docstrings_say() -> None:
 def test_what_it_links_to_is_there() -> None:
     for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / path).exists(), path
+
+
+def test_the_page_of_picks_is_what_the_results_say() -> None:
+    space = runpy.run_path(str(ROOT / "docs" / "which.py"))
+    page = space["page"]()
+    assert (ROOT / "docs" / "which.md").read_text() == page, "run python docs/which.py > docs/which.md"
+    assert "| anchor 6/1 | `--pos relativistic --cache anchor:window=6,sink=1+keep` |" in page
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 200
