@@ -44,7 +44,10 @@ def attn(
     choice: Choice,
     plugin: Plugin = None,
 ) -> None:
-    """Roll out a script and show how frames attend to frames: attention.npz, attention.png, run.json."""
+    """Show which frames a frame looks at, over a rollout.
+
+    Writes attention.png, attention.npz (the map) and run.json.
+    """
     load_plugins(plugin)
     strategy = composition.strategy()
     plan = Script.parse(script)

@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["CLUSTER", "Folder", "SuiteName", "Where", "app", "ls", "report", "results", "run", "validate"]
 
 app = typer.Typer(no_args_is_help=True, help="Compare strategies: suites, reports, speed.")
-app.command("leaderboard")(leaderboard)
-app.command("plan")(plan)
-app.command("search")(search)
-app.command("speed")(speed)
 
 CLUSTER = 10_000
 """Workers on a cluster where no number is given: as many as fit."""
@@ -47,7 +43,6 @@ class Where(StrEnum):
     RAY = "ray"
 
 
-@app.command("ls")
 def ls() -> None:
     """List the suites that come with rollout."""
     from rollout.benchmarks.suites.reader import load_suite
@@ -60,9 +55,11 @@ def ls() -> None:
             print(line)
 
 
-@app.command("validate")
 def validate(suite: SuiteName, add: Extra = None, plugin: Plugin = None) -> None:
-    """Check a suite without running it: what it would compare, or the line that is wrong and the fix."""
+    """Check a suite without running it.
+
+    Says what it would compare, or the line that is wrong and the fix.
+    """
     load_plugins(plugin)
     from rollout.benchmarks.suites.reader import load_suite
 
@@ -88,7 +85,6 @@ def validate(suite: SuiteName, add: Extra = None, plugin: Plugin = None) -> None
         print(f"  answers: {', '.join(f'{use} by {name}' for use, name in definition.answers.items())}")
 
 
-@app.command("run")
 def run(
     suite: SuiteName,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where cells are kept; default: runs/SUITE.")] = None,
@@ -107,7 +103,10 @@ def run(
     add: Extra = None,
     plugin: Plugin = None,
 ) -> None:
-    """Roll out and score every cell of a suite; cells that are there are not computed again."""
+    """Roll out and score a suite, or go on with it.
+
+    Cells that are there are not computed again.
+    """
     load_plugins(plugin)
     from dataclasses import replace
 
@@ -161,20 +160,21 @@ def run(
         raise SystemExit(1)
 
 
-@app.command("report")
 def report(folder: Folder) -> None:
-    """Write DIR/report/index.html: tables with intervals, curves, videos side by side, pictures of the strategies."""
+    """Write a page of what a run shows, DIR/report/index.html.
+
+    Tables with intervals, curves, videos side by side, and pictures of the strategies.
+    """
     from rollout.benchmarks.report import write_report
 
     print(write_report(folder))
 
 
-@app.command("results")
 def results(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="The folders of finished runs.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="The folders of finished runs.")],
     to: Annotated[Path, typer.Option(metavar="FILE", help="A Markdown file.")] = Path("benchmarks/RESULTS.md"),
 ) -> None:
-    """Write what finished runs show into a Markdown file, between its marks."""
+    """Write what finished runs show into a Markdown file."""
     from rollout.benchmarks.results import write_results
 
     write_results(folders, to)
@@ -316,3 +316,14 @@ def _with_interval(claim: Mapping[str, Any]) -> str:
     from rollout.benchmarks.results import number
 
     return f"{number(claim['mean'])} [{number(claim['low'])}, {number(claim['high'])}]"
+
+
+app.command("ls")(ls)
+app.command("validate")(validate)
+app.command("run")(run)
+app.command("report")(report)
+app.command("plan")(plan)
+app.command("results")(results)
+app.command("leaderboard")(leaderboard)
+app.command("search")(search)
+app.command("speed")(speed)

@@ -17,14 +17,15 @@ __all__ = ["cite"]
 def cite(
     presets: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[PRESET...]", help="Presets' names; none: all of them.", autocompletion=complete_preset
-        ),
+        typer.Argument(metavar="PRESET", help="Presets' names; none: all of them.", autocompletion=complete_preset),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list with one object a paper.")] = False,
     plugin: Plugin = None,
 ) -> None:
-    """Print the BibTeX entries of the papers that presets are from, each once."""
+    """Print BibTeX entries of the papers that presets are from.
+
+    Each paper once.
+    """
     load_plugins(plugin)
     papers: dict[Paper, None] = {}
     for name in presets or names("presets"):

@@ -52,7 +52,7 @@ USUAL = ("self-forcing", "longlive", "infinity-rope", "memrope")
 def compare(
     what: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SCRIPT | RUN RUN...", help="One script; or the folders of 2 to 6 finished runs."),
+        typer.Argument(metavar="SCRIPT|RUN", help="One script; or the folders of 2 to 6 finished runs."),
     ] = None,
     preset: Annotated[
         list[str] | None, typer.Option("--preset", metavar="NAME", help="A published composition; 2 to 6 strategies.")
@@ -73,9 +73,10 @@ def compare(
     choice: Choice,
     plugin: Plugin = None,
 ) -> None:
-    """Show strategies side by side, on the same script and noise: compare.mp4, table.md, and a folder a run.
+    """Show strategies, or finished runs, side by side in a video.
 
-    A RUN that is written NAME=DIR is called NAME.
+    Strategies have the same script and noise. Writes compare.mp4, table.md, and a folder a run. A RUN that is
+    written NAME=DIR is called NAME.
     """
     load_plugins(plugin)
     texts = what or []

@@ -35,7 +35,7 @@ OPTIONS = {
     "preset": typer.Option(
         "--preset",
         metavar="NAME",
-        help="A published composition: see 'rollout ls presets'.",
+        help=f"A published composition: see 'rollout ls presets'. Default: {DEFAULT}.",
         autocompletion=complete_preset,
     ),
     "spectrum": typer.Option(
@@ -71,6 +71,13 @@ class Composition:
     def name(self) -> str:
         """What to call it: a preset's name, else its text."""
         return self.preset or DEFAULT if self.plain else str(self.strategy())
+
+    @property
+    def title(self) -> str:
+        """What to say before the strategy's text: a preset's name, and whether it was chosen; nothing for another."""
+        if not self.plain:
+            return ""
+        return self.preset or f"{DEFAULT}, the default"
 
     def strategy(self, base: Strategy | None = None) -> Strategy:
         """The strategy: the options over the preset, or over `base` where no preset is named. Raises SpecError."""

@@ -40,7 +40,10 @@ def doctor(
     ] = None,
     plugin: Plugin = None,
 ) -> None:
-    """Check device, packages and weights, and say what fits: exit code 0 only if the strategy will run."""
+    """Say whether a model will run here, and what fits.
+
+    Checks device, packages and weights. Exit code 0 only if the strategy will run.
+    """
     load_plugins(plugin)
     if free is not None and not isfinite(free):
         raise RolloutError(f"--free {free} is no amount of memory. Write a number of GiB, such as 8.")

@@ -62,7 +62,10 @@ def explain(
     whole: Annotated[bool, typer.Option("--all", help="Print every block, also where nothing changes.")] = False,
     plugin: Plugin = None,
 ) -> None:
-    """Show what a strategy caches and where in time it puts it, block by block, without a model."""
+    """Show what a strategy caches, and where in time it puts it.
+
+    Block by block, without a model.
+    """
     if coherence and any(option is not None for option in (against, png, html)):
         raise SpecError(
             "--coherence prints one strategy's distances as a table or as JSON. Leave out --against, --png and --html."

@@ -19,7 +19,7 @@ class Format(StrEnum):
 def export(
     folders: Annotated[
         list[Path],
-        typer.Argument(metavar="DIR...", help="Folders of 'rollout gen', of its --prompts, or of a benchmark run."),
+        typer.Argument(metavar="DIR", help="Folders of 'rollout gen', of its --prompts, or of a benchmark run."),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
     layout: Annotated[
@@ -31,7 +31,10 @@ def export(
     ] = Format.VBENCH,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
 ) -> None:
-    """Write a folder a strategy that VBench's own tools read; of several models a folder a strategy and model."""
+    """Write runs as other tools want them.
+
+    A folder a strategy that VBench's own tools read; of several models a folder a strategy and model.
+    """
     from rollout.benchmarks.export import export_vbench
 
     for name, count in export_vbench(folders, out, long=layout is Format.VBENCH_LONG, force=force).items():

@@ -38,7 +38,10 @@ def fork(
     model: Annotated[str | None, typer.Option(metavar="PATH", help="Where the backend's weights are now.")] = None,
     plugin: Plugin = None,
 ) -> None:
-    """Go on from any second of a run, once for every combination of what is given more than once."""
+    """Go on from any second of a run, in other ways.
+
+    Once for every combination of what is given more than once.
+    """
     load_plugins(plugin)
     from rollout.files import output_folder
     from rollout.run.fork import History

@@ -75,7 +75,10 @@ def gen(
     parallel: Parallel = None,
     plugin: Plugin = None,
 ) -> None:
-    """Generate a video from a prompt script: video.mp4, contact.png, run.json, subtitles.vtt."""
+    """Generate a video from a prompt script.
+
+    Writes video.mp4, contact.png (all of it at a glance), run.json (the record) and subtitles.vtt.
+    """
     load_plugins(plugin)
     if script is not None and prompts is not None:
         raise ScriptError("a SCRIPT and --prompts are two things to roll out. Leave one out.")
@@ -107,14 +110,16 @@ def gen(
     job = Job(model, recipe_of(text), Path(), latents=latents, every=snapshot_every, pictures=pictures)
     if job.leads:
         job.folder = output_folder(out, force=force)  # only once nothing speaks against the run
-    roll(job)
+    roll(job, composition.title)
 
 
-def roll(job: "Job") -> None:
-    """Tell what will be made, make it, and tell where it is."""
+def roll(job: "Job", name: str = "") -> None:
+    """Tell what will be made, make it, and tell where it is; `name` is what the strategy is called, beside its text."""
     run, ranks = job.rollout, job.backend.ranks
     each = "" if ranks is None else f" in each of {ranks.count} processes"
-    print(f"strategy: {run.strategy}; {run.engine.bytes / 2**20:,.1f} MiB of keys and values{each}")
+    print(
+        f"strategy: {f'{name}: ' if name else ''}{run.strategy}; {run.engine.bytes / 2**20:,.1f} MiB of keys and values{each}"
+    )
     for line in (*brought(job.prefix_record), *told(planned(job.script, job.backend.spec, first=run.first))):
         print(line)
     for event in job.recipe.events:

@@ -12,7 +12,7 @@ __all__ = ["leaderboard"]
 
 
 def leaderboard(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="The folders of finished runs.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="DIR", help="The folders of finished runs.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
     formats: Annotated[
         str, typer.Option("--format", metavar="LIST", help="Any of html, csv, jsonl and latex, by commas.")
@@ -24,7 +24,10 @@ def leaderboard(
     force: Force = False,
     plugin: Plugin = None,
 ) -> None:
-    """Rank strategies over all suites by use and cost: a page, and the same table as csv, jsonl and LaTeX."""
+    """Rank strategies over several runs, by use and cost.
+
+    Writes a page, and the same table as csv, jsonl and LaTeX.
+    """
     load_plugins(plugin)
     from rollout.benchmarks.leaderboard import FILES, write_leaderboard
     from rollout.benchmarks.leaderboard.lines import lines_of

@@ -49,7 +49,10 @@ def live(
     choice: Choice,
     plugin: Plugin = None,
 ) -> None:
-    """Type a prompt and see which strategy obeys first: a local page, two to four panes, cut, flush, recache, fork."""
+    """Type prompts and see which strategy obeys first.
+
+    On a local page of up to four panes, with buttons for a cut, a flush, a recache and a fork.
+    """
     load_plugins(plugin)
     strategies = [Strategy.of(text) for text in pane or PANES]
     try:

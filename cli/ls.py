@@ -36,7 +36,10 @@ def ls(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plugin: Plugin = None,
 ) -> None:
-    """List presets, rules of any part or refinement, backends or metrics, plugins included."""
+    """List what there is: presets, rules, backends, metrics.
+
+    Those of plugins included.
+    """
     load_plugins(plugin)
     rows = [_row(group, name) for name in names(group.value)]
     if as_json:

@@ -17,7 +17,10 @@ def plan(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The pilot's folder; default: runs/SUITE.")] = None,
     plugin: Plugin = None,
 ) -> None:
-    """How many prompts, seeds and minutes would see a difference, from what varied in a finished run of the suite."""
+    """Say how large a run must be to see a difference.
+
+    In prompts, seeds and minutes, from what varied in a finished run of the suite.
+    """
     load_plugins(plugin)
     from rich.console import Console
     from rich.table import Table

@@ -25,9 +25,10 @@ def rerun(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: as before.")] = None,
     plugin: Plugin = None,
 ) -> None:
-    """Repeat a run from its record, what came from outside included, and compare latents and frames bit for bit.
+    """Repeat a run from its record and compare it bit for bit.
 
-    Exit code 0 where all is the same, 1 where something differs.
+    What came from outside while it ran comes again; latents and frames are compared. Exit code 0 where all is the same, 1 where
+    something differs.
     """
     load_plugins(plugin)
     from rollout.files import new_folder

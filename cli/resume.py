@@ -21,7 +21,10 @@ def resume(
     parallel: Parallel = None,
     plugin: Plugin = None,
 ) -> None:
-    """Go on with a run from its last snapshot, bit for bit as if it had never stopped."""
+    """Go on with a stopped run from its last snapshot.
+
+    Bit for bit as if it had never stopped.
+    """
     load_plugins(plugin)
     from rollout.errors import OutputError
     from rollout.run.job import Job

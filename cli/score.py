@@ -21,9 +21,7 @@ __all__ = ["score"]
 
 
 def score(
-    videos: Annotated[
-        list[Path], typer.Argument(metavar="VIDEO...", help="Videos, or folders that 'rollout gen' wrote.")
-    ],
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO", help="Videos, or folders that 'rollout gen' wrote.")],
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -35,7 +33,10 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, curves included.")] = False,
     plugin: Plugin = None,
 ) -> None:
-    """Score videos; a run's folder also by what its plan, its record and its world know."""
+    """Score any video, or the folder of a run.
+
+    A run's folder also by what its plan, its record and its world know.
+    """
     load_plugins(plugin)
     from rollout.benchmarks.metrics import METRICS, metric, of_neighbours
     from rollout.benchmarks.metrics.sample import FOREIGN, sample_of_run, sample_of_video

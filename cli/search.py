@@ -35,7 +35,10 @@ def search(
     workers: Annotated[int, typer.Option(min=1, help="Processes on CPUs.")] = 1,
     plugin: Plugin = None,
 ) -> None:
-    """Search compositions and their fields for the Pareto front; what holds is tried on prompts and seeds never searched on."""
+    """Search for compositions that no other beats.
+
+    What is found is tried on prompts and seeds that were never searched on.
+    """
     load_plugins(plugin)
     from dataclasses import asdict, replace
 

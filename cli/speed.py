@@ -55,7 +55,10 @@ def speed(
     *,
     choice: Choice,
 ) -> None:
-    """What handling the cache costs at Wan's geometry; with --backend, whole rollouts, a block split into its parts."""
+    """Measure what handling the cache costs.
+
+    At Wan's geometry; with --backend in whole rollouts, a block split into its parts.
+    """
     load_plugins(plugin)
     if random and backend != "wan":
         raise BackendError(f"--random builds Wan models; the backend is {backend!r}. Use --backend wan.")

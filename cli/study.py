@@ -29,9 +29,7 @@ class Asked(StrEnum):
 
 @app.command("build")
 def build(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUNS...", help="Folders of 'rollout gen' or of a benchmark run.")
-    ],
+    runs: Annotated[list[Path], typer.Argument(metavar="DIR", help="Folders of 'rollout gen' or of a benchmark run.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder: page/ is handed out, key.json is not.")],
     pairs: Annotated[int, typer.Option(min=1, help="Pairs at most.")] = 12,
     repeats: Annotated[int, typer.Option(min=0, help="Pairs that come again with sides swapped, as a check.")] = 2,
@@ -41,7 +39,10 @@ def build(
     ] = None,
     plugin: Plugin = None,
 ) -> None:
-    """Write a page that shows pairs of videos blind: the same script and seed under two strategies."""
+    """Write a page that shows pairs of videos blind.
+
+    Each pair is the same script and seed under two strategies.
+    """
     load_plugins(plugin)
     from rollout.benchmarks.study.build import build_study
 
@@ -58,13 +59,16 @@ def build(
 
 @app.command("score")
 def score(
-    answers: Annotated[list[Path], typer.Argument(metavar="ANSWERS...", help="Files that the page saved.")],
+    answers: Annotated[list[Path], typer.Argument(metavar="ANSWERS", help="Files that the page saved.")],
     key: Annotated[
         Path | None, typer.Option(metavar="FILE|DIR", help="The study's key.json; default: beside the first answers.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score answers: means with 95% intervals, preferences, agreement of raters with each other and with themselves."""
+    """Say what the answers come to.
+
+    Means with 95% intervals, preferences, and agreement of raters with each other and with themselves.
+    """
     place = key or answers[0].parent / "key.json"
     if key is None and not place.is_file():
         raise OutputError(f"there is no key.json in {place.parent}. Add --key DIR, the folder of 'study build'.")

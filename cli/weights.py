@@ -12,7 +12,7 @@ import typer
 
 __all__ = ["Dtype", "app", "import_", "show"]
 
-app = typer.Typer(no_args_is_help=True, help="Import checkpoints and LoRAs of the Wan families, and look at folders.")
+app = typer.Typer(no_args_is_help=True, help="Import Wan checkpoints and LoRAs, and look at folders.")
 
 
 class Dtype(StrEnum):
@@ -60,7 +60,10 @@ def import_(
         typer.Option(min=1, metavar="N", help="Frames that the model denoises together; default: its family's."),
     ] = None,
 ) -> None:
-    """Write CHECKPOINT into a folder in diffusers' format, every tensor's name and shape checked."""
+    """Write CHECKPOINT into a folder in diffusers' format.
+
+    Every tensor's name and shape is checked.
+    """
     from rollout.backends.wan.weights import import_checkpoint
 
     with _bar() as advance:
@@ -92,7 +95,7 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
 
 @app.command("show")
 def show(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A Wan folder in diffusers' format.")]) -> None:
-    """Say what a folder holds, and where an imported transformer came from."""
+    """Say what a folder holds, and where it came from."""
     from rollout.backends.wan.folder import describe
 
     print(json.dumps(describe(folder), indent=2))

@@ -398,3 +398,30 @@ def test_a_record_may_hold_whatever_a_command_hands_to_a_backend() -> None:
     from rollout.run import recipe
 
     assert set(OPTIONS) - {"backend", "device", "threads"} == set(recipe.OPTIONS)
+
+
+@pytest.mark.parametrize("group", [(), ("bench",), ("study",), ("weights",)])
+def test_the_first_screen_of_help_is_whole_at_80_columns(
+    group: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    result = CliRunner().invoke(app, [*group, "--help"])
+    lines = result.output.split("Commands:\n")[1].splitlines()
+    assert len(lines) > 1
+    for line in lines:
+        assert re.search(r"[a-z]\.$", line), line  # not cut
+        assert re.fullmatch(r"  [a-z]+  .+", line), line  # a line each
+
+
+def test_the_default_strategy_is_named_in_help_and_output(tmp_path: Path) -> None:
+    assert "Default: infinity-rope." in " ".join(run("gen", "--help").output.split())
+    text = f"{A}[0.375s]"
+    assert (
+        gen(tmp_path / "a", text)
+        .output.splitlines()[0]
+        .startswith("strategy: infinity-rope, the default: relativistic")
+    )
+    other = gen(tmp_path / "b", text, "--preset", "memrope").output.splitlines()[0]
+    assert other.startswith("strategy: memrope: online ema")
+    own = gen(tmp_path / "c", text, "--preset", "memrope", "--cache", "fifo:window=6").output.splitlines()[0]
+    assert own.startswith("strategy: online fifo:window=6+keep;")
