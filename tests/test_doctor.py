@@ -135,6 +135,7 @@ def test_the_cache_takes_no_more_than_is_counted_and_not_much_less(name: str) ->
 
 
 def test_a_text_encoder_that_does_not_fit_goes_to_the_cpu(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("rollout.backends.wan.text.check_finite", lambda *_: None)  # "meta" has no values
     monkeypatch.setattr("rollout.backends.wan.text.free_bytes", lambda device: 10)
     encoder = TextEncoder(folder, device=torch.device("meta"), dtype=torch.float32, store=tmp_path)
     assert encoder._load()[1].device.type == "cpu"
