@@ -25,6 +25,7 @@ from rollout.benchmarks.run import Run
 from rollout.benchmarks.suites.reader import load_suite
 from rollout.errors import RolloutError
 from rollout.registry import load_plugin
+from tests.sockets import LOOPBACK, listening
 
 LONG, SHORT = "a red circle walks right[0.75s]", "a blue square jumps[0.375s]"
 PLUGIN = """
@@ -170,7 +171,13 @@ def test_a_dead_worker_costs_an_attempt(
     addresses = {(place.strategy, place.prompt): place.cell.address for place in run.places}
     fatal = addresses["always", 0]
 
-    tried = list(run.attempts())
+    tried, sockets = [], set()
+    for attempt in run.attempts():
+        tried.append(attempt)
+        sockets |= listening(os.getpid())
+    assert {address for address, _ in sockets} <= LOOPBACK
+    if isinstance(executor, Ray):
+        assert len(sockets) > 4, "its processes were looked at"
     outcomes = {key: [t.outcome for t in tried if t.task.address == a] for key, a in addresses.items()}
     assert outcomes == {key: ["done"] for key in addresses} | {
         ("once", 0): ["died", "done"],
@@ -361,6 +368,20 @@ def test_a_cluster_that_is_not_there(address: str, says: str) -> None:
     pytest.importorskip("ray")
     with pytest.raises(RolloutError, match=says):
         list(Ray(address=address).run(Setup(".", "sprites"), TASKS))
+
+
+def test_a_ray_that_others_would_reach_is_ended_at_once() -> None:
+    pytest.importorskip("ray")
+    ended: list[bool] = []
+    ray = SimpleNamespace(
+        __version__="9",
+        init=lambda **_: None,
+        shutdown=lambda: ended.append(True),
+        util=SimpleNamespace(get_node_ip_address=lambda: "192.0.2.2"),
+    )
+    with pytest.raises(RolloutError, match=r"Ray 9 listens on 192\.0\.2\.2, .* Use --executor local"):
+        on_ray._joined(ray, None, cpus=1).__enter__()
+    assert ended == [True]
 
 
 def test_a_cluster_without_room_is_refused_at_once() -> None:

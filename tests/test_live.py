@@ -1,6 +1,7 @@
 """Live sessions: panes and their pace, orders, forks, exact records, the server's doors, and the page in a browser."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -48,6 +49,7 @@ from rollout.timeline import blocks_of
 from tests.browsing import becomes
 from tests.conftest import micro_backend
 from tests.processes import until
+from tests.sockets import LOOPBACK, listening
 
 ROOT = Path(__file__).parent.parent
 A, B = "a red circle walks right on navy", "a red circle jumps on navy"
@@ -467,6 +469,12 @@ def test_a_socket_must_say_where_it_comes_from(quick: SimpleNamespace) -> None:
         pass
 
 
+def test_a_session_is_reached_from_this_machine_alone(quick: SimpleNamespace) -> None:
+    sockets = listening(os.getpid())
+    assert ("127.0.0.1", quick.port) in sockets
+    assert {address for address, _ in sockets} <= LOOPBACK
+
+
 def test_two_clients_see_one_session(quick: SimpleNamespace) -> None:
     with wire(quick) as one, wire(quick) as two:
         for client in (one, two):
@@ -721,6 +729,7 @@ def test_the_command_ends_with_what_was_saved_and_rerun_agrees(tmp_path: Path) -
             hear(client, lambda m: m["type"] == "block" and m["block"] == 3)
             client.send(json.dumps({"do": "prompt", "text": B}))
             hear(client, lambda m: m["type"] == "block" and m["prompt"] == B)
+        assert listening(running.pid) == {("127.0.0.1", at.port)}
         running.send_signal(signal.SIGINT)
         assert "saved in" in running.stdout.read()
     assert running.returncode == 0

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,8 @@ from rollout.benchmarks.executors.work import Setup, Task, Worker
 from rollout.errors import RolloutError
 
 __all__ = ["Ray"]
+
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -163,10 +165,17 @@ def _joined(ray: Any, address: str | None, *, cpus: int) -> Iterator[None]:
         _knock(address)
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
-    with _as_it_was(secret=address is None):
+    with _as_it_was(secret=address is None), nullcontext() if address else _on_loopback():
         try:
             try:
                 ray.init(**how)
+                if address is None and (place := ray.util.get_node_ip_address()) != LOOPBACK:
+                    raise RolloutError(
+                        f"Ray {ray.__version__} listens on {place}, beyond this machine, and cannot be kept from it. "
+                        "Use --executor local, or start a cluster and give --address."
+                    )
+            except RolloutError:
+                raise
             except Exception as error:
                 where = "start on this machine" if address is None else f"be joined at {address}"
                 more = f" ({_line(error.__cause__)})" if error.__cause__ else ""
@@ -179,6 +188,24 @@ def _joined(ray: Any, address: str | None, *, cpus: int) -> Iterator[None]:
             ray.shutdown()
             if main:
                 signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let all that Ray starts here listen on 127.0.0.1 alone: who reaches its ports runs code.
+
+    Ray replaces a loopback address that it is given by one that others reach, unless clusters are switched off, as they
+    are on Windows and macOS. It reads that once, when it is imported, which may have been before; its children read it too.
+    """
+    from ray._private import ray_constants
+
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _quit(*_: Any) -> None:
