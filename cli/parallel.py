@@ -3,6 +3,7 @@
 import atexit
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -153,12 +154,17 @@ class _Ends:
 def _store(host: str | None = None, port: int | None = None) -> Any:
     """Where processes tell each other things: a connection of its own, since one that waits is of no other use.
 
-    With a host it is made there, at a port that is free for 0.
+    With a host it is made there, at a port that is free for 0, and reached at that address alone.
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined] # as documented
 
-    place = host or os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]) if port is None else port
-    return TCPStore(*place, is_master=host is not None, wait_for_workers=False, timeout=timedelta(seconds=GRACE))
+    options: dict[str, Any] = {"wait_for_workers": False, "timeout": timedelta(seconds=GRACE)}
+    if host is None:
+        return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, **options)
+    with socket.create_server((host, port or 0)) as listener:
+        free = listener.getsockname()[1]
+        # the store would listen on all interfaces, whatever host it is given
+        return TCPStore(host, free, is_master=True, master_listen_fd=listener.detach(), **options)
 
 
 def _fail(store: Any, count: int) -> bool:
@@ -169,17 +175,33 @@ def _fail(store: Any, count: int) -> bool:
     return bool(first)
 
 
-def _launch(count: int) -> int:
-    """This command as `count` processes on this machine; the exit code of the first, or of one that failed."""
-    store = _store("127.0.0.1", 0)
-    shared = os.environ | {
+def _shared(count: int, port: int) -> dict[str, str]:
+    """The environment of `count` processes on this machine whose store is at a port of 127.0.0.1."""
+    own = {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
+        "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is this process's, as torchrun's is
         "WORLD_SIZE": str(count),
     }
-    shared.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # pages of warnings where this process is killed
-    shared.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    unless_said = {
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # pages of warnings where this process is killed
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)),
+    }
+    loopback = _loopback()
+    if loopback is not None:  # else they listen at this machine's own address, for all in its network
+        unless_said |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
+    return unless_said | os.environ | own
+
+
+def _loopback() -> str | None:
+    """The interface that leads nowhere but to this machine, where it has one of a usual name."""
+    return next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+
+
+def _launch(count: int) -> int:
+    """This command as `count` processes on this machine; the exit code of the first, or of one that failed."""
+    store = _store("127.0.0.1", 0)
+    shared = _shared(count, store.port)
     command = [sys.executable, "-m", "rollout", *sys.argv[1:]]
     processes: list[subprocess.Popen[bytes]] = []
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells them by itself

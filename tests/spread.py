@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from rollout.cli.parallel import _store
 from rollout.ranks import Ranks, join_ranks
 from tests.processes import Forked, fork, until
 
@@ -65,9 +66,9 @@ def _ended(process: Forked) -> bool:
     return process.ended
 
 
-def command(count: int, arguments: Sequence[object]) -> list[Ended]:
-    """`rollout ARGUMENTS` as torchrun starts it, in `count` processes."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+def command(count: int, arguments: Sequence[object], more: Mapping[str, str] | None = None) -> list[Ended]:
+    """`rollout ARGUMENTS` as torchrun starts it, in `count` processes; `more` variables are theirs too."""
+    store = _store("127.0.0.1", 0)
     shared = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
@@ -75,7 +76,7 @@ def command(count: int, arguments: Sequence[object]) -> list[Ended]:
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "WORLD_SIZE": str(count),
     }
-    own = [shared | {"RANK": str(number), "LOCAL_RANK": str(number)} for number in range(count)]
+    own = [{**(more or {}), **shared, "RANK": str(number), "LOCAL_RANK": str(number)} for number in range(count)]
     processes = [Forked(*map(str, arguments), env=env) for env in own]
     try:
         until(lambda: all(map(_ended, processes)), 120)

@@ -1,5 +1,6 @@
 """One rollout over several processes equals that of one, whatever the strategy; they write, speak and end as one."""
 
+import json
 import os
 import re
 import signal
@@ -40,6 +41,7 @@ from rollout.slots import NO_FACTS, Block, Edit, Facts, Pick, Role, Slot
 from rollout.strategies import Absolute, Deep, Fifo, Keep
 from rollout.strategies.presets import PRESETS
 from tests import test_families as families
+from tests.sockets import LOOPBACK, listening
 from tests.spread import Ended, command, spread
 from tests.test_next_core import LeastRead
 from tests.test_wan import TINY, Worded, small_parts, transformer
@@ -647,6 +649,25 @@ def test_a_process_that_ends_without_a_word_is_told_of(capsys: pytest.CaptureFix
         "process 0 of 2 ended with SIGKILL, which a system also sends where memory runs out" in capsys.readouterr().err
     )
     assert store.get(f"{parallel.END}/1") == b"failed"
+
+
+def test_processes_that_parallel_starts_are_reached_from_this_machine_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = listening(os.getpid())
+    store = parallel._store("127.0.0.1", 0)
+    assert listening(os.getpid()) - before == {("127.0.0.1", store.port)}
+    heard = tmp_path / "listening.json"
+    in_third_pass(monkeypatch, lambda: heard.write_text(json.dumps([*listening(os.getpid())])))
+    more = {name: text for name, text in parallel._shared(2, store.port).items() if "SOCKET" in name}
+    assert set(more) == {"GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"}, (
+        "else it depends on what the name of this machine is"
+    )
+    ended = command(2, gen(folder, tmp_path / "out"), more)
+    assert [process.code for process in ended] == [0, 0], ended
+    sockets = json.loads(heard.read_text())
+    assert sockets, "what the second process listens on was looked at"
+    assert {address for address, _ in sockets} <= LOOPBACK
 
 
 @pytest.mark.slow
