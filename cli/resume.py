@@ -1,13 +1,14 @@
 """rollout resume: a run that was stopped or killed goes on from its last snapshot."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rollout.cli.gen import roll
-from rollout.cli.options import Plugin, load_plugins, reload_backend
+from rollout.cli.options import Plugin, load_plugins, moved, reload_backend
 from rollout.cli.parallel import Parallel, several
 
 __all__ = ["resume"]
@@ -53,6 +54,8 @@ def resume(
             for line in changed(versions, backend.device, backend.ranks):
                 print(f"{line}: the last bits may differ")
             job = Job.resumed(backend, snapshot, folder)
+            # Its record and later snapshots say where the weights are now, and on which device it ran.
+            job.recipe = replace(moved(job.recipe, model), device=device or recipe.device)
             print(f"going on after block {snapshot.block} of {job.rollout.blocks}")
             roll(job)
             return
