@@ -1,11 +1,13 @@
 """A finished run as Markdown, for benchmarks/RESULTS.md: what was measured, and which claims show on this model."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 from rollout.benchmarks.findings import ClaimFinding, MetricFinding, Summary
+from rollout.benchmarks.markdown import as_code, as_text
 from rollout.benchmarks.metrics import MATTERS
 from rollout.benchmarks.plan import Plan
 from rollout.benchmarks.statistics import LEAST
@@ -97,12 +99,12 @@ def overview(results: Sequence[Summary]) -> list[str]:
         "",
     ]
     rows += [
-        f"| claim | source | suite | {' | '.join(map(plain_text, weights))} |",
+        f"| claim | source | suite | {' | '.join(map(as_text, weights))} |",
         "|---|---|---|" + "---|" * len(weights),
     ]
     for (suite, says, source), outcomes in claims.items():
         cells = [outcomes.get(name, "-") for name in weights]
-        rows.append(f"| {' | '.join([plain_text(says), plain_text(source), suite, *cells])} |")
+        rows.append(f"| {' | '.join([as_text(says), as_text(source), as_text(suite), *cells])} |")
     return [*rows, ""]
 
 
@@ -110,13 +112,7 @@ def _outcome(finding: ClaimFinding) -> str:
     """A claim's verdict and the two means behind it."""
     if finding.verdict is None:
         return finding.shows
-    return f"**{finding.shows}**: `{finding.claim.metric}` {number(finding.better)} : {number(finding.than)}"
-
-
-def plain_text(text: str) -> str:
-    """A name or sentence of a suite as Markdown shows it: no cell, line or tag of its own."""
-    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return line.replace("|", "\\|").replace("`", "'")
+    return f"**{finding.shows}**: {as_code(finding.claim.metric)} {number(finding.better)} : {number(finding.than)}"
 
 
 def section(run: Path) -> str:
@@ -127,8 +123,8 @@ def section(run: Path) -> str:
 def _section(summary: Summary) -> str:
     plan = summary.plan
     name = weights_name(plan)
-    title = plain_text(plan.suite + ("" if name == "default" else f", {name} weights"))
-    lines = [f"## {title}", "", f"{plain_text(plan.about)}.", "", *_facts(plan), ""]
+    title = as_text(plan.suite + ("" if name == "default" else f", {name} weights"))
+    lines = [f"## {title}", "", f"{as_text(plan.about)}.", "", *_facts(plan), ""]
     if summary.claims:
         lines += [*_claims(summary.claims), ""]
     table, chance = _table(summary), by_chance(_columns(summary), plan)
@@ -146,15 +142,15 @@ def _sweep(summary: Summary) -> list[str]:
         return []
     sweep = metric.sweep
     kind = next((curve.fit.kind for curve in sweep.curves.values() if curve.fit.kind), "fit")
-    heads = [f"{sweep.axis} {value}" for value in sweep.values]
-    lines = ["", f"`{metric.plan.name}`, {metric.plan.unit}, along the axis:", ""]
+    heads = [as_text(f"{sweep.axis} {value}") for value in sweep.values]
+    lines = ["", f"{as_code(metric.plan.name)}, {as_text(metric.plan.unit)}, along the axis:", ""]
     lines += [f"| strategy | {' | '.join(heads)} | {kind} |", "|---|" + "---|" * (len(heads) + 1)]
     for name, data in ((name, curve.to_dict()) for name, curve in sweep.curves.items()):
         cells = [
             number(mean) if mean is None or low is None else f"{number(mean)} ± {number((high - low) / 2)}"
             for mean, low, high in zip(data["mean"], data["low"], data["high"], strict=True)
         ]
-        lines.append(f"| {plain_text(name)} | {' | '.join(cells)} | {fit_text(data['fit']) or data['fit']['reason']} |")
+        lines.append(f"| {as_text(name)} | {' | '.join(cells)} | {fit_text(data['fit']) or data['fit']['reason']} |")
     return lines
 
 
@@ -167,14 +163,15 @@ def fit_text(fit: Mapping[str, Any]) -> str:
 
 def _facts(plan: Plan) -> list[str]:
     machine, backend, axis = plan.machine, plan.backend, plan.axis
-    weights = f"weights `{backend.weights}`" if backend.weights else "weights unknown"
-    model = f" --model {backend.options['model']}" if backend.options.get("model") else ""
-    levels = f" x {len(axis.values)} values of {axis.name}" if axis else ""
+    weights = f"weights {as_code(backend.weights)}" if backend.weights else "weights unknown"
+    model = ["--model", str(backend.options["model"])] if backend.options.get("model") else []
+    command = " ".join(shlex.join(["rollout", "bench", "run", plan.suite, *model]).split())
+    levels = f" x {len(axis.values)} values of {as_text(axis.name)}" if axis else ""
     return [
-        f"    rollout bench run {plan.suite}{model} --out DIR && rollout bench report DIR",
+        f"    {command} --out DIR && rollout bench report DIR",
         "",
-        f"{plan.planned}; backend {backend.name}, {weights}; rollout {plan.rollout}, torch {machine['torch']}; "
-        f"{machine['cores']} cores of {machine['processor']}, {plan.workers} workers, {plan.threads} thread each; "
+        f"{plan.planned}; backend {as_text(backend.name)}, {weights}; rollout {plan.rollout}, torch {machine['torch']}; "
+        f"{machine['cores']} cores of {as_text(str(machine['processor']))}, {plan.workers} workers, {plan.threads} thread each; "
         f"{len(plan.strategies)} strategies x {len(plan.scripts)} prompts x {len(plan.seeds)} seeds{levels} = "
         f"{plan.rollouts} rollouts.",
     ]
@@ -184,15 +181,15 @@ def _claims(claims: Sequence[ClaimFinding]) -> list[str]:
     rows = ["| claim | source | here | difference | verdict |", "|---|---|---|---|---|"]
     for finding in claims:
         claim, verdict = finding.claim, finding.verdict
-        says, source = plain_text(claim.says), plain_text(claim.source)
+        says, source = as_text(claim.says), as_text(claim.source)
         if verdict is None:
-            rows.append(f"| {says} | {source} | `{claim.metric}` | - | {finding.shows} |")
+            rows.append(f"| {says} | {source} | {as_code(claim.metric)} | - | {finding.shows} |")
             continue
-        sides = f"{plain_text(claim.better)} {number(finding.better)}, {plain_text(claim.than)} {number(finding.than)}"
+        sides = f"{as_text(claim.better)} {number(finding.better)}, {as_text(claim.than)} {number(finding.than)}"
         data = verdict.to_dict()
         gap = f"{number(data['mean'])} [{number(data['low'])}, {number(data['high'])}], n = {verdict.n}"
         why = f" ({because(data)})" if because(data) else ""
-        rows.append(f"| {says} | {source} | `{claim.metric}`: {sides} | {gap} | **{finding.shows}**{why} |")
+        rows.append(f"| {says} | {source} | {as_code(claim.metric)}: {sides} | {gap} | **{finding.shows}**{why} |")
     return rows
 
 
@@ -229,7 +226,7 @@ def by_chance(metrics: Sequence[MetricFinding], plan: Plan) -> str:
 
 def _table(summary: Summary) -> list[str]:
     plan, metrics = summary.plan, _columns(summary)
-    heads = [f"{metric.plan.name}, {metric.plan.unit}" for metric in metrics]
+    heads = [as_text(f"{metric.plan.name}, {metric.plan.unit}") for metric in metrics]
     rows = ["| strategy | window | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(metrics)]
     primary = summary.metrics[plan.primary]
     names = list(plan.strategies)
@@ -240,7 +237,7 @@ def _table(summary: Summary) -> list[str]:
         cells = [_cell(metric, name, plan.baseline) for metric in metrics]
         label = f"{name} (baseline)" if name == plan.baseline else name
         window = plan.strategies[name].window
-        rows.append(f"| {plain_text(label)} | {'-' if window is None else window} | " + " | ".join(cells) + " |")
+        rows.append(f"| {as_text(label)} | {'-' if window is None else window} | " + " | ".join(cells) + " |")
     return rows
 
 

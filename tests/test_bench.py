@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 from typer.testing import CliRunner, Result
 
 from rollout.benchmarks.report import write_report
@@ -215,6 +216,29 @@ def test_results_go_between_their_marks(made: Path, tmp_path: Path) -> None:
     page.write_text("# Mine\n")
     with pytest.raises(OutputError, match="lacks the marks"):
         write_results([made / "run"], page)
+
+
+def test_results_show_names_as_text(copy: Path) -> None:
+    """Of the suite, its strategies, claims and machine, wherever they stand."""
+    plan, page = copy / "run" / "plan.json", copy / "RESULTS.md"
+    name = "<img src=x onerror=alert(1)>|`*re*`\n# cache"
+    text = plan.read_text()
+    for word in ("recache", "recache acts sooner", "arXiv 2509.22622", "little", "Two strategies on three prompts"):
+        assert f'"{word}"' in text
+        text = text.replace(f'"{word}"', json.dumps(name))
+    plan.write_text(text)
+    write_results([copy / "run"], page)
+    shown = MarkdownIt("commonmark").enable("table").render(page.read_text())
+    assert "<img" not in shown
+    cells = [html.unescape(cell) for cell in re.findall("<t[dh]>(.*?)</t[dh]>", shown)]
+    line = " ".join(name.split())
+    assert sum(cell == line for cell in cells) == 3 + 2 + 1, "at a glance, the claim, the table"
+    assert [html.unescape(title) for title in re.findall("<h[12]>(.*?)</h[12]>", shown)] == [
+        "Results",
+        "The claims at a glance",
+        line,
+    ]
+    assert f"<p>{html.escape(line, quote=False)}.</p>" in shown
 
 
 def test_an_unfinished_run_gives_no_results(copy: Path) -> None:

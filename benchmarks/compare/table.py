@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rollout.benchmarks.compare.rows import changes
 from rollout.benchmarks.compare.runs import Run
+from rollout.benchmarks.markdown import as_code, as_text
 from rollout.benchmarks.metrics import metric
 from rollout.benchmarks.metrics.cost import generated
 from rollout.benchmarks.metrics.sample import applies
@@ -66,17 +67,15 @@ def markdown(runs: Sequence[Run], table: Sequence[Line]) -> str:
     """The table as Markdown, with what each run is."""
     first = runs[0].record
     seeds = {run.record.seed for run in runs}
-    text = " ".join(first.script.text.split())  # a line break would end the paragraph
-    head = [f"`{text}`"] if len({run.segments for run in runs}) == 1 else []
-    head += [f"seed {seeds.pop()}, backend {first.backend.name}"] if len(seeds) == 1 else []
+    head = [as_code(first.script.text)] if len({run.segments for run in runs}) == 1 else []
+    head += [f"seed {seeds.pop()}, backend {as_text(first.backend.name)}"] if len(seeds) == 1 else []
     rows = [
-        "| metric | " + " | ".join(_cell(run.name) for run in runs) + " | unit |",
+        "| metric | " + " | ".join(as_text(run.name) for run in runs) + " | unit |",
         "|---|" + "---:|" * len(runs) + "---|",
-        *(f"| {line.name} | " + " | ".join(map(number, line.values)) + f" | {line.unit} |" for line in table),
+        *(
+            f"| {as_text(line.name)} | " + " | ".join(map(number, line.values)) + f" | {as_text(line.unit)} |"
+            for line in table
+        ),
     ]
-    legend = [f"- {run.name}: `{run.strategy}`, {run.folder.name}" for run in runs]
+    legend = [f"- {as_text(run.name)}: {as_code(str(run.strategy))}, {as_text(run.folder.name)}" for run in runs]
     return "\n\n".join([", ".join(head)] * bool(head) + ["\n".join(rows), "\n".join(legend), NOTE]) + "\n"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

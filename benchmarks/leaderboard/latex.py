@@ -60,7 +60,7 @@ def _table(section: Section) -> str:
 
 def _heads(section: Section) -> list[str]:
     arrows = [DIRECTIONS.get(ARROWS[column.metric.better], "") for column in section.columns.values()]
-    uses = [f"{use} {arrow}" for use, arrow in zip(section.columns, arrows, strict=True)]
+    uses = [f"{escape(use)} {arrow}" for use, arrow in zip(section.columns, arrows, strict=True)]
     metrics = [f"{escape(c.metric.name)}, {escape(c.metric.unit)}" for c in section.columns.values()]
     units = [escape(unit) for _, unit, _ in COSTS.values()]
     return [

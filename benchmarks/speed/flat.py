@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rollout.backend import Backend
+from rollout.benchmarks.markdown import as_text
 from rollout.loop import Result, Rollout, generate
 from rollout.run.job import Job
 from rollout.run.recipe import Recipe
@@ -133,7 +134,7 @@ def points_table(points: dict[str, list[Point]]) -> str:
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for name, row in points.items():
         for p in row:
-            cells = [name, f"{p.frames:,}", f"{p.block_ms:.2f}", f"{p.resident_mib:.1f}", f"{p.kv_bytes:,}"]
+            cells = [as_text(name), f"{p.frames:,}", f"{p.block_ms:.2f}", f"{p.resident_mib:.1f}", f"{p.kv_bytes:,}"]
             cells.append(f"{p.extra_bytes:,}")
             if p.drift is not None:
                 cells += [f"{p.drift.position:.2f}", f"{p.drift.identity:.3f}", f"{p.drift.action:.3f}"]

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from rollout.backend import Spec
+from rollout.benchmarks.markdown import as_text
 from rollout.benchmarks.speed.handling import PASSES, Floor, Ours, Plain, geometry
 from rollout.devices import now
 from rollout.strategy import Strategy
@@ -164,7 +165,7 @@ def tables(rows: Sequence[Row], switches: Sequence[Switching]) -> str:
     for r in rows:
         times = (f"{x:,.1f}" for x in (r.floor_ms, r.sdpa_ms, r.ours_ms, r.plain_ms))
         ratios = f"{r.ours_ms / r.floor_ms:.2f}", f"{r.ours_ms / r.sdpa_ms:.4f}", f"{r.plain_ms / r.ours_ms:.1f}"
-        lines.append("| " + " | ".join([r.dtype, str(r.window), r.composition, *times, *ratios]) + " |")
+        lines.append("| " + " | ".join([r.dtype, str(r.window), as_text(r.composition), *times, *ratios]) + " |")
     lines += [
         "",
         "| dtype | window | at | once, ms | passes of the model | ms a pass of the block after |",

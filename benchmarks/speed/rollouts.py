@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rollout.backend import Attend, Backend, BackendDefaults
+from rollout.benchmarks.markdown import as_text
 from rollout.devices import now
 from rollout.loop import Rollout, generate
 from rollout.script import Script, Shot
@@ -175,5 +176,5 @@ def table(rows: Sequence[Row]) -> str:
     for r in rows:
         times = [f"{x:,.1f}" for x in (r.frames_per_second, r.block, r.model, r.attention, r.cache)]
         sizes = [f"{x:,.0f}" for x in (r.kv_mib, r.peak_mib, r.host_syncs)]
-        lines.append("| " + " | ".join([r.strategy, str(r.window), *times, *sizes]) + " |")
+        lines.append("| " + " | ".join([as_text(r.strategy), str(r.window), *times, *sizes]) + " |")
     return "\n".join(lines)
