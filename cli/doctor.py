@@ -22,6 +22,7 @@ __all__ = ["doctor"]
 GIB = 2**30
 REMEDIES: tuple[tuple[str, Mapping[str, Any], str | None], ...] = (
     ("--vae-dtype bfloat16", {"vae_dtype": "bfloat16"}, None),
+    ("--vae-dtype bfloat16 --fp8-weights", {"vae_dtype": "bfloat16", "fp8_weights": True}, None),
     ("--low-vram", {"low_vram": True}, None),
     ("--low-vram --store int8", {"low_vram": True}, "int8"),
 )

@@ -40,6 +40,12 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[bool, typer.Option("--low-vram", help="Keep weights on the CPU until needed, wan only.")],
         False,
     ),
+    "fp8_weights": (
+        Annotated[
+            bool, typer.Option("--fp8-weights", help="Keep the transformer's linear layers in 8 bits, wan only.")
+        ],
+        False,
+    ),
     "vae_dtype": (
         Annotated[str | None, typer.Option(help="float32 or bfloat16; default: float32, wan only.")],
         None,

@@ -543,6 +543,21 @@ def test_bad_folders(folder: Path, tmp_path: Path) -> None:
         load_backend("wan", model=broken, height=32, width=48)
 
 
+def test_weights_are_kept_in_8_bits_and_work_in_the_models_dtype(folder: Path) -> None:
+    options = {"model": folder, "height": 32, "width": 48}
+    plain, eight = (load_backend("wan", **options, fp8_weights=fp8) for fp8 in (False, True))
+    assert isinstance(eight, Wan)
+    runs = [generate(wan, preset("infinity-rope"), "a cat[1s]", seeds=0) for wan in (plain, eight)]
+    exact, coarse = (torch.cat([result.latents for result in run], 1) for run in runs)
+    difference = float((exact - coarse).norm() / exact.norm())
+    assert 1e-4 < difference < 0.1
+    linear = eight.transformer.blocks[0].ffn.net[2].weight
+    assert linear.dtype is torch.float8_e4m3fn
+    assert eight.dtype is torch.float32
+    kinds = {p.dtype for p in plain.transformer.parameters()} if isinstance(plain, Wan) else set()
+    assert kinds == {torch.float32}
+
+
 def test_a_wrong_prompt_embedding_is_refused() -> None:
     wan = worded()
     for shape in ((1, 6, 31), (2, 6, 32), (6, 32)):

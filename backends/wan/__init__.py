@@ -54,6 +54,7 @@ def load(
     attention_backend: str | None = None,
     compile: bool = False,
     low_vram: bool = False,
+    fp8_weights: bool = False,
     vae_dtype: str | None = None,
     guidance: float | None = None,
     negative: str = "",
@@ -63,7 +64,8 @@ def load(
 
     `dtype` is bfloat16 on a GPU and float32 on a CPU; `vae_dtype` the VAE's, float32, or bfloat16 with `low_vram`. `negative`:
     the prompt to stay away from under guidance. `parallel`: all processes that torchrun started call this, and roll out
-    together. Raises BackendError.
+    together. `fp8_weights`: the transformer's linear layers are kept in 8 bits, and are of `dtype` while they work. Raises
+    BackendError.
     """
     from rollout.backends.wan.loading import load_wan
 
@@ -76,6 +78,7 @@ def load(
         attention_backend=attention_backend,
         compile=compile,
         low_vram=low_vram,
+        fp8_weights=fp8_weights,
         vae_dtype=vae_dtype,
         guidance=guidance,
         negative=negative,
@@ -99,6 +102,7 @@ def needs(
     height: int | None = None,
     width: int | None = None,
     low_vram: bool = False,
+    fp8_weights: bool = False,
     vae_dtype: str | None = None,
     guidance: float | None = None,
 ) -> "Needs":
@@ -114,6 +118,7 @@ def needs(
         height=height,
         width=width,
         low_vram=low_vram,
+        fp8_weights=fp8_weights,
         guidance=guidance,
     )
 

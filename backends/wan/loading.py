@@ -49,6 +49,7 @@ def load_wan(
     attention_backend: str | None,
     compile: bool,
     low_vram: bool,
+    fp8_weights: bool,
     vae_dtype: str | None,
     guidance: float | None,
     negative: str,
@@ -75,6 +76,8 @@ def load_wan(
         vae_kind = find_dtype(vae_dtype or ("bfloat16" if low_vram else "float32"), place)
         vae = _load("VAE", AutoencoderKLWan, folder, "vae", vae_kind)
     transformer = load_transformer(folder, device=torch.device("cpu"), dtype=kind)
+    if fp8_weights:
+        transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=kind)
     if low_vram:
         transformer.enable_group_offload(
             onload_device=place, offload_type="block_level", num_blocks_per_group=1, use_stream=place.type == "cuda"
@@ -91,6 +94,7 @@ def load_wan(
         attention_backend=attention_backend,
         digest=digest(str(folder)),
         device=place,
+        dtype=kind,
         settle=partial(_bring, moving, place),
     )
     if low_vram:

@@ -56,6 +56,7 @@ def wan_needs(
     height: int | None,
     width: int | None,
     low_vram: bool,
+    fp8_weights: bool = False,
     guidance: float | None,
 ) -> Needs:
     """The needs of a whole folder at a size; parts that --low-vram leaves on the CPU count for what comes at a time.
@@ -67,9 +68,14 @@ def wan_needs(
     scale = family_of(config).guidance if guidance is None else guidance
     rows = 1 if scale == 1 else 2
     transformer = _transformer(config)
-    weights, block = _bytes(transformer, dtype), _bytes(transformer.blocks[0], dtype)
     vae, features, decoding = _vae(folder, spec, vae_dtype)
     working = max(_pass(transformer, config, spec, dtype, rows), decoding - features)
+    if fp8_weights:
+        transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+        working += (
+            max(p.numel() for p in transformer.parameters()) * dtype.itemsize
+        )  # a layer that works is of that dtype
+    weights, block = _bytes(transformer, dtype), _bytes(transformer.blocks[0], dtype)
     # a block of weights is used while the next one comes
     rolling = {"transformer": weights if not low_vram else weights - len(transformer.blocks) * block + 2 * block}
     rolling |= {"VAE": vae, "the VAE's features": features, "working memory": working}
@@ -79,14 +85,16 @@ def wan_needs(
         rolling,
         dtype.itemsize,
         rows,
-        _notes(low_vram, weights - rolling["transformer"], vae_dtype, features),
+        _notes(low_vram, fp8_weights, weights, vae_dtype, features),
     )
 
 
-def _notes(low_vram: bool, saved: int, vae_dtype: torch.dtype, features: int) -> dict[str, str]:
+def _notes(low_vram: bool, fp8_weights: bool, weights: int, vae_dtype: torch.dtype, features: int) -> dict[str, str]:
     notes = {} if low_vram else {"--low-vram": "weights come block by block, the VAE's features wait on the CPU"}
     if vae_dtype is torch.float32 and not low_vram:
         notes["--vae-dtype bfloat16"] = f"{features / 2**31:.1f} GiB less for the VAE's features"
+    if not low_vram and not fp8_weights:
+        notes["--fp8-weights"] = f"{weights / 2**31:.1f} GiB less for the transformer, at its loss of precision"
     return notes | {"--store int8": "half of the keys and values", "--cache with a smaller window": "a frame at a time"}
 
 
@@ -110,7 +118,9 @@ def _pass(transformer: Any, config: dict[str, Any], spec: Spec, dtype: torch.dty
 
 
 def _bytes(model: Any, dtype: torch.dtype) -> int:
-    return sum(p.numel() * dtype.itemsize for p in model.parameters())
+    """Of all parameters in `dtype`, or in 8 bits where they are kept so."""
+    eight = torch.float8_e4m3fn
+    return sum(p.numel() * (1 if p.dtype is eight else dtype.itemsize) for p in model.parameters())
 
 
 def _vae(folder: Path, spec: Spec, dtype: torch.dtype) -> tuple[int, int, int]:

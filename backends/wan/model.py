@@ -42,6 +42,7 @@ class Wan(BackendDefaults):
         attention_backend: str | None = None,
         digest: str = "",
         device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
         settle: Callable[[], None] | None = None,
     ) -> None:
         config = {"_class_name": type(transformer).__name__, **transformer.config}
@@ -49,7 +50,7 @@ class Wan(BackendDefaults):
         self.spec: Spec = geometry(config, height, width, block)
         self.schedule = self.family.schedule
         self.transformer, self.text, self.vae, self.digest = transformer, text, vae, digest
-        self.device, self.dtype = device or transformer.device, transformer.proj_out.weight.dtype
+        self.device, self.dtype = device or transformer.device, dtype or transformer.proj_out.weight.dtype
         self._settle = settle
         self.features_home: torch.device | None = None
         """Where the VAE's features wait between blocks; None: where the VAE is."""

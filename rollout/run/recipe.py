@@ -23,6 +23,7 @@ OPTIONS = (
     "attention_backend",
     "compile",
     "low_vram",
+    "fp8_weights",
     "vae_dtype",
     "guidance",
     "negative",
