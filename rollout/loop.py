@@ -193,7 +193,8 @@ class Rollout(Iterator[Result]):
         strategy.check(spec, max(self.blocks * spec.block, start + spec.block))
         check_handover(self.strategy, strategy, spec)
         check_memory(self.backend, strategy, self.batch, self._horizon.steps)
-        taken_over(strategy, self.cache.slots, start, spec)
+        if strategy != self.strategy:
+            taken_over(strategy, self.cache.slots, start, spec)
         self.timeline.push(Use(strategy))
 
     def __next__(self) -> Result:

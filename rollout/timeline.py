@@ -206,9 +206,10 @@ class Timeline(Iterator[Moment]):
 
     @property
     def successor(self) -> Strategy | None:
-        """The strategy that takes over at the next block, where one does."""
+        """The strategy that takes over at the next block, where another one does: the one in force goes on as it is."""
         changes = (*self._planned.get(self.course.index, ()), *self.pushed)
-        return next((change.strategy for change in reversed(changes) if isinstance(change, Use)), None)
+        last = next((change.strategy for change in reversed(changes) if isinstance(change, Use)), None)
+        return None if last == self.strategy else last
 
     def push(self, change: Change) -> None:
         """Change something from the next block on; of two changes of one kind the last counts."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rollout import Script, Strategy, generate, preset
@@ -57,6 +57,7 @@ def planned(script: Script, name: str, happen: list[Event]) -> tuple[list[Any], 
 
 @settings(max_examples=40, deadline=None)
 @given(shots, st.sampled_from(sorted(PRESETS)), events)
+@example(((A, 1, False), (B, 1, False), (C, 2, False)), "dummy-forcing", [Event(3, Use(preset("dummy-forcing")))])
 def test_a_rollout_has_the_slots_that_its_timeline_has(parts: Any, name: str, happen: list[Event]) -> None:
     script = script_of(parts)
     try:
