@@ -16,6 +16,7 @@ from rollout.files import link_or_copy, new_tree, write_text
 from rollout.run.record import RunFolder
 from rollout.run.video import frames_in, video_fps
 from rollout.script import Script
+from rollout.temporary import stem, temporary
 from rollout.text import cause
 
 __all__ = ["export_vbench"]
@@ -157,7 +158,7 @@ def _plain(name: str, most: int) -> str:
 @contextmanager
 def _whole(out: Path, force: bool) -> Iterator[Path]:
     """A folder to fill that becomes `out` at the end; with `force` an earlier export there gives way to it at that moment."""
-    earlier = out.with_name(f".{out.name}.earlier")
+    earlier = out.with_name(f".{stem(out.name)}.earlier")
     _settle(out, earlier)
     if not out.is_dir() or not any(out.iterdir()):
         with new_tree(out, "--out") as partial:
@@ -167,15 +168,15 @@ def _whole(out: Path, force: bool) -> Iterator[Path]:
         raise OutputError(f"{out} is not empty. Choose another --out, or add --force to replace an earlier export.")
     if out.is_symlink() or not _is_export(out):
         raise OutputError(f"{out} is no earlier export, which --force would replace. Choose another --out.")
-    fresh = out.with_name(f".{out.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed just before the end
-    with new_tree(fresh, "--out") as partial:
-        yield partial
     try:
-        out.rename(earlier)
-        fresh.rename(out)
+        with temporary(out, folder=True) as partial:
+            yield partial
+            out.rename(earlier)
+            partial.rename(out)
     except OSError as error:
-        raise OutputError(f"{out} cannot be replaced: {cause(error)}. Choose another --out.") from error
+        raise OutputError(
+            f"{out} cannot be replaced: {cause(error)}. Choose another --out or free some space."
+        ) from error
     shutil.rmtree(earlier, ignore_errors=True)
 
 

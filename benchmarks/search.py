@@ -21,6 +21,7 @@ from rollout.benchmarks.store import Store
 from rollout.benchmarks.suites.suite import Suite
 from rollout.benchmarks.summary import score_grid, scores_of
 from rollout.errors import RolloutError, SpecError, SuiteError
+from rollout.files import inner_folder, new_folder
 from rollout.registry import find, names
 from rollout.specs import part_from_text
 from rollout.strategy import Strategy
@@ -111,7 +112,7 @@ class Search:
         except ImportError as error:
             raise SuiteError("a search needs Optuna. Install rollout-video[search].") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.out.mkdir(parents=True, exist_ok=True)
+        new_folder(self.out, force=True)
         directions = [
             StudyDirection.MINIMIZE if m.better == "lower" else StudyDirection.MAXIMIZE for m in self.metrics.values()
         ]
@@ -171,6 +172,7 @@ class Search:
             seeds=tuple(seed + 100 for seed in self.suite.seeds) if held_out else self.suite.seeds,
         )
         folder = self.out / ("held-out" if held_out else "trials")
+        inner_folder(folder)
         setup = Setup(str(folder.resolve()), suite.backend, suite.options, "cpu", 1, ())
         for _ in Run(suite, folder, setup, self.executor).attempts():
             pass

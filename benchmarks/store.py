@@ -3,7 +3,6 @@
 import json
 import shutil
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,9 @@ from msgspec import UNSET, Struct, UnsetType
 
 from rollout.benchmarks.metrics.score import Score
 from rollout.errors import OutputError
-from rollout.files import alone, new_folder, write_text
+from rollout.files import alone, inner_folder, new_folder, write_text
 from rollout.run.record import RunFolder, RunRecord
+from rollout.temporary import remove_leftovers, temporary
 from rollout.text import Json
 
 __all__ = ["AttemptRecord", "CellScore", "CurveRecord", "Scores", "Store"]
@@ -77,8 +77,9 @@ class Store:
         return self.cells / address
 
     def done(self, address: str) -> bool:
-        """The cell is whole."""
-        return (self.folder(address) / "DONE").is_file()
+        """The cell is whole, and here: a link leads to what nobody of this run wrote."""
+        folder = self.folder(address)
+        return not folder.is_symlink() and (folder / "DONE").is_file()
 
     def lacking(self, address: str, metrics: Mapping[str, str]) -> list[str]:
         """The metrics (by name: the identity of their code) that a cell has yet to be scored by, or was by other code.
@@ -107,18 +108,14 @@ class Store:
 
     @contextmanager
     def writing(self, address: str, spec: Mapping[str, Any]) -> Iterator[Path]:
-        """A folder to fill; it becomes the cell when the block ends well, and vanishes when it does not."""
-        partial = self.cells / f".{address}.{uuid.uuid4().hex[:8]}"
-        new_folder(partial)
-        try:
+        """A folder to fill; it becomes the cell when the block ends well, and vanishes when it does not. Raises OSError."""
+        with temporary(self.folder(address), folder=True) as partial:
             write_text(partial / "spec.json", json.dumps(spec, indent=1, ensure_ascii=False) + "\n")
             yield partial
             write_text(partial / "DONE", json.dumps({"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}) + "\n")
             if not self.done(address):  # another process may have been as fast
-                shutil.rmtree(self.folder(address), ignore_errors=True)
+                self.forget(address)
                 partial.rename(self.folder(address))
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
     def add(self, folder: Path, scores: Mapping[str, tuple[Score | None, str]], known: Scores | None = None) -> None:
         """Write a cell's metrics.jsonl: what is known, and each new score with the identity of the code that gave it."""
@@ -131,12 +128,14 @@ class Store:
 
     def forget(self, address: str) -> None:
         """Remove a cell."""
-        shutil.rmtree(self.folder(address), ignore_errors=True)
+        folder = self.folder(address)
+        if folder.is_symlink():
+            folder.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
 
     def clean(self) -> None:
         """Remove what workers that were killed left behind. Only under `alone`."""
-        for left in self.cells.glob(".*"):
-            shutil.rmtree(left, ignore_errors=True)
+        remove_leftovers(self.cells)
 
     def log(self, **event: Any) -> None:
         """Append to the attempt log, attempts.jsonl: one line an event, in one write."""
@@ -158,6 +157,6 @@ class Store:
     def alone(self) -> Iterator[None]:
         """One run at a time writes here; the lock dies with its process. Raises OutputError."""
         new_folder(self.root, force=True)
-        self.cells.mkdir(exist_ok=True)
         with alone(self.root):
+            inner_folder(self.cells)
             yield

@@ -197,10 +197,10 @@ def _taken_up(folder: Path, folders: Sequence[Path], recipes: "Sequence[Recipe]"
 
 def _roll(backend: "Backend", recipe: "Recipe", into: Path) -> None:
     """One run into its folder, which vanishes where the run does not finish."""
-    from rollout.files import new_folder
+    from rollout.files import inner_folder
     from rollout.run.job import Job
 
-    job = Job(backend, recipe, new_folder(into), exact=True)
+    job = Job(backend, recipe, inner_folder(into, force=False), exact=True)
     try:
         watch(job)
     except BaseException as error:

@@ -43,7 +43,7 @@ def fork(
     Once for every combination of what is given more than once.
     """
     load_plugins(plugin)
-    from rollout.files import output_folder
+    from rollout.files import inner_folder, output_folder
     from rollout.run.fork import History
     from rollout.run.job import Job
 
@@ -61,7 +61,6 @@ def fork(
         branches.append(history.branch(block, spec, strategy=strategy, prompt=text, seed=number, rebuild=rebuild))
     begin = block * spec.block
     for number, recipe in enumerate(branches, 1):
-        into = out / str(number) if out is not None and len(branches) > 1 else out
         snapshot = None if rebuild else history.nearest(block)
         job = Job(
             backend,
@@ -72,6 +71,9 @@ def fork(
             history=history.latents[:begin],
             shared=snapshot,
         )
-        job.folder = output_folder(into, force=force)
+        if out is not None and len(branches) > 1:
+            job.folder = inner_folder(out / str(number), force=force)
+        else:
+            job.folder = output_folder(out, force=force)
         print(f"from {folder} after block {block} ({spec.seconds(begin):g}s), seed {recipe.seed}:")
         roll(job)

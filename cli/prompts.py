@@ -88,11 +88,11 @@ def _check(line: "Line", request: "Request") -> None:
 
 def _roll(request: "Request", number: int, count: int) -> None:
     """One run; its cache is gone when the next one is made."""
-    from rollout.files import new_folder
+    from rollout.files import inner_folder
     from rollout.ranks import leads
 
     if leads(request.backend.ranks):
-        new_folder(request.folder, force=True)
+        inner_folder(request.folder)
     try:
         roll(request.job())
     except Stopped as error:

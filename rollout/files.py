@@ -1,46 +1,69 @@
-"""Files that appear whole under their names or not at all."""
+"""Files that appear whole under their names or not at all, and that are never written through a link.
+
+A folder may come from anywhere: what lies in it under a name that is written to may be a link to somewhere else.
+"""
 
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from glob import escape
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from secrets import token_hex
 
 from safetensors import SafetensorError
 
 from rollout.errors import OutputError
+from rollout.temporary import NO_LINKS, lock, temporary
 from rollout.text import cause
 
 __all__ = [
     "alone",
     "fingerprint",
+    "inner_folder",
     "link_or_copy",
+    "new_file",
     "new_folder",
     "new_tree",
     "numbered_folder",
     "output_folder",
+    "own_file",
     "sync",
     "write_text",
     "write_whole",
 ]
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it. Raises OutputError."""
-    partial = path.with_name(f".{path.name}.partial")
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it, over a link too. Raises OutputError."""
     try:
-        write(partial)
-        sync(partial)
-        partial.replace(path)
+        with temporary(path) as partial:
+            write(partial)
+            sync(partial)
+            partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise OutputError(
             f"{path} cannot be written: {cause(error)}. Choose another place or free some space."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+def new_file(path: Path) -> None:
+    """Put an empty file in place of whatever has the name, for what opens it by name. Raises OSError."""
+    path.unlink(missing_ok=True)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINKS, 0o666))
+
+
+def own_file(path: Path) -> None:
+    """See to it that a file can be written to where it is, and nothing else with it. Raises OutputError, OSError.
+
+    One that has further names (hard links) becomes a copy; what is a link, or no file, is refused.
+    """
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a link" if stat.S_ISLNK(status.st_mode) else "no file"
+        raise OutputError(f"{path} is {kind}, and nothing is written through one. Remove it, or put the file there.")
+    if status.st_nlink > 1:
+        write_whole(path, lambda partial: shutil.copyfile(path, partial))
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -65,38 +88,25 @@ def new_tree(path: Path, option: str = "--to") -> Iterator[Path]:
     What an earlier process left there when it was killed is removed. `option` is what the path was given by, which an error
     names.
     """
-    if path.is_symlink():
-        raise OutputError(f"{path} is a link. Choose another {option}.")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise OutputError(f"{path} exists and is not empty. Choose another {option}.")
-    partial = path.with_name(f".{path.name}.{token_hex(4)}.partial")
     try:
+        if path.is_symlink():
+            raise OutputError(f"{path} is a link. Choose another {option}.")
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise OutputError(f"{path} exists and is not empty. Choose another {option}.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
-        partial.mkdir()
-        with alone(partial):
+        with temporary(path, folder=True) as partial:
             yield partial
-        if path.exists():
-            path.rmdir()
-        partial.replace(path)
+            if os.name != "posix" and path.exists():  # elsewhere an empty folder gives way by itself
+                path.rmdir()
+            partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise OutputError(
             f"{path} cannot be written: {cause(error)}. Choose another {option} or free some space."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove partial folders of `path` that no living process fills."""
-    for leftover in path.parent.glob(f".{escape(path.name)}.*.partial"):
-        if leftover.is_dir() and not leftover.is_symlink():
-            with suppress(OutputError), alone(leftover):
-                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
-    """Bring a file to the disk: a rename alone may survive a power cut without its content."""
+    """Bring a file to the disk: a rename alone may survive a power cut without its content. Raises OSError."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -107,17 +117,20 @@ def sync(path: Path) -> None:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """One process at a time writes into a folder; the lock dies with its process. Raises OutputError."""
-    if os.name != "posix":  # no flock there
+    if os.name != "posix":  # no lock there
         yield
         return
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise OutputError(f"the folder {folder} cannot be read: {cause(error)}. Choose another --out.") from error
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(handle)
         except BlockingIOError as error:
             raise OutputError(f"another run is writing to {folder}. Wait for it, or choose another --out.") from error
+        except OSError:
+            pass  # a file system without locks
         yield
     finally:
         os.close(handle)
@@ -125,11 +138,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole. Raises OutputError."""
-    write_whole(path, lambda partial: _put(partial, text))
-
-
-def _put(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def new_folder(path: Path, *, force: bool = False) -> Path:
@@ -140,12 +149,18 @@ def new_folder(path: Path, *, force: bool = False) -> Path:
         if path.is_dir() and any(path.iterdir()) and not force:
             raise OutputError(f"the folder {path} is not empty. Choose another --out, or add --force to write into it.")
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".partial"
-        probe.touch()
-        probe.unlink()
+        with temporary(path / "probe"):
+            pass
     except OSError as error:
         raise OutputError(f"the folder {path} cannot be written: {cause(error)}. Choose another --out.") from error
     return path
+
+
+def inner_folder(path: Path, *, force: bool = True) -> Path:
+    """As `new_folder`, of a folder inside an output folder, which a link would lead out of. Raises OutputError."""
+    if path.is_symlink():
+        raise OutputError(f"{path} is a link, and nothing is written through one. Remove it.")
+    return new_folder(path, force=force)
 
 
 def numbered_folder(parent: Path) -> Path:

@@ -143,7 +143,7 @@ def test_a_cell_that_is_broken_off_is_computed_and_leftovers_go(copy: Path) -> N
     cells = copy / "run" / "cells"
     victim = sorted(cells.iterdir())[0]
     (victim / "DONE").unlink()
-    (cells / ".0123.dead").mkdir()
+    (cells / f".{victim.name}.{'0' * 16}.partial").mkdir()
     assert "6 cells, 5 there, 1 to do" in bench(copy).output
     assert (victim / "DONE").is_file()
     assert not list(cells.glob(".*"))

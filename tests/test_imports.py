@@ -128,7 +128,9 @@ def test_a_link_is_a_new_name_and_a_copy_where_there_are_none(tmp_path: Path, mo
 
 
 def test_a_folder_appears_whole_and_leftovers_of_the_killed_go(tmp_path: Path) -> None:
-    killed, living, other = (tmp_path / name for name in (".to.1.partial", ".to.2.partial", ".too.1.partial"))
+    killed, living, other = (
+        tmp_path / f".{name}.{digit * 16}.partial" for name, digit in (("to", "1"), ("to", "2"), ("too", "1"))
+    )
     for folder in (killed, living, other):
         folder.mkdir()
         (folder / "x").touch()

@@ -130,7 +130,8 @@ class Worker:
         )
 
     def _roll(self, spec: Mapping[str, Any], folder: Path) -> None:
-        job = Job(self.backend, self._recipe(spec), folder, exact=True, peak=Peak(self.backend.device))
+        peak = Peak(self.backend.device)
+        job = Job(self.backend, self._recipe(spec), folder, exact=True, locked=True, peak=peak)
         for _ in job.run():
             pass
 

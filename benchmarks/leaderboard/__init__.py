@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from shutil import rmtree
 
 from rollout.benchmarks.leaderboard.board import Section, sections
 from rollout.errors import OutputError
 from rollout.files import new_folder, write_text
+from rollout.temporary import temporary
 from rollout.text import cause
 
 __all__ = ["FILES", "write_leaderboard"]
@@ -31,19 +31,17 @@ def write_leaderboard(
     writers = _writers()
     texts = {FILES[name]: writers[name](board) for name in dict.fromkeys(formats)}
     new_folder(out, force=force)
-    partial = new_folder(out / ".partial", force=True)
     try:
-        for name, text in texts.items():
-            write_text(partial / name, text)
-        for name in FILES.values():
-            if name in texts:
-                (partial / name).replace(out / name)
-            else:
-                (out / name).unlink(missing_ok=True)  # an earlier one would have other numbers
+        with temporary(out / "leaderboard", folder=True) as partial:
+            for name, text in texts.items():
+                write_text(partial / name, text)
+            for name in FILES.values():
+                if name in texts:
+                    (partial / name).replace(out / name)
+                else:
+                    (out / name).unlink(missing_ok=True)  # an earlier one would have other numbers
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {cause(error)}. Choose another --out.") from error
-    finally:
-        rmtree(partial, ignore_errors=True)
     return board
 
 

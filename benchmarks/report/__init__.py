@@ -15,7 +15,7 @@ from rollout.benchmarks.report.numbers import breakable, figure, first_sentence,
 from rollout.benchmarks.results import because, by_chance
 from rollout.benchmarks.statistics import LEAST
 from rollout.benchmarks.summary import summarise
-from rollout.files import new_folder, write_text
+from rollout.files import inner_folder, write_text
 from rollout.text import Json
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def write_report(out: Path) -> Path:
     """Write OUT/report/index.html, its videos and summary.json; what the run has so far. Raises OutputError."""
     summary = summarise(out)
     data = summary.to_dict()
-    folder = new_folder(out / "report", force=True)
+    folder = inner_folder(out / "report")
     scenes = _scenes(out, data, folder)
     write_text(folder / "summary.json", json.dumps(data, indent=1, ensure_ascii=False) + "\n")
     page = environment().get_template("page.html").render(**_view(out, summary, data, scenes, folder))

@@ -10,7 +10,7 @@ import av
 from rollout.benchmarks.report.look import Look
 from rollout.benchmarks.store import Store
 from rollout.errors import OutputError
-from rollout.files import link_or_copy, new_folder, write_whole
+from rollout.files import inner_folder, link_or_copy, write_whole
 from rollout.run.recipe import PrefixRecord
 from rollout.run.record import RunRecord
 from rollout.text import Json
@@ -31,7 +31,7 @@ def scenes(out: Path, data: Mapping[str, Any], looks: Mapping[str, Look], to: Pa
     values = {c["address"]: c["values"].get(plan["primary"]) for c in data["cells"]}
     most = max(1, min(SCENES, MOST // len(looks)))
     prompts = min(most, len(plan["scripts"]))
-    new_folder(to, force=True)
+    inner_folder(to)
     out_scenes, names = [], set()
     for seed, prompt in product(range(min(max(1, most // prompts), len(plan["seeds"]))), range(prompts)):
         tiles, script = [], None
@@ -52,7 +52,7 @@ def scenes(out: Path, data: Mapping[str, Any], looks: Mapping[str, Look], to: Pa
             scene = {"prompt": prompt, "seed": plan["seeds"][seed], "text": _text(plan, cell), "tiles": tiles}
             out_scenes.append(scene | script)
     for old in to.iterdir():
-        if old.name not in names:
+        if old.suffix == ".mp4" and old.name not in names:
             old.unlink()
     return out_scenes
 

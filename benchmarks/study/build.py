@@ -2,9 +2,7 @@
 
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,8 +16,8 @@ from rollout.benchmarks.report import environment
 from rollout.benchmarks.study.clips import Clip, Pair, choose, find_clips, find_pairs
 from rollout.benchmarks.study.questions import QUESTIONS, Kind
 from rollout.errors import OutputError
-from rollout.files import new_folder, write_text
-from rollout.text import Json, cause
+from rollout.files import new_folder, new_tree, write_text
+from rollout.text import Json
 
 __all__ = ["KEY", "WHEN", "build_study"]
 
@@ -60,7 +58,7 @@ def build_study(
             f"the folder {out} is not empty, and a study's key is never overwritten. Choose another --out."
         )
     new_folder(out)
-    with _whole(out / "page") as page:
+    with new_tree(out / "page", "--out") as page:
         (page / "videos").mkdir()
         for clip, name in sorted(names.items(), key=lambda pair: pair[1]):
             bare_video(clip.video, page / "videos" / f"{name}.mp4")
@@ -72,20 +70,6 @@ def build_study(
     return Built(
         out / "page" / "index.html", out / "key.json", len(selection), again, len(possible), seconds, (*notes, *more)
     )
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A folder to fill that gets its name when the block ends well, and vanishes when it does not."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        partial.mkdir()
-        yield partial
-        partial.rename(folder)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {cause(error)}. Choose another --out.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _names(pairs: Sequence[Pair], seed: int) -> dict[Clip, str]:

@@ -5,7 +5,7 @@ While it runs its files say partial. A run that was stopped goes on from its las
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rollout.backend import Backend
 from rollout.devices import Peak
-from rollout.errors import RolloutError, Stopped
+from rollout.errors import OutputError, RolloutError, Stopped
 from rollout.files import alone
 from rollout.loop import Result, Rollout, generate
 from rollout.plan import steps
@@ -31,6 +31,8 @@ from rollout.run.record import RunFolder, record, subtitles, times
 from rollout.run.snapshot import Snapshot, damaged, part, snapshots, under
 from rollout.run.video import Subtitle
 from rollout.script import Script
+from rollout.temporary import remove_leftovers
+from rollout.text import cause
 from rollout.timeline import moments
 
 __all__ = ["Job"]
@@ -72,6 +74,8 @@ class Job:
     shared: Snapshot | None = None
     """Of the run that `history` is from: what comes before it is neither sampled nor encoded."""
 
+    locked: bool = False
+    """Whether who runs it has its folder alone already."""
     peak: Peak | None = None
     """What measures the most memory that it takes, where that is asked for."""
 
@@ -150,7 +154,8 @@ class Job:
         if not self.leads:
             yield from self._blocks(None)
             return
-        with alone(self.folder):
+        with nullcontext() if self.locked else alone(self.folder):
+            remove_leftovers(self.folder)
             output = self._open()
             try:
                 yield from self._blocks(output)
@@ -164,14 +169,23 @@ class Job:
         spec = self.backend.spec
         lines = subtitles(self.script, spec, first=self.rollout.first)
         if self.earlier is None:
-            for name in (*FILES, *UNFINISHED, *(path.name for path in snapshots(self.folder))):  # with --force
-                (self.folder / name).unlink(missing_ok=True)
+            self._clear()
             return self._output(lines)
         try:
             tensors = part(self.earlier.tensors, "output")
             return self._output(lines, earlier=(self.earlier.state["output"], tensors))
         except DAMAGE as error:
             raise damaged(self.folder / f"snapshot-{self.earlier.block:06d}.safetensors", error) from error
+
+    def _clear(self) -> None:
+        """Remove what an earlier run left, with --force. Raises OutputError."""
+        try:
+            for name in (*FILES, *UNFINISHED, *(path.name for path in snapshots(self.folder))):
+                (self.folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder / name} cannot be removed: {cause(error)}. Choose another --out."
+            ) from error
 
     def _output(self, lines: Sequence[Subtitle], earlier: State | None = None) -> Output:
         return Output(

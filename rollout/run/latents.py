@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rollout.errors import OutputError
+from rollout.files import new_file, own_file
 from rollout.text import cause
 
 __all__ = ["LatentsWriter", "as_bytes", "read_latents"]
@@ -36,12 +37,15 @@ class LatentsWriter:
             if keep:
                 if path.exists() and not self.partial.exists():  # finished, but not the run
                     path.replace(self.partial)
+                own_file(self.partial)
                 earlier = read_latents(self.partial)
                 if len(earlier) < keep:
                     raise OutputError(f"{self.partial} holds {len(earlier)} of {keep} frames. Start again.")
                 self.frames, self._shape, self._dtype = keep, tuple(earlier.shape[1:]), NAMES[earlier.dtype]
                 del earlier
-            self._file = self.partial.open("r+b" if keep else "wb")
+            else:
+                new_file(self.partial)
+            self._file = self.partial.open("r+b")
             self._file.truncate(HEADER + self._bytes)
             self._file.seek(0, 2)
         except OSError as error:

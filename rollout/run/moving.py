@@ -40,7 +40,7 @@ def moving_picture(video: Path, path: Path) -> int:
         times.append(TICK[kind] * round(1000 * frames / fps / TICK[kind]))
         data = _encoded(pictures, [end - begin for begin, end in pairwise(times)], kind)
         if len(data) <= LARGEST or len(pictures) <= 2:
-            write_whole(path, partial(_put, data))
+            write_whole(path, partial(Path.write_bytes, data=data))
             return len(pictures)
         width = min(width, pictures[0].width)
         if width > LEAST:
@@ -73,7 +73,3 @@ def _encoded(pictures: "Sequence[Image.Image]", lasts: Sequence[int], kind: str)
     first, *rest = pictures
     first.save(data, KINDS[kind], save_all=True, append_images=rest, duration=list(lasts), loop=0)
     return data.getvalue()
-
-
-def _put(data: bytes, path: Path) -> None:
-    path.write_bytes(data)

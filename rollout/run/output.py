@@ -1,7 +1,7 @@
 """A run's files as they grow: video, latents, contact sheet, subtitles; and digests of what went into them."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from rollout.backend import Backend
+from rollout.errors import OutputError
 from rollout.files import sync, write_text, write_whole
 from rollout.loop import Result
 from rollout.run.latents import LatentsWriter, as_bytes
 from rollout.run.sheet import Sheet
 from rollout.run.snapshot import flatten, part, under, unflatten
 from rollout.run.video import Frames, Subtitle, VideoWriter, webvtt
-from rollout.text import Json
+from rollout.text import Json, cause
 
 __all__ = ["Output", "State"]
 
@@ -112,9 +113,9 @@ class Output:
         decoder = flatten(self.decoder.state(), tensors, "state")
         sheet, tiles = self.sheet.state()
         assert self.last is not None
-        sync(self._writers[0].partial)
-        if self._latents is not None:
-            sync(self._latents.partial)
+        for writer in (self._writers[0], self._latents):
+            if writer is not None:
+                _sync(writer.partial)
         facts = {
             "frames": self.frames,
             "latents": 0 if self._latents is None else self._latents.frames,
@@ -148,4 +149,13 @@ class Output:
             writer.kept = keep
         self._stack.__exit__(type(error), error, error.__traceback__)
         if self._latents is not None and not keep:
-            self._latents.partial.unlink(missing_ok=True)
+            with suppress(OSError):  # the error that it ends with says more
+                self._latents.partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Bring a growing file to the disk. Raises OutputError."""
+    try:
+        sync(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {cause(error)}. Is its folder still there?") from error

@@ -46,6 +46,8 @@ class Request:
 
     def standing(self, *, force: bool = False) -> Standing:
         """What is there of it. Raises OutputError for a folder with anything else, unless that may be overwritten."""
+        if self.folder.is_symlink():
+            raise OutputError(f"{self.folder} is a link, and nothing is written through one. Remove it.")
         if not self.folder.exists():
             return Standing.FREE
         if not self.folder.is_dir():

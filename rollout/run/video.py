@@ -1,6 +1,7 @@
 """Writing video: a streaming mp4 with a soft subtitle track, and WebVTT; what reads it is at hand here too."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -12,7 +13,7 @@ import av
 from av.bitstream import BitStreamFilterContext
 
 from rollout.errors import OutputError
-from rollout.files import write_whole
+from rollout.files import new_file, write_whole
 from rollout.run.reading import Frames, frames_in, read_video, stream_video, video_fps
 from rollout.text import cause
 
@@ -81,7 +82,7 @@ class VideoWriter:
         try:
             if keep and not self.earlier.exists():  # else an earlier resumption was killed: nothing newer counts
                 (self.partial if self.partial.exists() else path).replace(self.earlier)
-            self.partial.touch()  # av itself opens the file at its first packet
+            new_file(self.partial)  # av itself opens the file at its first packet, by its name
             self._file = av.open(str(self.partial), "w", options={} if exact else GROWING)
         except (OSError, av.FFmpegError) as error:
             raise OutputError(
@@ -201,7 +202,8 @@ class VideoWriter:
             pass  # the error that ended the block says more
         finally:
             if not self.kept:
-                self.partial.unlink(missing_ok=True)
+                with suppress(OSError):
+                    self.partial.unlink(missing_ok=True)
 
 
 def _packet(line: Subtitle, stream: Any) -> Any:

@@ -8,20 +8,19 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, Full, Queue
-from shutil import rmtree
 from tempfile import TemporaryDirectory
 from threading import Event, Lock, Thread
 
 from rollout.backend import Backend
-from rollout.errors import OutputError, RolloutError
-from rollout.files import numbered_folder
+from rollout.errors import RolloutError
+from rollout.files import new_tree, numbered_folder
 from rollout.registry import find, names
 from rollout.run.recipe import Recipe
 from rollout.show.live.orders import MOST, obey
 from rollout.show.live.pane import Made, Pane, first_text, told
 from rollout.show.live.wire import SPEEDS, Order, Outbox, block_messages
 from rollout.strategy import Strategy
-from rollout.text import Json, cause
+from rollout.text import Json
 
 __all__ = ["ORDERS", "Session"]
 
@@ -179,19 +178,14 @@ class Session:
     def save(self, panes: Sequence[Pane]) -> Path:
         """Write the runs of panes into a new folder below `out`, whole or not at all. Raises OutputError."""
         folder = numbered_folder(self.out)  # empty until all of it is there
-        partial = folder.with_name(f".{folder.name}.partial")
         try:
-            rmtree(partial, ignore_errors=True)
-            for pane in panes:
-                name = self.names.get(str(pane.run.strategy), pane.run.strategy.policy.kind)
-                into = partial / f"{pane.number}-{name}"
-                into.mkdir(parents=True)
-                pane.save(into)
-            partial.replace(folder)
-        except OSError as problem:
-            raise OutputError(f"{folder} cannot be written: {cause(problem)}. Choose another --out.") from problem
+            with new_tree(folder, "--out") as partial:
+                for pane in panes:
+                    name = self.names.get(str(pane.run.strategy), pane.run.strategy.policy.kind)
+                    into = partial / f"{pane.number}-{name}"
+                    into.mkdir()
+                    pane.save(into)
         finally:
-            rmtree(partial, ignore_errors=True)
             with suppress(OSError):  # holds what was saved
                 folder.rmdir()
         return folder
