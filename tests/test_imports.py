@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from rollout import load_backend, preset
 from rollout.backends.wan import weights
-from rollout.backends.wan.folder import INDEX, RECORD, describe, read_block
+from rollout.backends.wan.folder import INDEX, RECORD, describe, digest_weights, read_block
 from rollout.backends.wan.naming import Names, original_name, strip
 from rollout.backends.wan.weights import import_checkpoint
 from rollout.cli import app
@@ -306,7 +306,6 @@ def test_an_old_or_misnamed_file_is_read_by_what_it_is(imported: Any, tmp_path: 
         imported(tmp_path / "really-torch.safetensors")
 
 
-LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5676070424\n"
 NO_WEIGHTS: dict[str, tuple[bytes, str]] = {
     "pointer": (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5676070424\n",
@@ -546,9 +545,15 @@ def test_a_folder_is_described_also_where_it_is_not_whole(
     shutil.copytree(base, folder)
     (folder / RECORD).write_text("[broken")
     assert describe(folder)["imported"] is None
-    (folder / "transformer" / "w.safetensors").write_bytes(b"\xff" * 20)
-    with pytest.raises(BackendError, match="cannot be read as safetensors"):
-        describe(folder)
+    for data, says in (
+        (b"\xff" * 20, "of no kind that holds tensors"),
+        (NO_WEIGHTS["pointer"][0], "a Git LFS pointer"),
+        (b"\x02" + bytes(7) + b"{]", "cannot be read as safetensors"),
+    ):
+        (folder / "transformer" / "w.safetensors").write_bytes(data)
+        for read in (describe, digest_weights):
+            with pytest.raises(BackendError, match=says):
+                read(folder)
     for text, says in (("[]", "no Wan folder"), ('{"num_layers": "two"}', "says no"), ("{}", "says no 'num_layers'")):
         (folder / "transformer" / "config.json").write_text(text)
         with pytest.raises(BackendError, match=says):

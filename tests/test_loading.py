@@ -1,6 +1,7 @@
 """Every part of a Wan folder is checked as it is loaded: nothing runs on random, missing or broken weights."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,11 @@ from rollout import load_backend
 from rollout.backends.wan import text
 from rollout.backends.wan.checks import finite
 from rollout.backends.wan.folder import read_config
+from rollout.backends.wan.headers import check_parts
 from rollout.backends.wan.text import TextEncoder
+from rollout.backends.wan.weights import import_checkpoint
 from rollout.errors import BackendError
-from tests.test_wan import small_parts, transformer
+from tests.test_wan import original_names, small_parts, transformer
 
 WEIGHTS = {
     "transformer": "diffusion_pytorch_model.safetensors",
@@ -91,6 +94,42 @@ def test_no_part_loads_that_does_not_fit_its_config(
     assert "\n" not in str(caught.value)
     assert "initialized" not in "".join(capfd.readouterr())  # the libraries' own warnings of the same
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5676070424\n"
+PART_FILES = [f"{part}/{name}" for part, name in WEIGHTS.items()] + ["tokenizer/tokenizer.json", "vae/config.json"]
+
+
+@pytest.mark.parametrize("file", PART_FILES)
+@pytest.mark.parametrize("kind", ["pointer", "empty", "cut off"])
+def test_what_is_no_file_of_a_part_is_named(file: str, kind: str, folder: Path, tmp_path: Path) -> None:
+    """As a clone without Git LFS has in place of every large file, the tokenizer's own included."""
+    path = folder / file
+    whole = path.read_bytes()
+    path.write_bytes({"pointer": POINTER, "empty": b"", "cut off": whole[: len(whole) // 2]}[kind])
+    part, named = file.partition("/")[0], kind != "cut off" or file.endswith("safetensors")
+    what = {"pointer": "a Git LFS pointer.*git lfs pull", "empty": "an empty file"}.get(kind, "cut off.*Download it")
+    says = f"{re.escape(str(path))} is {what}" if named else "cannot be loaded"
+    with pytest.raises(BackendError, match=says) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+    if not named:
+        return
+    assert (part, str(caught.value), False) in list(check_parts(folder))
+    if part != "transformer":  # a base's own weights of that are not needed
+        save_file(original_names(transformer(1)), tmp_path / "w.safetensors")
+        with pytest.raises(BackendError, match=says):
+            import_checkpoint(tmp_path / "w.safetensors", folder, tmp_path / "to")
+        assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize("file", ["tokenizer/tokenizer.json", "text_encoder/config.json", "vae/config.json"])
+@pytest.mark.parametrize("text", ["[1]", '{"d_model": "wide", "base_dim": "wide", "version": []}'])
+def test_a_json_file_of_another_kind_is_one_line(file: str, text: str, folder: Path) -> None:
+    (folder / file).write_text(text)
+    with pytest.raises(BackendError, match="cannot be loaded") as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("names", [(SHARED,), (TIED,), (SHARED, TIED)])

@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from rollout.backends.wan.family import family_of
+from rollout.backends.wan.kinds import file_kind
 from rollout.errors import BackendError
 from rollout.text import Json, cause
 
@@ -103,7 +104,16 @@ def _pieces(file: Path) -> Iterator[tuple[str, str, list[int], str]]:
                     start = sha256(stream.read(min(end - begin, 4096))).hexdigest()
                     yield name, entry["dtype"], entry["shape"], start
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BackendError(f"{file} cannot be read as safetensors: {cause(error)}. Get it again.") from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> BackendError:
+    """What to say of a transformer's file: what it is, where it is none of weights."""
+    try:
+        file_kind(file, "file of the transformer")
+    except BackendError as named:
+        return named
+    return BackendError(f"{file} cannot be read as safetensors: {cause(error)}. Get it again.")
 
 
 def _experts(folder: Path) -> bool:
@@ -146,7 +156,7 @@ def describe(folder: Path) -> Json:
                     count += prod(part.get_shape())
                     kinds.add(part.get_dtype())
         except (SafetensorError, OSError) as error:
-            raise BackendError(f"{file} cannot be read as safetensors: {cause(error)}.") from error
+            raise _unreadable(file, error) from error
     family = family_of(config)
     needed = ("vae", "text_encoder", "tokenizer")
     weights = digest_weights(folder)

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from rollout.backends.wan.family import family_of
+from rollout.backends.wan.kinds import check_files
+from rollout.errors import BackendError
 from rollout.text import cause
 
 __all__ = ["TIED", "Part", "check_parts"]
@@ -24,17 +26,27 @@ def check_parts(folder: Path) -> Iterator[Part]:
     """Transformer, VAE, text encoder and tokenizer: the tensors that are missing, unexpected or of another shape."""
     for name, build in (("transformer", _transformer), ("vae", _vae), ("text_encoder", _text)):
         yield name, *_seen(folder / name, build)
-    tokenizer = folder / "tokenizer"
-    files = [f for f in ("tokenizer.json", "spiece.model") if (tokenizer / f).is_file()]
-    yield "tokenizer", ", ".join(files) or "has neither tokenizer.json nor spiece.model", bool(files)
+    yield "tokenizer", *_tokenizer(folder / "tokenizer")
+
+
+def _tokenizer(folder: Path) -> tuple[str, bool]:
+    files = [name for name in ("tokenizer.json", "spiece.model") if (folder / name).is_file()]
+    try:
+        check_files(folder)
+    except BackendError as error:
+        return str(error), False
+    return ", ".join(files) or "has neither tokenizer.json nor spiece.model", bool(files)
 
 
 def _seen(folder: Path, build: Callable[[Path, dict[str, Any]], Any]) -> tuple[str, bool]:
     try:
+        check_files(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         with torch.device("meta"):
             expected = {name: tuple(tensor.shape) for name, tensor in build(folder, config).state_dict().items()}
         shapes = _shapes(folder)
+    except BackendError as error:
+        return str(error), False
     except Exception as error:  # whatever a config makes a library raise, the doctor goes on to the next part
         return f"cannot be read: {cause(error)}", False
     if not shapes:
@@ -54,11 +66,8 @@ def _seen(folder: Path, build: Callable[[Path, dict[str, Any]], Any]) -> tuple[s
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, "pt") as tensors:
-                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file.name}: {cause(error)}") from error
+        with safe_open(file, "pt") as tensors:
+            shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     return shapes
 
 

@@ -4,18 +4,22 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
+from safetensors import SafetensorError, safe_open
+
 from rollout.errors import BackendError
 from rollout.text import cause
 
-__all__ = ["AGAIN", "FOREIGN", "OLD_TORCH", "Kind", "file_kind"]
+__all__ = ["AGAIN", "FOREIGN", "OLD_TORCH", "POINTER", "Kind", "check_files", "file_kind"]
 
 Kind = Literal["safetensors", "torch", "old torch"]
 """How a file holds tensors; `old torch`: as before PyTorch 1.6, which cannot be memory-mapped."""
 
 AGAIN = "Download it again."
+POINTER = b"version https://git-lfs"
+"""How a file begins that a clone without Git LFS has in place of a large one."""
 FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (
-        b"version https://git-lfs",
+        POINTER,
         "a Git LFS pointer, which names the file and is not it",
         "Get the file with 'git lfs pull' or 'hf download'.",
     ),
@@ -46,6 +50,26 @@ def file_kind(path: Path, role: str) -> Kind:
     if kind is None:
         raise BackendError(f"the {role} {path} is {what}. {remedy}")
     return kind
+
+
+def check_files(folder: Path) -> None:
+    """Raise BackendError for a file of a model's part that is not what its name says; of weights the headers are read."""
+    role = f"file of the {folder.name.replace('_', ' ').replace('vae', 'VAE')}"
+    for file in sorted(folder.rglob("[!.]*")):
+        if not file.is_file():
+            continue
+        if file.suffix == ".safetensors":
+            if file_kind(file, role) != "safetensors":
+                raise BackendError(f"the {role} {file} is a PyTorch file, not safetensors. {AGAIN}")
+            try:
+                with safe_open(file, "pt"):
+                    continue
+            except (SafetensorError, OSError) as error:
+                raise BackendError(f"the {role} {file} is cut off or damaged: {cause(error)}. {AGAIN}") from error
+        with file.open("rb") as stream:
+            head = stream.read(len(POINTER))
+        if head in (b"", POINTER):
+            file_kind(file, role)
 
 
 def _kind(path: Path, head: bytes, size: int) -> tuple[Kind | None, str, str]:

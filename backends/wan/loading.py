@@ -15,6 +15,7 @@ from rollout.backends.wan.checks import check_finite, check_report, quiet
 from rollout.backends.wan.family import family_of, geometry
 from rollout.backends.wan.folder import read_block, read_config
 from rollout.backends.wan.hooks import compile_blocks
+from rollout.backends.wan.kinds import check_files
 from rollout.backends.wan.model import Wan
 from rollout.backends.wan.parallel import Parallel, tiles
 from rollout.backends.wan.text import TextEncoder
@@ -115,7 +116,8 @@ def _load(part: str, kind: Any, folder: Path, name: str, dtype: torch.dtype) -> 
             model, report = kind.from_pretrained(
                 folder / name, torch_dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # whatever a config or a file makes a library raise
+        check_files(folder / name)  # says it better where a file is none of weights
         raise BackendError(f"the {part} of {folder} cannot be loaded: {cause(error)}") from error
     check_report(part, folder, report)
     check_finite(part, folder, model)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rollout.backends.wan.checks import check_finite, check_report, finite, quiet
+from rollout.backends.wan.kinds import check_files
 from rollout.devices import free_bytes
 from rollout.errors import BackendError, OutputError
 from rollout.files import fingerprint, write_whole
@@ -115,7 +116,9 @@ class TextEncoder:
                     use_safetensors=True,
                     output_loading_info=True,
                 )
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # whatever a config or a file makes a library raise
+            for part in ("tokenizer", "text_encoder"):
+                check_files(self.folder / part)
             raise BackendError(f"the text encoder of {self.folder} cannot be loaded: {cause(error)}") from error
         check_report("text encoder", self.folder, report)
         model = model.to(self._place(model)).eval()

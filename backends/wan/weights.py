@@ -13,6 +13,7 @@ from torch import Tensor
 from rollout.backends.wan.checkpoint import Checkpoint, read_checkpoint
 from rollout.backends.wan.checks import finite
 from rollout.backends.wan.folder import FILES, INDEX, PARTS, RECORD, describe, read_config
+from rollout.backends.wan.kinds import check_files
 from rollout.backends.wan.lora import Delta, Lora, read_lora
 from rollout.backends.wan.naming import Names
 from rollout.backends.wan.quantised import Weight, read_weights
@@ -78,6 +79,8 @@ def import_checkpoint(
     the folder's record. Returns what `describe` says. Raises BackendError, OutputError; nothing is left on failure.
     """
     config = read_config(base)
+    for part in PARTS:
+        check_files(base / part)
     if alpha is not None and lora is None:
         raise BackendError("--lora-alpha is of a LoRA. Add --lora.")
     if dtype is not None and dtype not in DTYPES:
