@@ -68,7 +68,7 @@ def draw_strategy(trial: "Trial") -> Strategy:
 
 @dataclass(frozen=True)
 class Rival:
-    """A composition beside a published preset that caches at least as much, on prompts that the search never saw.
+    """A composition beside another strategy that caches at least as much, on prompts that the search never saw.
 
     `values` are means a thing that is looked at, `better` those in which the composition is, over prompts in pairs.
     """
@@ -81,9 +81,18 @@ class Rival:
 
 
 class Search:
-    """A search of a suite in a folder; `sees` names what is looked at. Raises SuiteError."""
+    """A search of a suite in a folder; `sees` names what is looked at, `plugins` are files for workers. Raises SuiteError."""
 
-    def __init__(self, suite: Suite, sees: Sequence[str], out: Path, executor: Executor, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        suite: Suite,
+        sees: Sequence[str],
+        out: Path,
+        executor: Executor,
+        *,
+        seed: int = 0,
+        plugins: Sequence[str] = (),
+    ) -> None:
         names_known = (*SEES, *suite.metrics)
         unknown = [name for name in sees if name not in names_known]
         if unknown or len(set(sees)) < len(sees) or not sees:
@@ -99,6 +108,7 @@ class Search:
                 f"the suite '{suite.name}' has {len(suite.scripts)} prompts; half are held out. Give 4 or more."
             )
         self.suite, self.sees, self.out, self.executor, self.seed = suite, tuple(sees), out, executor, seed
+        self.plugins = tuple(plugins)
         self.metrics = {name: metric(SEES.get(name, name)) for name in sees}
 
     @property
@@ -173,7 +183,7 @@ class Search:
         )
         folder = self.out / ("held-out" if held_out else "trials")
         inner_folder(folder)
-        setup = Setup(str(folder.resolve()), suite.backend, suite.options, "cpu", 1, ())
+        setup = Setup(str(folder.resolve()), suite.backend, suite.options, "cpu", 1, self.plugins)
         for _ in Run(suite, folder, setup, self.executor).attempts():
             pass
         plan = read_plan(folder)
@@ -193,23 +203,20 @@ def _mean(grid: Grid) -> float | None:
     return float(np.nanmean(grid)) if np.isfinite(grid).any() else None
 
 
-def rivals(search: Search, front: Sequence[str]) -> list[Rival]:
-    """Each composition of the front against every published preset whose cache is as large or larger, on held-out prompts.
+def rivals(search: Search, front: Sequence[str], others: Mapping[str, Strategy] | None = None) -> list[Rival]:
+    """Each composition of the front against `others`, else every published preset, on held-out prompts.
 
-    A preset that needs blocks or steps of its own is left out. A side is better where the mean of paired differences is
-    twice its standard error away from 0.
+    Only against those whose cache is as large or larger. A published preset that needs blocks or steps of its own is left
+    out. A side is better where the mean of paired differences is twice its standard error away
+    from 0.
     """
     spec = find("backends", search.suite.backend).spec()
-    presets: dict[str, Strategy] = {}
-    for name in names("presets"):
-        entry = find("presets", name)
-        if entry.block is None and entry.strategy not in presets.values():
-            presets[name] = entry.strategy
+    opponents = _published() if others is None else others
     strategies = {text: Strategy.from_text(text) for text in front}
-    grids = search.grids(strategies | presets, held_out=True)
+    grids = search.grids({**strategies, **opponents}, held_out=True)
     rows = []
     for text, strategy in strategies.items():
-        for name, other in presets.items():
+        for name, other in opponents.items():
             if other.budget(spec) < strategy.budget(spec):
                 continue
             values = {see: (_mean(grids[text][see]) or 0.0, _mean(grids[name][see]) or 0.0) for see in search.sees}
@@ -217,6 +224,16 @@ def rivals(search: Search, front: Sequence[str]) -> list[Rival]:
             better, worse = (tuple(see for see in search.sees if signs[see] == side) for side in (1, -1))
             rows.append(Rival(text, name, values, better, worse))
     return rows
+
+
+def _published() -> dict[str, Strategy]:
+    """The presets that take any block and steps, of two with one strategy the first."""
+    presets: dict[str, Strategy] = {}
+    for name in names("presets"):
+        entry = find("presets", name)
+        if entry.block is None and entry.strategy not in presets.values():
+            presets[name] = entry.strategy
+    return presets
 
 
 def _sign(search: Search, see: str, ours: Grid, theirs: Grid) -> int:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rollout.cli.composition import Presets, Strategies, named
 from rollout.cli.leaderboard import leaderboard
 from rollout.cli.listing import listed
-from rollout.cli.options import Extra, Plugin, added, load_plugins
+from rollout.cli.options import Plugin, load_plugins
 from rollout.cli.plan import plan
 from rollout.cli.search import search
 from rollout.cli.speed import speed
@@ -55,7 +56,7 @@ def ls() -> None:
             print(line)
 
 
-def validate(suite: SuiteName, add: Extra = None, plugin: Plugin = None) -> None:
+def validate(suite: SuiteName, preset: Presets = None, add: Strategies = None, plugin: Plugin = None) -> None:
     """Check a suite without running it.
 
     Says what it would compare, or the line that is wrong and the fix.
@@ -63,7 +64,7 @@ def validate(suite: SuiteName, add: Extra = None, plugin: Plugin = None) -> None
     load_plugins(plugin)
     from rollout.benchmarks.suites.reader import load_suite
 
-    definition = load_suite(suite, extra=dict(added(add)))
+    definition = load_suite(suite, extra=dict(_added(preset, add)))
     print(f"{definition.name}: {definition.about}" if definition.about else definition.name)
     counts = [f"{len(definition.scripts)} prompts", f"{len(definition.seeds)} seed" + "s" * (len(definition.seeds) > 1)]
     if definition.axis is not None:
@@ -100,7 +101,8 @@ def run(
     add_seeds: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Extend a finished run by N more seeds, which it keeps.")
     ] = None,
-    add: Extra = None,
+    preset: Presets = None,
+    add: Strategies = None,
     plugin: Plugin = None,
 ) -> None:
     """Roll out and score a suite, or go on with it.
@@ -116,7 +118,7 @@ def run(
     from rollout.devices import find_device
     from rollout.registry import find
 
-    definition = load_suite(suite, extra=dict(added(add)))
+    definition = load_suite(suite, extra=dict(_added(preset, add)))
     if model is not None:
         located = find("backends", definition.backend).located(model)  # for workers and records, wherever they are
         definition = replace(definition, options={**definition.options, "model": located})
@@ -133,7 +135,7 @@ def run(
             setup,
             _executor(executor, count, device, address),
             again=again,
-            arguments=_arguments(model, add, plugin),
+            arguments=_arguments(model, [*(preset or ()), *(add or ())], plugin),
         ),
         add_seeds,
     )
@@ -179,6 +181,17 @@ def results(
 
     write_results(folders, to)
     print(to)
+
+
+def _added(preset: Sequence[str] | None, add: Sequence[str] | None) -> list[tuple[str, str]]:
+    """The strategies beside the suite's own, by name. Raises SuiteError."""
+    pairs = named(preset, add)
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise SuiteError(
+            f"two strategies are called {max(names, key=names.count)!r}. Write NAME=TEXT with a name of its own."
+        )
+    return pairs
 
 
 def _arguments(model: str | None, add: list[str] | None, plugin: list[Path] | None) -> tuple[str, ...]:

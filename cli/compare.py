@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rollout.cli.composition import Composition
+from rollout.cli.composition import Composition, Presets, Strategies, named
 from rollout.cli.gen import SHOW
 from rollout.cli.model import Choice, chooses_model
 from rollout.cli.options import (
     ContextNoise,
-    Extra,
     Out,
     Plugin,
     Prefix,
     Shift,
     Steps,
-    added,
     brought,
     load_plugins,
     told,
@@ -54,10 +52,8 @@ def compare(
         list[str] | None,
         typer.Argument(metavar="SCRIPT|RUN", help="One script; or the folders of 2 to 6 finished runs."),
     ] = None,
-    preset: Annotated[
-        list[str] | None, typer.Option("--preset", metavar="NAME", help="A published composition; 2 to 6 strategies.")
-    ] = None,
-    add: Extra = None,
+    preset: Presets = None,
+    add: Strategies = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=MOST_SEED, help="Seed of the noise, the same for all; default: 0.")
     ] = None,
@@ -75,14 +71,16 @@ def compare(
 ) -> None:
     """Show strategies, or finished runs, side by side in a video.
 
-    Strategies have the same script and noise. Writes compare.mp4, table.md, and a folder a run. A RUN that is
+    Two to six strategies have the same script and noise. Writes compare.mp4, table.md, and a folder a run. A RUN that is
     written NAME=DIR is called NAME.
     """
     load_plugins(plugin)
     texts = what or []
     if len(texts) > 1 or (texts and Path(texts[0]).is_dir()):
         if preset or add or seed is not None or prefix is not None:
-            raise OutputError("finished runs are shown as they are. Leave out --preset, --add, --seed and --prefix.")
+            raise OutputError(
+                "finished runs are shown as they are. Leave out --preset, --strategy, --seed and --prefix."
+            )
         _runs(texts, out, webp)
         return
     recipe = {
@@ -100,7 +98,7 @@ def _named(preset: Sequence[str] | None, add: Sequence[str] | None) -> "list[tup
     """What to compare, by name; nothing where nothing is asked. Raises RolloutError."""
     from rollout.benchmarks.compare.runs import count_fits, different
 
-    pairs = [(name, name) for name in preset or ()] + added(add)
+    pairs = named(preset, add)
     if pairs:
         count_fits(len(pairs))
         different([_folder(name) for name, _ in pairs])

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rollout.cli.composition import Composition
+from rollout.cli.composition import Composition, complete_preset
 from rollout.cli.gen import roll
 from rollout.cli.options import Plugin, load_plugins, moved, reload_backend
 from rollout.sampler import MOST_SEED
@@ -20,7 +20,20 @@ def fork(
     at: Annotated[float, typer.Option(metavar="SECONDS", help="Where to fork; goes to the nearest whole block.")],
     pos: Annotated[list[str] | None, typer.Option("--pos", metavar="SPEC", help="Other positions.")] = None,
     cache: Annotated[list[str] | None, typer.Option("--cache", metavar="SPEC", help="Another policy+switch.")] = None,
-    preset: Annotated[list[str] | None, typer.Option("--preset", metavar="NAME", help="Another strategy.")] = None,
+    preset: Annotated[
+        list[str] | None,
+        typer.Option("--preset", metavar="NAME", help="Another strategy.", autocompletion=complete_preset),
+    ] = None,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--strategy", metavar="TEXT", help="Another one, whole: a preset's name, or 'POSITIONS POLICY+SWITCH'."
+        ),
+    ] = None,
+    spectrum: Annotated[list[str] | None, typer.Option("--spectrum", metavar="SPEC", help="Another spectrum.")] = None,
+    reads: Annotated[list[str] | None, typer.Option("--reads", metavar="SPEC", help="Other reads.")] = None,
+    order: Annotated[list[str] | None, typer.Option("--order", metavar="SPEC", help="Another order.")] = None,
+    store: Annotated[list[str] | None, typer.Option("--store", metavar="SPEC", help="Another store.")] = None,
     prompt: Annotated[
         list[str] | None, typer.Option("--prompt", metavar="SCRIPT", help="How it goes on; default: as it was.")
     ] = None,
@@ -53,12 +66,25 @@ def fork(
     spec = backend.spec  # of the weights themselves: a backend has families
     block = history.block(at, spec)
     base = history.strategy(block)
-    every = (values or [None] for values in (pos, cache, preset, prompt, seed))
+    whole = [*(preset or ()), *(strategy or ())]
+    axes = {
+        "pos": pos,
+        "cache": cache,
+        "text": whole,
+        "spectrum": spectrum,
+        "reads": reads,
+        "order": order,
+        "store": store,
+    }
+    every = (values or [None] for values in (*axes.values(), prompt, seed))
     options: list[tuple[Any, ...]] = list(product(*every))
     branches = []
-    for p, c, n, text, number in options:
-        strategy = Composition(p, c, n).strategy(base)
-        branches.append(history.branch(block, spec, strategy=strategy, prompt=text, seed=number, rebuild=rebuild))
+    for *values, script, number in options:
+        composition = Composition(**dict(zip(axes, values, strict=True)))
+        branch_strategy = composition.strategy(base)
+        branches.append(
+            history.branch(block, spec, strategy=branch_strategy, prompt=script, seed=number, rebuild=rebuild)
+        )
     begin = block * spec.block
     for number, recipe in enumerate(branches, 1):
         snapshot = None if rebuild else history.nearest(block)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rollout.cli.composition import Composition
+from rollout.cli.composition import Composition, Presets, Strategies, named
 from rollout.cli.model import Choice, chooses_model
 from rollout.cli.options import (
     ContextNoise,
@@ -31,10 +31,9 @@ PROMPT = "a red circle walks right on navy"
 @chooses_model()
 def live(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What all panes begin with.")] = PROMPT,
-    pane: Annotated[
-        list[str] | None,
-        typer.Option(metavar="STRATEGY", help="A preset, or 'POSITIONS POLICY+SWITCH'; one to four times."),
-    ] = None,
+    preset: Presets = None,
+    strategy: Strategies = None,
+    pane: Annotated[list[str] | None, typer.Option(hidden=True, help="What --strategy was called.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the noise, the same in all panes.")] = 0,
     out: Annotated[
         Path | None,
@@ -51,10 +50,11 @@ def live(
 ) -> None:
     """Type prompts and see which strategy obeys first.
 
-    On a local page of up to four panes, with buttons for a cut, a flush, a recache and a fork.
+    On a local page with a pane for each of one to four strategies, and buttons for a cut, a flush, a recache and a fork.
     """
     load_plugins(plugin)
-    strategies = [Strategy.of(text) for text in pane or PANES]
+    texts = [text for _, text in named(preset, [*(strategy or ()), *(pane or ())])]
+    strategies = [Strategy.of(text) for text in texts or PANES]
     try:
         from rollout.show.live.server import listen
     except ModuleNotFoundError as missing:

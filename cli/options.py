@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ContextNoise",
-    "Extra",
     "Force",
     "Out",
     "Plugin",
@@ -23,7 +22,6 @@ __all__ = [
     "Seed",
     "Shift",
     "Steps",
-    "added",
     "brought",
     "load_plugins",
     "moved",
@@ -54,24 +52,6 @@ BackendName = Annotated[str, typer.Option("--backend", metavar="NAME", help="The
 Plugin = Annotated[
     list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers rules of its own.")
 ]
-
-Extra = Annotated[
-    list[str] | None,
-    typer.Option("--add", metavar="NAME=STRATEGY", help="One more strategy: 'mine=relativistic sink:window=9+flush'."),
-]
-
-
-def added(add: Sequence[str] | None) -> list[tuple[str, str]]:
-    """The names and strategies of --add. Raises SuiteError."""
-    from rollout.errors import SuiteError
-
-    pairs = [text.partition("=") for text in add or ()]
-    for name, equals, strategy in pairs:
-        if not name.strip() or not equals or not strategy.strip():
-            raise SuiteError(
-                f"--add {name + equals + strategy!r} is no NAME=STRATEGY. Write 'mine=relativistic fifo+flush'."
-            )
-    return [(name.strip(), strategy.strip()) for name, _, strategy in pairs]
 
 
 def load_plugins(files: list[Path] | None) -> None:

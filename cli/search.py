@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rollout.cli.composition import Presets, Strategies, named
 from rollout.cli.options import Plugin, load_plugins
+from rollout.strategy import Strategy
 
 if TYPE_CHECKING:
     from rollout.benchmarks.search import Rival
@@ -33,11 +35,14 @@ def search(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: runs/search.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the search.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes on CPUs.")] = 1,
+    preset: Presets = None,
+    strategy: Strategies = None,
     plugin: Plugin = None,
 ) -> None:
     """Search for compositions that no other beats.
 
-    What is found is tried on prompts and seeds that were never searched on.
+    What is found is tried on prompts and seeds that were never searched on, against the published presets, or against the
+    strategies that --preset and --strategy name.
     """
     load_plugins(plugin)
     from dataclasses import asdict, replace
@@ -53,8 +58,11 @@ def search(
 
     definition = load_suite(suite)
     definition = replace(definition, scripts=definition.scripts[:prompts])
+    others = {name: Strategy.of(text) for name, text in named(preset, strategy)}
     sees, folder = tuple(name.strip() for name in see.split(",") if name.strip()), out or Path("runs") / "search"
-    job = Search(definition, sees, folder, Serial() if workers == 1 else Local(workers), seed=seed)
+    executor = Serial() if workers == 1 else Local(workers)
+    plugins = [str(path.resolve()) for path in plugin or ()]
+    job = Search(definition, sees, folder, executor, seed=seed, plugins=plugins)
     begun = len([trial for trial in job.study.trials if trial.state.is_finished()])
     print(
         f"{definition.name}: {trials} trials, {begun} there, on {len(definition.scripts) // 2} prompts; into {folder}"
@@ -65,7 +73,7 @@ def search(
         print("stopped; the same command goes on from there")
         raise SystemExit(130) from None
     front = job.front(study)
-    rows = rivals(job, tuple(front)[:12])
+    rows = rivals(job, tuple(front)[:12], others or None)
     table = Table("composition", *sees, box=None, pad_edge=False, header_style="bold")
     for text, values in sorted(front.items(), key=lambda item: item[1]):
         table.add_row(text, *(f"{value:.3g}" for value in values))
@@ -74,7 +82,7 @@ def search(
     winners = _winners(rows)
     print(f"\non {len(definition.scripts) - len(definition.scripts) // 2} prompts and seeds that were not searched on:")
     for text, beaten in winners.items():
-        print(f"  {text}: no worse in anything and better in something than {', '.join(beaten) or 'no preset'}")
+        print(f"  {text}: no worse in anything and better in something than {', '.join(beaten) or 'none'}")
     data = {
         "sees": sees,
         "front": {text: list(values) for text, values in front.items()},
@@ -87,7 +95,7 @@ def search(
 
 
 def _winners(rows: "list[Rival]") -> dict[str, list[str]]:
-    """Of each composition the presets that it beats at no larger a cache."""
+    """Of each composition the strategies that it beats at no larger a cache."""
     winners: dict[str, list[str]] = {}
     for row in rows:
         beaten = winners.setdefault(row.name, [])

@@ -6,18 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rollout.cli.composition import Presets, Strategies, named
 from rollout.cli.model import Choice, chooses_model
 from rollout.cli.options import Plugin, load_plugins
 from rollout.errors import BackendError, SpecError
+from rollout.strategy import Strategy
 from rollout.text import Json
 
 if TYPE_CHECKING:
     import torch
 
     from rollout.backend import Backend
-    from rollout.strategy import Strategy
 
-__all__ = ["speed"]
+__all__ = ["USUAL", "speed"]
+
+USUAL = tuple((name, name) for name in ("self-forcing", "longlive", "infinity-rope", "memrope"))
+"""The strategies of whole rollouts where none is named."""
 
 
 @chooses_model("backend", "dtype", "low_vram")
@@ -31,9 +35,9 @@ def speed(
     ] = None,
     windows: Annotated[str, typer.Option(metavar="A,B", help="Windows of the cache alone.")] = "6,12,21",
     repeats: Annotated[int, typer.Option(min=1, help="Timed blocks a row of the cache alone.")] = 7,
-    presets: Annotated[
-        str, typer.Option(metavar="A,B", help="Presets of whole rollouts.")
-    ] = "self-forcing,longlive,infinity-rope,memrope",
+    preset: Presets = None,
+    strategy: Strategies = None,
+    presets: Annotated[str | None, typer.Option(metavar="A,B", hidden=True, help="What --preset was called.")] = None,
     random: Annotated[bool, typer.Option("--random", help="Random weights of --size, wan only.")] = False,
     size: Annotated[str, typer.Option(help="1.3b or 14b, with --random.")] = "1.3b",
     layers: Annotated[int | None, typer.Option(help="Fewer layers than the size has, with --random.")] = None,
@@ -46,7 +50,7 @@ def speed(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="With --frames and one preset: make it a whole run here, and measure its drift."
+            metavar="DIR", help="With --frames and one strategy: make it a whole run here, and measure its drift."
         ),
     ] = None,
     snapshot_every: Annotated[int | None, typer.Option(min=1, metavar="N", help="As for 'rollout gen'.")] = None,
@@ -70,12 +74,14 @@ def speed(
     if backend is None:
         rows = _cache(place, dtype or "float32,bfloat16", windows, repeats)
     else:
+        texts = dict(named([*(preset or ()), *(presets or "").split(",")] if presets else preset, strategy) or USUAL)
+        strategies = {name: Strategy.of(text) for name, text in texts.items()}
         options = choice.options | ({} if dtype is None else {"dtype": dtype})
         model_loaded = _load(backend, random, size, layers, choice.device, options)
         if frames is None:
-            rows = _rollouts(model_loaded, presets, blocks)
+            rows = _rollouts(model_loaded, strategies, blocks)
         else:
-            rows = _flat(model_loaded, presets, frames, points, out, snapshot_every)
+            rows = _flat(model_loaded, strategies, frames, points, out, snapshot_every)
     if to is not None:
         write_text(to, json.dumps(rows, indent=1) + "\n")
 
@@ -135,26 +141,23 @@ def _load(backend: str, random: bool, size: str, layers: int | None, device: str
     return load_backend(backend, device=device, **options)
 
 
-def _begin(backend: "Backend", presets: str) -> tuple[dict[str, "Strategy"], str]:
-    """Say what is measured; the presets and a prompt that the model understands."""
+def _begin(backend: "Backend") -> str:
+    """Say what is measured; a prompt that the model understands."""
     import torch
-
-    from rollout.strategies.presets import preset
 
     spec = backend.spec
     print(
         f"{spec.name}: {spec.layers} layers, {spec.heads} heads of {spec.head_dim}, {spec.tokens} tokens a frame, "
         f"{str(backend.dtype).removeprefix('torch.')}, {_where(backend.device)}, torch {torch.__version__}"
     )
-    prompt = "a cat walks" if backend.world is None else backend.world.example
-    return {name: preset(name) for name in (part.strip() for part in presets.split(","))}, prompt
+    return "a cat walks" if backend.world is None else backend.world.example
 
 
-def _rollouts(backend: "Backend", presets: str, blocks: int) -> Json:
-    """Whole rollouts of a model under several presets."""
+def _rollouts(backend: "Backend", strategies: dict[str, Strategy], blocks: int) -> Json:
+    """Whole rollouts of a model under several strategies."""
     from rollout.benchmarks.speed.rollouts import measure, table
 
-    strategies, prompt = _begin(backend, presets)
+    prompt = _begin(backend)
     rows = []
     for name, strategy in strategies.items():
         rows.append(measure(backend, name, strategy, prompt, blocks=blocks))
@@ -163,14 +166,21 @@ def _rollouts(backend: "Backend", presets: str, blocks: int) -> Json:
     return {"rows": [row.to_dict() for row in rows]}
 
 
-def _flat(backend: "Backend", presets: str, frames: int, points: int, out: Path | None, every: int | None) -> Json:
-    """One long rollout a preset."""
+def _flat(
+    backend: "Backend",
+    strategies: dict[str, Strategy],
+    frames: int,
+    points: int,
+    out: Path | None,
+    every: int | None,
+) -> Json:
+    """One long rollout a strategy."""
     from rollout.benchmarks.speed.flat import Point, flat, points_table
     from rollout.files import new_folder
 
-    strategies, prompt = _begin(backend, presets)
+    prompt = _begin(backend)
     if out is not None and (len(strategies) > 1 or backend.world is None):
-        raise SpecError("--out takes one preset, on a backend with a world whose truth is known. Use --presets NAME.")
+        raise SpecError("--out takes one strategy, on a backend with a world whose truth is known. Use --preset NAME.")
     for strategy in strategies.values():
         strategy.check(backend.spec, frames)
     if out is not None:

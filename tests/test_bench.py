@@ -305,7 +305,9 @@ def test_one_run_at_a_time_writes(copy: Path) -> None:
     ("args", "fix"),
     [
         (("bench", "run", "nowhere"), "There are action-control"),
-        (("bench", "run", "smoke", "--add", "mine"), "NAME=STRATEGY"),
+        (("bench", "run", "smoke", "--add", "mine"), "no preset called 'mine'"),
+        (("bench", "run", "smoke", "--strategy", "mine="), "no NAME=TEXT"),
+        (("bench", "run", "smoke", "--strategy", "a=lol", "--strategy", "a=memrope"), "two strategies are called 'a'"),
         (("bench", "run", "smoke", "--add", "mine=relativistic"), "infinity-rope"),
         (("bench", "run", "smoke", "--add", "memrope=absolute fifo+keep"), "Choose another"),
         (("bench", "run", "smoke", "--address", "auto"), "--executor ray"),

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from rollout.cli import app
+from rollout.cli.composition import named
 from rollout.cli.ls import Group
 from rollout.cli.model import Choice
 from rollout.cli.options import reload_backend
@@ -23,6 +24,7 @@ from rollout.errors import RolloutError
 from rollout.run.record import RunFolder
 from rollout.run.video import read_video
 from rollout.strategies.presets import PRESETS
+from rollout.strategy import REFINEMENTS
 from tests.conftest import micro_backend
 from tests.processes import Forked
 
@@ -425,3 +427,56 @@ def test_the_default_strategy_is_named_in_help_and_output(tmp_path: Path) -> Non
     assert other.startswith("strategy: memrope: online ema")
     own = gen(tmp_path / "c", text, "--preset", "memrope", "--cache", "fifo:window=6").output.splitlines()[0]
     assert own.startswith("strategy: online fifo:window=6+keep;")
+
+
+ONE, SEVERAL = (
+    ["gen", "explain", "attn", "doctor", "fork"],
+    ["compare", "live", "bench run", "bench validate", "bench search", "bench speed"],
+)
+
+
+@pytest.mark.parametrize("command", [*ONE, *SEVERAL])
+def test_a_strategy_has_the_same_names_in_every_command(command: str) -> None:
+    text = run(*command.split(), "--help").output
+    options = ["--preset", "--strategy"] + ["--pos", "--cache", *map("--{}".format, REFINEMENTS)] * (command in ONE)
+    for option in options:
+        assert re.search(rf"^ +{option}\b", text, re.M), option
+
+
+def test_a_whole_strategy_is_a_preset_or_a_text_whose_parts_options_replace() -> None:
+    def first(*args: str) -> str:
+        return run("explain", "a[1s]", *args).output.splitlines()[0].partition("  on ")[0]
+
+    text = "relativistic sink:window=9+flush reads=commit"
+    assert first("--strategy", text) == text
+    assert first("--strategy", "memrope") == first("--preset", "memrope") == "online ema+keep"
+    assert first("--strategy", text, "--cache", "fifo") == "relativistic fifo+keep reads=commit"
+    assert first("--strategy", "memrope", "--reads", "commit") == "online ema+keep reads=commit"
+    assert "Leave one out" in refused("explain", "a[1s]", "--preset", "memrope", "--strategy", text)
+    assert "memrope" in refused("explain", "a[1s]", "--strategy", "memrop")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "strategy"),
+    [
+        ("memrope", "memrope", "memrope"),
+        ("mine = memrope", "mine", "memrope"),
+        ("my own=online ema:window=12+keep", "my own", "online ema:window=12+keep"),
+        ("online memory=online ema:window=12+keep", "online memory", "online ema:window=12+keep"),
+        *(
+            (text, text, text)
+            for text in ("online ema:window=9+keep", "relativistic:head=9 sink", "online ema reads=all")
+        ),
+    ],
+)
+def test_a_name_before_a_strategy_is_told_from_its_own_fields(text: str, name: str, strategy: str) -> None:
+    assert named(None, [text]) == [(name, strategy)]
+
+
+def test_presets_and_texts_are_one_list() -> None:
+    text = "mine=online ema+keep"
+    lines = run("bench", "validate", "smoke", "--preset", "longlive", "--add", "lol", "--strategy", text).output.split(
+        "\n"
+    )
+    names = [line.strip().partition(":")[0] for line in lines]
+    assert names[names.index("longlive") :][:3] == ["longlive", "lol", "mine"]

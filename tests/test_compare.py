@@ -319,7 +319,7 @@ STRATEGIES = {
     "unknown preset": (["--preset", "longlive", "--preset", "longlove"], "longlive"),
     "twice": (["--preset", "longlive", "--preset", "longlive"], "two are called 'longlive'"),
     "one folder": ([*ADD, "--add", "Flush=absolute fifo+keep"], "two are called 'flush'"),
-    "no name": (["--preset", "longlive", "--add", "=absolute fifo+keep"], "no NAME=STRATEGY"),
+    "no name": (["--preset", "longlive", "--add", "=absolute fifo+keep"], "no NAME=TEXT"),
     "a name of signs": (["--preset", "longlive", "--add", "..=absolute fifo+keep"], "no name to a folder"),
     "no strategy": (["--preset", "longlive", "--add", "x=absolute"], "no preset called 'absolute'"),
     "a prefix": ([*ADD, "--prefix", "none.mp4"], "not a file"),

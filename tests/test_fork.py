@@ -362,12 +362,28 @@ def test_the_commands(tmp_path: Path) -> None:
     assert cli("gen", f"{C} on navy[2.25s]", "--out", run, "--latents", "--threads", "1", "--seed", "4").exit_code == 0
     out = str(tmp_path / "forks")
     done = cli(
-        "fork", run, "--at", "1.5", "--cache", "keep", "--cache", "flush", "--prompt", f"{A}[0.75s]", "--out", out
+        "fork",
+        run,
+        "--at",
+        "1.5",
+        "--cache",
+        "keep",
+        "--cache",
+        "flush",
+        "--prompt",
+        f"{A}[0.75s]",
+        "--reads",
+        "commit",
+        "--out",
+        out,
     )
     assert done.exit_code == 0, done.output
     assert "after block 4 (1.5s)" in done.output
     records = [json.loads((tmp_path / "forks" / n / "run.json").read_text()) for n in ("1", "2")]
     assert [r["costs"]["blocks"] for r in records] == [6, 6]
+    changes = [event["value"] for r in records for event in r["events"] if event["kind"] == "strategy"]
+    assert len(changes) == 2
+    assert all('"commit"' in json.dumps(change) for change in changes)
     assert records[0]["digests"] != records[1]["digests"]
     again = cli("rerun", str(tmp_path / "forks" / "1"))
     assert (again.exit_code, again.output.count("the same, bit for bit")) == (0, 2), again.output

@@ -720,7 +720,7 @@ def test_hostile_text_is_text(browser: Any, real: SimpleNamespace) -> None:
 
 def test_the_command_ends_with_what_was_saved_and_rerun_agrees(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rollout", "live", "--port", "0", "--no-open", "--out", str(tmp_path / "out")]
-    with subprocess.Popen([*command, "--pane", "memrope"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen([*command, "--strategy", "memrope"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         address = running.stdout.readline().split()[3]
         assert address.startswith("http://127.0.0.1:")

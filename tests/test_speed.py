@@ -322,7 +322,7 @@ def test_bench_speed_follows_a_long_rollout(tmp_path: Path) -> None:
         "speed",
         "--backend",
         "sprites",
-        "--presets",
+        "--preset",
         "infinity-rope",
         "--frames",
         "60",
