@@ -2,22 +2,19 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rollout.benchmarks.metrics.video import LONG
 from rollout.benchmarks.plan import read_plan
+from rollout.benchmarks.replacing import replacing
 from rollout.benchmarks.store import Store
 from rollout.errors import OutputError
-from rollout.files import link_or_copy, new_tree, write_text
+from rollout.files import link_or_copy, write_text
 from rollout.run.record import RunFolder
 from rollout.run.video import frames_in, video_fps
 from rollout.script import Script
-from rollout.temporary import stem, temporary
-from rollout.text import cause
 
 __all__ = ["export_vbench"]
 
@@ -54,7 +51,7 @@ def export_vbench(folders: Sequence[Path], out: Path, *, long: bool = False, for
     for clip in clips:
         _check(clip.path, long)
     groups = _groups(clips)
-    with _whole(out, force) as partial:
+    with replacing(out, "export", _foreign, force=force) as partial:
         for name, members in groups.items():
             folder = partial / name
             folder.mkdir()
@@ -155,46 +152,12 @@ def _plain(name: str, most: int) -> str:
     return words.encode()[:BYTES].decode(errors="ignore").strip(" .") or "_"
 
 
-@contextmanager
-def _whole(out: Path, force: bool) -> Iterator[Path]:
-    """A folder to fill that becomes `out` at the end; with `force` an earlier export there gives way to it at that moment."""
-    earlier = out.with_name(f".{stem(out.name)}.earlier")
-    _settle(out, earlier)
-    if not out.is_dir() or not any(out.iterdir()):
-        with new_tree(out, "--out") as partial:
-            yield partial
-        return
-    if not force:
-        raise OutputError(f"{out} is not empty. Choose another --out, or add --force to replace an earlier export.")
-    if out.is_symlink() or not _is_export(out):
-        raise OutputError(f"{out} is no earlier export, which --force would replace. Choose another --out.")
-    try:
-        with temporary(out, folder=True) as partial:
-            yield partial
-            out.rename(earlier)
-            partial.rename(out)
-    except OSError as error:
-        raise OutputError(
-            f"{out} cannot be replaced: {cause(error)}. Choose another --out or free some space."
-        ) from error
-    shutil.rmtree(earlier, ignore_errors=True)
-
-
-def _settle(out: Path, earlier: Path) -> None:
-    """Bring back, or remove, what a process left that was killed while it replaced an export."""
-    if not earlier.is_dir() or earlier.is_symlink() or not _is_export(earlier):
-        return
-    if out.exists():
-        shutil.rmtree(earlier, ignore_errors=True)
-    else:
-        earlier.rename(out)
-
-
-def _is_export(folder: Path) -> bool:
-    """Whether a folder holds nothing but what an export writes."""
-    return all(
-        group.is_dir()
-        and not group.is_symlink()
-        and all(path.suffix == ".mp4" or path.name == PROMPTS for path in group.iterdir())
-        for group in folder.iterdir()
-    )
+def _foreign(folder: Path) -> Path | None:
+    """The first path in a folder that no export writes."""
+    for group in sorted(folder.iterdir()):
+        if group.is_symlink() or not group.is_dir():
+            return group
+        for path in sorted(group.iterdir()):
+            if path.suffix != ".mp4" and path.name != PROMPTS:
+                return path
+    return None

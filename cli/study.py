@@ -37,6 +37,9 @@ def build(
     questions: Annotated[
         Asked | None, typer.Option(help="What is asked; default: action where a script's prompt changes, else long.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an earlier study; its key stays as key-STUDY.json.")
+    ] = False,
     plugin: Plugin = None,
 ) -> None:
     """Write a page that shows pairs of videos blind.
@@ -47,7 +50,15 @@ def build(
     from rollout.benchmarks.study.build import build_study
 
     kind = questions.value if questions else None
-    study = build_study(runs, out, pairs=pairs, repeats=repeats, seed=seed, questions=kind)  # type: ignore[arg-type]
+    study = build_study(
+        runs,
+        out,
+        pairs=pairs,
+        repeats=repeats,
+        seed=seed,
+        questions=kind,  # type: ignore[arg-type]
+        force=force,
+    )
     for note in study.notes:
         print(f"note: {note}")
     print(

@@ -1,5 +1,6 @@
 """The command in a process of its own, forked from this one: a new interpreter takes seconds to import torch."""
 
+import errno
 import gc
 import os
 import signal
@@ -9,11 +10,15 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Any
 
 from rollout.cli import main
+from rollout.errors import RolloutError
 
-__all__ = ["Forked", "fork", "until"]
+__all__ = ["Forked", "fork", "full_at", "killed_at", "until"]
+
+ADDS = {"os.mkdir", "os.link", "os.symlink"}
+MOVES = {"os.rename", "os.rmdir", "os.remove", "os.chmod", "os.utime", "os.truncate", "shutil.rmtree", "fcntl.flock"}
 
 
 def until(holds: Callable[[], bool], seconds: float = 200) -> None:
@@ -39,6 +44,73 @@ def fork(act: Callable[[], int]) -> int:
         finally:
             os._exit(code)
     return pid
+
+
+def killed_at(step: int, run: Callable[[], object]) -> bool:
+    """Whether a process of its own that does `run` ended at its `step`-th change of the file system, as if killed."""
+    left = step
+
+    def watch(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal left
+        left -= event in ADDS | MOVES or _writes(event, args)
+        if left == 0:
+            os._exit(9)  # nothing of Python's is cleaned up
+
+    def act() -> int:
+        sys.dont_write_bytecode = True  # what is imported there is no part of it
+        sys.addaudithook(watch)
+        run()
+        return 0
+
+    code = os.waitstatus_to_exitcode(os.waitpid(fork(act), 0)[1])
+    assert code in (0, 9)
+    return code == 9
+
+
+def full_at(step: int, run: Callable[[], object]) -> str | None:
+    """What a process of its own that does `run` ends with where the disk is full from its `step`-th new file on.
+
+    The line of a RolloutError, or another error's traceback; None where it ended well.
+    """
+    left, here = step, os.getpid()
+
+    def watch(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal left
+        if os.getpid() != here and (event in ADDS or _writes(event, args)):
+            left -= 1
+            if left <= 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with TemporaryFile("w+") as said:
+
+        def act() -> int:
+            sys.dont_write_bytecode = True
+            sys.addaudithook(watch)
+            try:
+                run()
+            except RolloutError as error:
+                said.write(str(error))
+            except BaseException:
+                traceback.print_exc(file=said)
+            else:
+                return 0
+            said.flush()
+            return 2
+
+        code = os.waitstatus_to_exitcode(os.waitpid(fork(act), 0)[1])
+        said.seek(0)
+        assert code in (0, 2)
+        return said.read() if code else None
+
+
+def _writes(event: str, args: tuple[Any, ...]) -> bool:
+    """Whether an audit event is a file that is opened to be written to."""
+    if event != "open" or str(args[0]).startswith("/dev/"):
+        return False
+    _, mode, flags = args
+    if mode is None:
+        return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    return bool(set("wxa+") & set(mode))
 
 
 class Forked:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from rollout.registry import find
 from rollout.run.job import Job
 from rollout.run.recipe import Recipe
 from rollout.run.record import RunFolder
+from tests.processes import killed_at
 from tests.test_wan import original_names, small_parts, transformer
 
 TUNED = transformer(seed=9)
@@ -562,27 +562,6 @@ def test_a_folder_is_described_also_where_it_is_not_whole(
     (folder / "transformer" / "config.json").write_text(json.dumps(config))
     with pytest.raises(BackendError, match=r"it says .*-1"):
         describe(folder)
-
-
-def killed_at(step: int, run: Callable[[], object]) -> bool:
-    """Whether a process of its own that does `run` ended at its `step`-th change of the file system, as if killed."""
-    changes = {"os.mkdir", "os.link", "os.rename", "os.rmdir", "os.remove", "os.chmod", "shutil.rmtree", "fcntl.flock"}
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    left = step
-
-    def watch(event: str, args: tuple[Any, ...]) -> None:
-        nonlocal left
-        left -= event in changes or (event == "open" and args[1] in ("w", "x", "xb"))
-        if left == 0:
-            os._exit(9)  # nothing of Python's is cleaned up
-
-    sys.addaudithook(watch)
-    try:
-        run()
-    finally:
-        os._exit(0)
 
 
 def test_an_import_that_is_killed_leaves_nothing_under_its_name(base: Path, tmp_path: Path) -> None:

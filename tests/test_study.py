@@ -35,6 +35,8 @@ from rollout.run.recipe import Recipe
 from rollout.run.video import read_video
 from rollout.strategies.presets import PRESETS, preset
 from tests.browsing import at_once
+from tests.processes import full_at, killed_at
+from tests.test_export import finished
 
 ACTION = "a red circle walks right on navy[0.4s] | a red circle jumps on navy[0.4s] ; infinity-rope | memrope"
 LONG = "a green square stands on teal[0.4s]"
@@ -236,13 +238,83 @@ def test_a_study_that_fails_leaves_no_page_and_one_that_is_there_stays(runs: Pat
     (two / "video.mp4").write_bytes(video[: len(video) // 2])
     with pytest.raises(OutputError):
         build_study([one, two], tmp_path / "broken")
-    assert not list((tmp_path / "broken").rglob("*"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["two"]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> list[Path]:
+    """Two runs of one frame."""
+    return [finished(tmp_path / "runs" / name, strategy=name) for name in ("memrope", "longlive")]
+
+
+def test_a_study_gives_way_by_force_alone_and_its_key_stays(small: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    build_study([one, runs / "long-self-forcing"], out)
-    before = (out / "key.json").read_bytes()
-    with pytest.raises(OutputError, match="never overwritten"):
-        build_study([one, runs / "long-self-forcing"], out, seed=5)
-    assert (out / "key.json").read_bytes() == before
+    build_study(small, out)
+    first = contents(out)
+    with pytest.raises(OutputError, match="add --force to replace an earlier study"):
+        build_study(small, out, seed=5)
+    assert contents(out) == first
+    build_study(small, out, force=True)
+    assert contents(out) == first
+    study = json.loads(first["key.json"])["study"]
+    for seed in (5, 6):
+        build_study(small, out, seed=seed, force=True)
+    keys = sorted(path.name for path in out.glob("key-*.json"))
+    assert f"key-{study}.json" in keys
+    assert len(keys) == 2
+    assert (out / f"key-{study}.json").read_bytes() == first["key.json"]
+    assert read_key(out / f"key-{study}.json").study == study
+    saved(out, answers_of(out, "anna", 1))
+    with pytest.raises(OutputError, match=r"answers-anna\.json is no part of an earlier study, which --force would"):
+        build_study(small, out, force=True)
+    (out / "answers-anna.json").unlink()
+    (out / "key.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"key\.json is no key of a study, and would be lost"):
+        build_study(small, out, force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "runs"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_killed_anywhere_or_on_a_full_disk_a_study_is_whole_or_not_there(
+    force: bool, small: list[Path], tmp_path: Path
+) -> None:
+    """Or, with --force, the earlier one; then the same command makes the same bytes."""
+    out, whole, earlier = (tmp_path / name for name in ("out", "whole", "earlier"))
+
+    def build(place: Path = out) -> None:
+        build_study(small, place, seed=7, force=force)
+
+    def begin() -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        if force:
+            shutil.copytree(earlier, out)
+
+    if force:
+        build_study(small, earlier)
+        shutil.copytree(earlier, whole)
+    build(whole)
+    before, after = contents(earlier), contents(whole)
+    for ended, least in ((killed_at, 12), (full_at, 6)):
+        begin()
+        step = 1
+        while how := ended(step, build):
+            assert contents(out) in (before, after) or (force and not out.exists())
+            if isinstance(how, str):
+                assert contents(out) == before
+                assert re.fullmatch(r".* No space left on device\. Choose another .* free some space\.", how), how
+            if not force and out.exists():  # it was killed when all was there
+                shutil.rmtree(out)
+            build()
+            assert contents(out) == after
+            assert {path.name for path in tmp_path.iterdir()} - {"earlier"} == {"out", "runs", "whole"}
+            begin()
+            step += 2 if force else 1
+        assert step > least
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files below a folder, by path."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_orders_and_sides_are_random_and_the_seeds_own() -> None:

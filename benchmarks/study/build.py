@@ -1,7 +1,9 @@
 """A study as two things: page/, a folder that raters open from disk, and key.json, which stays with the researcher."""
 
+import errno
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -12,12 +14,13 @@ from typing import Any
 import av
 
 from rollout import __version__
+from rollout.benchmarks.replacing import replacing
 from rollout.benchmarks.report import environment
 from rollout.benchmarks.study.clips import Clip, Pair, choose, find_clips, find_pairs
 from rollout.benchmarks.study.questions import QUESTIONS, Kind
 from rollout.errors import OutputError
-from rollout.files import new_folder, new_tree, write_text
-from rollout.text import Json
+from rollout.files import write_text
+from rollout.text import Json, cause
 
 __all__ = ["KEY", "WHEN", "build_study"]
 
@@ -25,6 +28,10 @@ HOME = Path(__file__).parent
 KEY = "rollout study key 1"
 WHEN = 1577836800
 """The date of every video that is handed out, 2020-01-01: a copy's own date could tell one run from another."""
+OWN = re.compile(r"page(/index\.html|/videos(/[0-9a-f]{8}\.mp4)?)?|key(-[0-9a-f]{12})?\.json")
+"""The paths of a study."""
+STUDY = re.compile("[0-9a-f]{12}")
+"""A study's name."""
 NOTES = {"h264": "filter_units=remove_types=6", "hevc": "filter_units=remove_types=39|40"}
 """FFmpeg's filters that take a codec's free text (SEI) out of its packets."""
 
@@ -44,32 +51,63 @@ class Built:
 
 
 def build_study(
-    runs: Sequence[Path], out: Path, *, pairs: int = 12, repeats: int = 2, seed: int = 0, questions: Kind | None = None
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    pairs: int = 12,
+    repeats: int = 2,
+    seed: int = 0,
+    questions: Kind | None = None,
+    force: bool = False,
 ) -> Built:
-    """Write OUT/page/index.html with its videos under meaningless names, and OUT/key.json. Raises RolloutError."""
+    """Write OUT/page/index.html with its videos under meaningless names, and OUT/key.json; both are there, or neither.
+
+    With `force` an earlier study in OUT gives way, and its key stays beside the new one as key-STUDY.json: without it the
+    answers to it would mean nothing. Raises RolloutError.
+    """
     clips, notes = find_clips(runs)
     possible, more = find_pairs(clips, questions)
     selection = choose(possible, pairs, seed)
     again = min(repeats, len(selection))
     names = _names(selection, seed)
     data = _data(selection, again, names)
-    if out.is_dir() and any(out.iterdir()):
-        raise OutputError(
-            f"the folder {out} is not empty, and a study's key is never overwritten. Choose another --out."
-        )
-    new_folder(out)
-    with new_tree(out / "page", "--out") as page:
-        (page / "videos").mkdir()
+    key = json.dumps(_key(selection, names, data, seed), indent=1, ensure_ascii=False) + "\n"
+    with replacing(out, "study", _foreign, force=force) as partial:
+        (partial / "page" / "videos").mkdir(parents=True)
         for clip, name in sorted(names.items(), key=lambda pair: pair[1]):
-            bare_video(clip.video, page / "videos" / f"{name}.mp4")
-        write_text(page / "index.html", _page(data))
-        write_text(
-            out / "key.json", json.dumps(_key(selection, names, data, seed), indent=1, ensure_ascii=False) + "\n"
-        )
+            bare_video(clip.video, partial / "page" / "videos" / f"{name}.mp4")
+        write_text(partial / "page" / "index.html", _page(data))
+        write_text(partial / "key.json", key)
+        for study, text in _keys(out).items():
+            if study != data["study"]:
+                write_text(partial / f"key-{study}.json", text)
     seconds = sum(_length(pair) for pair in selection) * (1 + again / len(selection))
     return Built(
         out / "page" / "index.html", out / "key.json", len(selection), again, len(possible), seconds, (*notes, *more)
     )
+
+
+def _foreign(folder: Path) -> Path | None:
+    """The first path in a folder that no study writes."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or path.is_dir() != (name in ("page", "page/videos")) or not OWN.fullmatch(name):
+            return path
+    return None
+
+
+def _keys(folder: Path) -> dict[str, str]:
+    """The keys in a study's folder by their studies, as text. Raises OutputError for one that cannot be read."""
+    keys = {}
+    for path in folder.glob("key*.json"):
+        try:
+            text = path.read_text(encoding="utf-8")
+            keys[STUDY.fullmatch(json.loads(text)["study"])[0]] = text  # type: ignore[index] # else it raises
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise OutputError(
+                f"{path} is no key of a study, and would be lost: {cause(error)}. Choose another --out."
+            ) from error
+    return keys
 
 
 def _names(pairs: Sequence[Pair], seed: int) -> dict[Clip, str]:
@@ -149,4 +187,6 @@ def bare_video(source: Path, target: Path) -> None:
                     copy.mux_one(piece)
         os.utime(target, (WHEN, WHEN))
     except (OSError, av.FFmpegError, IndexError) as error:
-        raise OutputError(f"{source} cannot be copied to {target}: {error}. Is it a whole video?") from error
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise  # nothing is wrong with the video
+        raise OutputError(f"{source} cannot be copied: {error}. Is it a whole video?") from error
