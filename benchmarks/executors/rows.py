@@ -104,7 +104,7 @@ def roll_rows(backend: Backend, recipes: Sequence[Recipe], folders: Sequence[Pat
             recipe,
             script,
             prefix=starts[n],
-            timings=times(seconds / count, writing / count, output.frames),
+            timings=times(seconds / count, (seconds - writing) / count, writing / count, output.frames),
             digests=output.digests,
         )
         RunFolder.finish(folders[n], row)

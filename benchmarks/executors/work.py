@@ -131,7 +131,7 @@ class Worker:
 
     def _roll(self, spec: Mapping[str, Any], folder: Path) -> None:
         peak = Peak(self.backend.device)
-        job = Job(self.backend, self._recipe(spec), folder, exact=True, locked=True, peak=peak)
+        job = Job(self.backend, self._recipe(spec), folder, exact=True, locked=True, peak=peak, beside=False)
         for _ in job.run():
             pass
 

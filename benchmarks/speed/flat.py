@@ -99,7 +99,7 @@ def _start(
         run = generate(backend, strategy, Script((Shot(prompt, blocks * length),)))
         return run, run
     script = Script((Shot(prompt, (blocks - TRUE) * length),))
-    job = Job(backend, Recipe(strategy, str(script), prefix=str(TRUE)), folder, every=every)
+    job = Job(backend, Recipe(strategy, str(script), prefix=str(TRUE)), folder, every=every, beside=False)
     return job.rollout, job.run()
 
 

@@ -22,6 +22,7 @@ from rollout.files import alone
 from rollout.loop import Result, Rollout, generate
 from rollout.plan import steps
 from rollout.ranks import leads
+from rollout.run.beside import Beside
 from rollout.run.machine import machine
 from rollout.run.moving import KINDS, moving_picture
 from rollout.run.output import Output, State
@@ -78,6 +79,8 @@ class Job:
     """Whether who runs it has its folder alone already."""
     peak: Peak | None = None
     """What measures the most memory that it takes, where that is asked for."""
+    beside: bool = True
+    """Decode and write a block while the next one is denoised; not where what a block costs is measured."""
 
     def __post_init__(self) -> None:
         recipe, spec = self.recipe, self.backend.spec
@@ -92,7 +95,10 @@ class Job:
                 _behind(spec.latent, spec.block * int(before[name])) for name in ("first", "history")
             )
             self.prefix_record = msgspec.convert(before["prefix"], PrefixRecord | None)
-        self.seconds, self.writing = (float(before.get(name, 0.0)) for name in ("seconds", "writing"))
+        self.seconds, self.writing, self.rolling = (
+            float(before.get(name, 0.0)) for name in ("seconds", "writing", "rolling")
+        )
+        self._beside = Beside()
         self.rollout: Rollout = generate(
             self.backend,
             recipe.strategy,
@@ -159,8 +165,11 @@ class Job:
             output = self._open()
             try:
                 yield from self._blocks(output)
+                self._beside.wait()
                 output.close(keep=bool(snapshots(self.folder)))
             except BaseException as error:
+                with suppress(BaseException):  # the error that ends it came first
+                    self._beside.wait()
                 output.leave(error, keep=bool(snapshots(self.folder)))
                 raise
             self._finish(output)
@@ -216,6 +225,7 @@ class Job:
             if output is not None:
                 output.add(earlier)
         while True:
+            started = time.monotonic()
             try:
                 result = next(self.rollout, None)
             except Exception:
@@ -225,12 +235,12 @@ class Job:
                 raise
             if result is None:
                 return
-            rolled_at = time.monotonic()
+            self.rolling += time.monotonic() - started
             if output is not None:
-                output.add(result)
-            now = time.monotonic()
-            self.writing += now - rolled_at
-            self.seconds = before + now - begun
+                self._beside.start(partial(self._write, output, result))
+                if not self.beside:
+                    self._beside.wait()
+            self.seconds = before + time.monotonic() - begun
             blocks = result.block.index + 1
             more = blocks < self.rollout.blocks
             if more and self.every and blocks % self.every == 0:
@@ -241,6 +251,11 @@ class Job:
             if more and self.stopping:
                 self.snapshot(output)
                 raise Stopped(self._stopped(blocks))
+
+    def _write(self, output: Output, result: Result) -> None:
+        begun = time.monotonic()
+        output.add(result)
+        self.writing += time.monotonic() - begun
 
     def _stopped(self, blocks: int) -> str:
         where = f"stopped after block {blocks} of {self.rollout.blocks}"
@@ -256,6 +271,7 @@ class Job:
         state, tensors = run.state()
         if output is None:
             return
+        self._beside.wait()
         files, pictures = output.state()
         facts = {
             "recipe": self.recipe.to_dict(),
@@ -272,6 +288,7 @@ class Job:
                 "prefix": msgspec.to_builtins(self.prefix_record),
                 "seconds": self.seconds,
                 "writing": self.writing,
+                "rolling": self.rolling,
             },
         }
         Snapshot(run.done, facts, dict(under(tensors, "rollout")) | dict(under(pictures, "output"))).write(self.folder)
@@ -284,7 +301,7 @@ class Job:
             self.script,
             prefix=self.prefix_record,
             history=0 if self.history is None else self.rollout.encoded,
-            timings=times(self.seconds, self.writing, output.frames),
+            timings=times(self.seconds, self.rolling, self.writing, output.frames),
             digests=output.digests,
             peak_bytes=self.peak.bytes() if self.peak is not None else None,
         )

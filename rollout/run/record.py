@@ -232,12 +232,12 @@ def record(
     )
 
 
-def times(seconds: float, writing: float, frames: int) -> dict[str, float | int]:
-    """A record's timings: `writing` of all `seconds` went into decoding and writing `frames` pixel frames."""
+def times(seconds: float, rolling: float, writing: float, frames: int) -> dict[str, float | int]:
+    """A record's timings: of all `seconds`, those of rolling out, and those of decoding and writing, which may go on beside."""
     return {
         "seconds": seconds,
         "decode_and_write_seconds": writing,
-        "generate_seconds": seconds - writing,
+        "generate_seconds": rolling,
         "frames": frames,
         "frames_per_second": frames / seconds,
     }

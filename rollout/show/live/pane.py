@@ -143,7 +143,7 @@ class Pane:
         script = Script((Shot(first, blocks * spec.block_seconds),))
         events = tuple(self._events(blocks - 1))
         recipe = replace(self.recipe, text=str(script), events=events)
-        timings = times(self.seconds, self.writing, output.frames)
+        timings = times(self.seconds, self.seconds - self.writing, self.writing, output.frames)
         RunFolder.finish(
             folder,
             record(

@@ -1,0 +1,40 @@
+"""One thing at a time beside the thread that goes on: a block is decoded and written while the next one is denoised."""
+
+from collections.abc import Callable
+from threading import Thread
+
+import torch
+
+__all__ = ["Beside"]
+
+
+class Beside:
+    """Runs one function in a thread of its own; the next one waits for it, and so does `wait`."""
+
+    def __init__(self) -> None:
+        self._thread: Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Begin, once what ran before is through. Raises what that raised."""
+        self.wait()
+        threads = torch.get_num_threads()  # a new thread would take all cores, and give other bits
+
+        def run() -> None:
+            try:
+                torch.set_num_threads(threads)
+                work()
+            except BaseException as error:
+                self._error = error
+
+        self._thread = Thread(target=run, name="rollout-writes")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until it is through. Raises what it raised, once."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
