@@ -181,7 +181,8 @@ def test_a_checkpoint_is_found_under_the_names_that_trainers_give_it(kind: str, 
     assert_same(imported(tmp_path / "w.pt"))
     data = record(tmp_path)
     assert data["weights"] == taken
-    assert data["holds"] == ([] if taken is None else sorted(values))
+    beside = ["state_dict/generator", "state_dict/generator_ema"] if kind == "nested" else sorted(values)
+    assert data["holds"] == ([] if taken is None else beside)
 
 
 FLAT: dict[str, dict[str, Tensor]] = {
@@ -200,7 +201,9 @@ def test_names_are_read_in_every_wrapper(kind: str, imported: Any, tmp_path: Pat
     save_file({name: tensor.clone() for name, tensor in FLAT[kind].items()}, tmp_path / "w.safetensors")
     assert_same(imported(tmp_path / "w.safetensors"))
     assert record(tmp_path).get("ignored") == (2 if kind == "whole-comfy" else None)
-    assert record(tmp_path)["weights"] == ("generator_ema" if kind == "two-models" else None)
+    two = kind == "two-models"
+    assert record(tmp_path)["weights"] == ("generator_ema" if two else None)
+    assert record(tmp_path)["holds"] == (["generator", "generator_ema"] if two else [])
 
 
 @pytest.mark.parametrize("kind", ["WanTransformer3DModel", "SkyReelsV2Transformer3DModel"])
@@ -294,6 +297,14 @@ def test_which_of_several_models_is_meant_is_not_guessed(imported: Any, tmp_path
     torch.save({"generator": PLAIN, "generator_ema": wrapped("", original_names(transformer()))}, tmp_path / "w.pt")
     assert_same(imported(tmp_path / "w.pt", raw=True))
     assert record(tmp_path)["weights"] == "generator"
+
+
+def test_tensors_without_numbers_of_their_own_are_named(imported: Any, tmp_path: Path) -> None:
+    name = f"{QUERY}.weight"
+    for tensor, says in ((PLAIN[name].to_sparse(), "as a sparse tensor"), (PLAIN[name].to("meta"), "without its num")):
+        torch.save({"generator": PLAIN | {name: tensor}}, tmp_path / "w.pt")
+        with pytest.raises(BackendError, match=f"holds '{name}' {says}"):
+            imported(tmp_path / "w.pt")
 
 
 def test_an_old_or_misnamed_file_is_read_by_what_it_is(imported: Any, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "WHOLE",
     "Checkpoint",
     "Contents",
+    "State",
     "pick",
     "read_checkpoint",
     "read_contents",
@@ -55,6 +56,15 @@ class Contents:
 
 
 @dataclass(frozen=True)
+class State:
+    """A state dict that was picked: `taken`, the key under which it was, None where there was none, and all that there were."""
+
+    tensors: Mapping[str, Tensor]
+    taken: str | None
+    holds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A transformer's tensors by plain names, memory-mapped.
 
@@ -76,31 +86,35 @@ def read_checkpoint(path: Path, *, raw: bool = False) -> Checkpoint:
     Averaged weights are taken where there are both; `raw`: those that were trained.
     """
     contents = read_contents(path, "checkpoint")
-    taken, state = pick(contents, TRAINED + AVERAGED if raw else AVERAGED + TRAINED)
+    state = pick(contents, TRAINED + AVERAGED if raw else AVERAGED + TRAINED)
+    taken = state.taken
     if raw and taken is not None and taken.rpartition("/")[2] in AVERAGED:
         raise BackendError(f"{contents.path} holds only averaged weights, {taken!r}. Leave --raw out.")
-    whole = {name: tensor for name, tensor in state.items() if name.startswith(WHOLE)}
+    whole = {name: tensor for name, tensor in state.tensors.items() if name.startswith(WHOLE)}
     tensors: dict[str, Tensor] = {}
-    for name, tensor in (whole or state).items():
+    for name, tensor in (whole or state.tensors).items():
         plain = strip(name)
         if plain in tensors:
             raise BackendError(f"{contents.path} holds {plain!r} twice, under two wrappers. Save one of them alone.")
         if not plain.endswith(DERIVED):
             tensors[plain] = tensor
-    holds = () if taken is None else tuple(sorted(map(str, contents.values)))
-    ignored = len(state) - len(whole) if whole else 0
-    return Checkpoint(contents.path, tensors, contents.metadata, taken, holds, ignored)
+    ignored = len(state.tensors) - len(whole) if whole else 0
+    return Checkpoint(contents.path, tensors, contents.metadata, taken, state.holds, ignored)
 
 
-def pick(contents: Contents, order: Sequence[str]) -> tuple[str | None, dict[str, Tensor]]:
-    """The state dict that is meant and the key under which it is: the first of `order` that is there, else the only one.
+def pick(contents: Contents, order: Sequence[str]) -> State:
+    """The state dict that is meant: the first of `order` that is there, else the only one.
 
     Raises BackendError where there is none, or several of which none is known.
     """
     states = dict(_states(contents.values))
     for key in sorted(states, key=lambda key: [_rank(part, order) for part in key]):
         if len(states) == 1 or all(part in order for part in key):
-            return "/".join(key) or None, states[key]
+            for name, tensor in states[key].items():
+                if tensor.layout is not torch.strided or tensor.is_meta:
+                    kind = "without its numbers" if tensor.is_meta else "as a sparse tensor"
+                    raise BackendError(f"{contents.path} holds {name!r} {kind}. Save the model's state dict again.")
+            return State(states[key], "/".join(key) or None, tuple(sorted(_keys(contents.values, key))))
     if states:
         keys = ", ".join(sorted("/".join(key) for key in states))
         raise BackendError(f"{contents.path} holds several models, {keys}. Save the one that you mean alone.")
@@ -108,6 +122,18 @@ def pick(contents: Contents, order: Sequence[str]) -> tuple[str | None, dict[str
     raise BackendError(
         f"{contents.path} holds no mapping of names to tensors{keys and f', only {keys}'}. Give a model's state dict."
     )
+
+
+def _keys(values: Mapping[str, Any], key: Sequence[str]) -> Iterator[str]:
+    """Every key beside those that lead to a state dict, its own included; before a dot, where names are flat."""
+    if not key:
+        return
+    inner = {str(name): value for name, value in values.items()}
+    for name in inner if key[0] in inner else {name.partition(".")[0] for name in inner}:
+        if name == key[0] and len(key) > 1:
+            yield from (f"{name}/{deeper}" for deeper in _keys(inner[name], key[1:]))
+        else:
+            yield name
 
 
 def _rank(part: str, order: Sequence[str]) -> int:

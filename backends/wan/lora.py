@@ -190,7 +190,7 @@ def read_lora(path: Path, names: Names, *, alpha: float | None = None) -> Lora:
     contents = read_contents(path, "LoRA")
     reader = _Reader(contents.path, names, _adapter(contents), alpha)
     modules: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in pick(contents, STATES)[1].items():
+    for name, tensor in pick(contents, STATES).tensors.items():
         module, part = _split(contents.path, name)
         if part in modules.setdefault(module, {}):
             raise BackendError(
