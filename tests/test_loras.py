@@ -18,7 +18,8 @@ from rollout.backends.wan.weights import import_checkpoint
 from rollout.errors import BackendError
 from tests.test_wan import transformer
 
-STATE: dict[str, Tensor] = {name: tensor.clone() for name, tensor in transformer().state_dict().items()}
+STATE: dict[str, Tensor] = {name: tensor.double() for name, tensor in transformer().state_dict().items()}
+"""A model's tensors in float64, so that a sum that is right is right to twelve digits."""
 RANK = 2
 MODULES = ("blocks.0.attn1.to_q", "blocks.1.attn2.to_out.0", "blocks.0.ffn.net.0.proj", "patch_embedding")
 ORIGINAL = {module: original_name(f"{module}.weight").removesuffix(".weight") for module in MODULES}
@@ -50,14 +51,17 @@ def merged(scales: float | dict[str, float], pairs: Factors = PAIRS) -> dict[str
         scale = scales[module] if isinstance(scales, dict) else scales
         name = f"{module}.weight"
         product = torch.einsum("or,ri->oi", up.flatten(1).double(), down.flatten(1).double())
-        state[name] = (state[name].double() + scale * product.reshape(state[name].shape)).float()
+        state[name] = state[name] + scale * product.reshape(state[name].shape)
     return state
 
 
-def assert_merged(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_merged(tensors: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-12) -> None:
+    """All tensors are what is expected, in float64; what is not expected to change is the base's, bit for bit."""
     assert tensors.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(tensors[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
+        torch.testing.assert_close(tensors[name], tensor.double(), rtol=tolerance, atol=tolerance, msg=name)
+        if tensor is STATE[name]:
+            assert torch.equal(tensors[name], tensor), name
     assert any(not torch.equal(tensors[name], STATE[name]) for name in STATE)
 
 
@@ -97,6 +101,10 @@ FORMS = {
     "comfy": (state("diffusion_model.", "lora_A.weight", "lora_B.weight"), 1.0),
     "comfy-alpha": (state("diffusion_model.", "lora_down.weight", "lora_up.weight", alpha=1.0), 0.5),
     "kohya": (state("lora_unet_", "lora_down.weight", "lora_up.weight", flat=True, alpha=3.0), 1.5),
+    "kohya-diffusers": (
+        state("lora_transformer_", "lora_down.weight", "lora_up.weight", original=False, flat=True, alpha=1.0),
+        0.5,
+    ),
     "kohya-fun": (state("lora_unet__", "lora_down.weight", "lora_up.weight", flat=True, alpha=8.0), 4.0),
     "diffusers": (state("transformer.", "lora_A.weight", "lora_B.weight", original=False), 1.0),
     "old-diffusers": (state("transformer.", "lora.down.weight", "lora.up.weight", original=False), 1.0),
@@ -107,6 +115,8 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_every_trainers_names_merge_to_the_same(form: str, imported: Importer, tmp_path: Path) -> None:
     tensors, scale = FORMS[form]
+    if form == "kohya":
+        assert "lora_unet_blocks_0_self_attn_q.lora_down.weight" in tensors
     save_file(tensors, tmp_path / "lora.safetensors")
     assert_merged(imported(tmp_path / "lora.safetensors"), merged(scale))
     record = json.loads((tmp_path / "record").read_text())
@@ -142,8 +152,9 @@ def test_what_peft_says_beside_a_lora_is_done(imported: Importer, tmp_path: Path
     assert_merged(imported(folder), merged(2.0))
 
 
+@pytest.mark.filterwarnings("ignore:Adapter .* have invalid shape")  # so peft calls its own biases
 def test_it_is_what_peft_itself_merges(imported: Importer, tmp_path: Path) -> None:
-    """Patterns, ranks and rank-stabilised scales, as its own merge has them."""
+    """Patterns, ranks, rank-stabilised scales and biases, as its own merge has them."""
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(
         r=4,
@@ -152,13 +163,18 @@ def test_it_is_what_peft_itself_merges(imported: Importer, tmp_path: Path) -> No
         rank_pattern={"attn1.to_q": 2},
         alpha_pattern={"blocks.1.attn2.to_v": 16, "ffn.net.2": 1},
         use_rslora=True,
+        lora_bias=True,
         init_lora_weights=False,
     )
     torch.manual_seed(4)
     model = peft.get_peft_model(transformer(), config)
+    for name, parameter in model.named_parameters():  # which begin as 0
+        if "lora_B" in name and name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
     model.save_pretrained(tmp_path / "adapter")
-    expected = model.merge_and_unload().state_dict()
-    assert_merged(imported(tmp_path / "adapter"), dict(expected))
+    expected = dict(model.merge_and_unload().state_dict())
+    assert not torch.equal(expected["blocks.0.attn1.to_q.bias"].double(), STATE["blocks.0.attn1.to_q.bias"])
+    assert_merged(imported(tmp_path / "adapter"), expected, tolerance=1e-5)  # peft adds in float32
 
 
 def test_what_diffusers_says_in_a_lora_is_done(imported: Importer, tmp_path: Path) -> None:
@@ -209,22 +225,53 @@ def test_several_loras_in_one_training_state_are_told_apart(imported: Importer, 
     assert_merged(imported(tmp_path / "lora.pt"), merged(1.0))
 
 
+def assert_refused(imported: Importer, tmp_path: Path, tensors: dict[str, Tensor], says: str, **options: Any) -> None:
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, tmp_path / "lora.safetensors")
+    with pytest.raises(BackendError, match=says) as caught:
+        imported(tmp_path / "lora.safetensors", **options)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*to-*"))
+
+
+def pair(module: str) -> dict[str, Tensor]:
+    return {f"{module}.lora_down.weight": torch.ones(2, 48), f"{module}.lora_up.weight": torch.ones(48, 2)}
+
+
+def test_a_lora_of_modules_that_are_not_there_says_how_many_fit(imported: Importer, tmp_path: Path) -> None:
+    comfy, here = FORMS["comfy"][0], "diffusion_model.blocks"
+    deep = {name: tensor for i in range(40) for name, tensor in pair(f"{here}.{i}.self_attn.q").items()}
+    flat = {name: tensor for i in range(6) for name, tensor in pair(f"lora_unet_input_blocks_{i}_1_proj").items()}
+    own = "Give it with its own base"
+    image, text = f"{here}.0.cross_attn.k_img", "lora_te_x"
+    for tensors, says in (
+        (flat, f"none of its 6 modules is in the model, and the weight of 'lora_unet_input_.*' is not. {own}"),
+        (deep, f"only 2 of its 40 modules are in the model, and the weight of '{here}.10.self_attn.q' is not. {own}"),
+        (comfy | pair(image), f"only 4 of its 5 modules are .* '{image}' is not. It is of an image-to-video model"),
+        (comfy | {"diffusion_model.img_emb.proj.1.diff": torch.ones(2)}, "of an image-to-video model"),
+        (comfy | pair(text), f"only 4 of its 5 modules are .* '{text}' is not. It is of a text encoder too"),
+        (pair("transformer.blocks.0.attn1.to_qkv"), "none of its 1 modules .* It is of fused projections"),
+        (comfy | pair(f"{here}.0.self_attn.qkv"), "only 4 of its 5 modules .* It is of fused projections"),
+        (comfy | pair("lora_unet_blocks_0_cross_attn_kv"), "only 4 of its 5 modules .* It is of fused projections"),
+        (comfy | {f"{here}.0.self_attn.norm_q.diff_b": torch.ones(48)}, "the bias of '.*norm_q' is not"),
+    ):
+        assert_refused(imported, tmp_path, tensors, says)
+
+
 def test_what_is_no_plain_lora_is_refused_by_name(imported: Importer, tmp_path: Path) -> None:
     comfy = FORMS["comfy"][0]
     query = "diffusion_model.blocks.0.self_attn.q"
 
     def refused(tensors: dict[str, Tensor], says: str, **options: Any) -> None:
-        save_file({name: tensor.clone() for name, tensor in tensors.items()}, tmp_path / "lora.safetensors")
-        with pytest.raises(BackendError, match=says) as caught:
-            imported(tmp_path / "lora.safetensors", **options)
-        assert "\n" not in str(caught.value)
+        assert_refused(imported, tmp_path, tensors, says, **options)
 
     refused(comfy | {f"{query}.dora_scale": torch.ones(48)}, "which is DoRA")
     refused({f"{query}.lokr_w1": torch.ones(2, 2)}, "LoKr, LoHa or another relative")
-    refused(comfy | {"lora_te_x.lora_down.weight": torch.ones(2, 2)}, "'lora_te_x' has no weight in the model")
     refused(comfy | {"text_encoder.x": torch.ones(2)}, "a LoRA of the text encoder")
-    refused(comfy | {f"{query}.lora_B.bias": torch.ones(48)}, "no LoRA tensor")
-    refused(comfy | {"diffusion_model.img_emb.proj.1.diff": torch.ones(2)}, "has no weight in the model")
+    refused(STATE, "no LoRA tensor. Give a LoRA of the transformer alone")
+    for end in ("lora_A.bias", "diff.bias", "alpha.bias"):
+        refused(comfy | {f"{query}.{end}": torch.ones(48)}, f"{end}', which is no LoRA tensor")
+    refused({f"{query}.lora_B.bias": torch.ones(48)}, "lacks a factor of .*self_attn.q")
+    refused(comfy | {f"{query}.lora_B.bias": torch.ones(47)}, "the difference of .*self_attn.q is of another shape")
     refused(
         {name: t for name, t in comfy.items() if name != f"{query}.lora_B.weight"}, "lacks a factor of .*self_attn.q"
     )
@@ -234,7 +281,17 @@ def test_what_is_no_plain_lora_is_refused_by_name(imported: Importer, tmp_path: 
     refused(comfy | {f"{query}.lora_A.weight": torch.ones(3, 48)}, "the size of .*self_attn.q is of another shape")
     refused(comfy | {f"{query}.diff_b": torch.ones(47)}, "the difference of .*self_attn.q is of another shape")
     refused(comfy | {f"{query}.lora_down.weight": torch.ones(2, 48)}, "twice, perhaps of two adapters")
-    refused(comfy | {f"{query}.alpha": torch.tensor(float("nan"))}, "an alpha of nan for .*Add --lora-alpha")
+    refused(comfy | {f"{query}.alpha": torch.tensor(float("nan"))}, "no number as the alpha of .*self_attn.q")
+    refused(comfy | {f"{query}.alpha": torch.ones(2)}, "no number as the alpha of .*Add --lora-alpha")
+    zero = {name.replace("lora_A.weight", "alpha"): torch.zeros(()) for name in comfy if "lora_A" in name}
+    refused(comfy | zero, "an alpha of 0, and changes nothing")
+    for dtype in (torch.int8, torch.complex64):
+        word = str(dtype).removeprefix("torch.")
+        refused({name: tensor.to(dtype) for name, tensor in comfy.items()}, f"lora_A.weight' as {word}. Get it in fp16")
+    refused(
+        comfy | {f"{query}.lora_A.weight": torch.full((2, 48), float("nan"))},
+        "the checkpoint's blocks.0.attn1.to_q.weight with the LoRA is not finite. Get the LoRA again",
+    )
     for alpha in (float("nan"), float("inf"), 0.0):
         refused(comfy, re.escape(f"alpha of {alpha} is no scale"), alpha=alpha)
     with pytest.raises(BackendError, match="Add --lora"):

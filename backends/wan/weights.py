@@ -43,10 +43,12 @@ class _Entry:
     def make(self) -> Tensor:
         """Its values. Raises BackendError where they are not finite."""
         tensor = self.weight.read()
-        for delta in self.deltas:
-            tensor = delta.add_to(tensor)
         if not finite(tensor):
             raise BackendError(f"the checkpoint's {self.name} is not finite. Get it again.")
+        for delta in self.deltas:
+            tensor = delta.add_to(tensor)
+        if self.deltas and not finite(tensor):
+            raise BackendError(f"the checkpoint's {self.name} with the LoRA is not finite. Get the LoRA again.")
         written = tensor.to(self.dtype).contiguous()
         if written.dtype is not tensor.dtype and not finite(written):
             raise BackendError(
