@@ -299,6 +299,23 @@ def test_which_of_several_models_is_meant_is_not_guessed(imported: Any, tmp_path
     assert record(tmp_path)["weights"] == "generator"
 
 
+def test_a_lora_is_not_taken_for_a_checkpoint(imported: Any, tmp_path: Path) -> None:
+    alone = {f"diffusion_model.{QUERY}.lora_A.weight": torch.ones(2, 48)}
+    alone |= {
+        f"diffusion_model.{QUERY}.lora_B.weight": torch.ones(48, 2),
+        f"diffusion_model.{QUERY}.alpha": torch.ones(()),
+    }
+    unmerged = {name.replace(f"{QUERY}.weight", f"{QUERY}.base_layer.weight"): tensor for name, tensor in PLAIN.items()}
+    unmerged |= {f"{QUERY}.lora_A.default.weight": torch.ones(2, 48)}
+    for tensors, says in (
+        (alone, "no checkpoint alone: 2 of its tensors are a LoRA's. Give it with --lora, and as CHECKPOINT the model"),
+        (unmerged, "no checkpoint alone: 1 of its tensors are a LoRA's. Merge it, or save both apart"),
+    ):
+        save_file(tensors, tmp_path / "w.safetensors")
+        with pytest.raises(BackendError, match=says):
+            imported(tmp_path / "w.safetensors")
+
+
 def test_tensors_without_numbers_of_their_own_are_named(imported: Any, tmp_path: Path) -> None:
     name = f"{QUERY}.weight"
     for tensor, says in ((PLAIN[name].to_sparse(), "as a sparse tensor"), (PLAIN[name].to("meta"), "without its num")):

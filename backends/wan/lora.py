@@ -15,7 +15,7 @@ from rollout.backends.wan.naming import Names, strip
 from rollout.errors import BackendError
 from rollout.text import Json
 
-__all__ = ["ABSENT", "CHANGED", "FLAT", "NAME", "OTHERS", "PARTS", "STATES", "Delta", "Lora", "read_lora"]
+__all__ = ["ABSENT", "CHANGED", "FLAT", "NAME", "OTHERS", "PARTS", "STATES", "Delta", "Lora", "is_factor", "read_lora"]
 
 STATES = ("generator_lora", "lora", "generator", "state_dict", "model", "transformer")
 """Under which names LoRAs are kept."""
@@ -221,6 +221,12 @@ def read_lora(path: Path, names: Names, *, alpha: float | None = None) -> Lora:
         "lora_alpha": _origin(reader, any("alpha" in parts for parts in modules.values())),
     }
     return Lora(deltas, record)
+
+
+def is_factor(name: str) -> bool:
+    """Whether a tensor of this name is a LoRA's."""
+    match = NAME.fullmatch(name)
+    return match is not None and PARTS[match[2]] in ("down", "up")
 
 
 def _origin(reader: _Reader, own: bool) -> str:

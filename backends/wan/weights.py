@@ -14,7 +14,7 @@ from rollout.backends.wan.checkpoint import Checkpoint, read_checkpoint
 from rollout.backends.wan.checks import finite
 from rollout.backends.wan.folder import FILES, INDEX, PARTS, RECORD, describe, read_config
 from rollout.backends.wan.kinds import check_files
-from rollout.backends.wan.lora import Delta, Lora, read_lora
+from rollout.backends.wan.lora import NAME, Delta, Lora, is_factor, read_lora
 from rollout.backends.wan.naming import Names
 from rollout.backends.wan.quantised import Weight, read_weights
 from rollout.errors import BackendError
@@ -106,6 +106,11 @@ def import_checkpoint(
 
 def _entries(source: Checkpoint, names: Names, changes: Lora, dtype: str | None) -> dict[str, _Entry]:
     """Every tensor of the folder to be, its name and shape checked. Raises BackendError."""
+    if factors := sum(map(is_factor, source.tensors)):
+        remedy = "Merge it, or save both apart."
+        if all(map(NAME.fullmatch, source.tensors)):
+            remedy = "Give it with --lora, and as CHECKPOINT the model that it belongs to."
+        raise BackendError(f"{source.path} is no checkpoint alone: {factors} of its tensors are a LoRA's. {remedy}")
     weights = read_weights(source)
     entries = {}
     for new, old in names.match(source.path, weights).items():
