@@ -20,6 +20,7 @@ from rollout.benchmarks.run import Run
 from rollout.benchmarks.store import Store
 from rollout.benchmarks.suites.suite import Suite
 from rollout.benchmarks.summary import score_grid, scores_of
+from rollout.documents import mend_end, read_lines
 from rollout.errors import RolloutError, SpecError, SuiteError
 from rollout.files import inner_folder, new_folder
 from rollout.registry import find, names
@@ -113,7 +114,7 @@ class Search:
 
     @property
     def study(self) -> "Study":
-        """The trials so far. Raises SuiteError where Optuna is not installed."""
+        """The trials so far. Raises OutputError, and SuiteError where Optuna is not installed."""
         try:
             import optuna
             from optuna.storages import JournalStorage
@@ -123,6 +124,8 @@ class Search:
             raise SuiteError("a search needs Optuna. Install rollout-video[search].") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         new_folder(self.out, force=True)
+        mend_end(self.out / JOURNAL)
+        read_lines(self.out / JOURNAL, dict)  # a bad line is named, before Optuna meets it
         directions = [
             StudyDirection.MINIMIZE if m.better == "lower" else StudyDirection.MAXIMIZE for m in self.metrics.values()
         ]

@@ -12,13 +12,15 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from rollout.benchmarks.metrics.score import Score
-from rollout.errors import OutputError
+from rollout.documents import append_line, read_lines
 from rollout.files import alone, inner_folder, new_folder, write_text
 from rollout.run.record import RunFolder, RunRecord
 from rollout.temporary import remove_leftovers, temporary
 from rollout.text import Json
 
 __all__ = ["AttemptRecord", "CellScore", "CurveRecord", "Scores", "Store"]
+
+ATTEMPTS = "attempts.jsonl"
 
 
 class CurveRecord(Struct, frozen=True):
@@ -92,15 +94,8 @@ class Store:
         return [name for name, code in metrics.items() if name not in scores or scores[name].code != code]
 
     def scores(self, address: str) -> Scores:
-        """A cell's scores."""
-        path = self.folder(address) / "metrics.jsonl"
-        try:
-            rows = [msgspec.json.decode(line, type=CellScore) for line in path.read_bytes().splitlines()]
-            return {row.metric: row for row in rows}
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise OutputError(f"{path} cannot be read: {error}. Remove its folder and run the suite again.") from error
+        """A cell's scores. Raises OutputError."""
+        return {row.metric: row for row in read_lines(self.folder(address) / "metrics.jsonl", CellScore)}
 
     def record(self, address: str) -> RunRecord:
         """A cell's run record. Raises OutputError."""
@@ -138,20 +133,12 @@ class Store:
         remove_leftovers(self.cells)
 
     def log(self, **event: Any) -> None:
-        """Append to the attempt log, attempts.jsonl: one line an event, in one write."""
-        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **event}) + "\n"
-        with (self.root / "attempts.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line)
+        """Append to the attempt log, attempts.jsonl: one line an event. Raises OutputError."""
+        append_line(self.root / ATTEMPTS, {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **event})
 
     def attempts(self) -> list[AttemptRecord]:
         """The attempt log. Raises OutputError."""
-        path = self.root / "attempts.jsonl"
-        if not path.is_file():
-            return []
-        try:
-            return [msgspec.json.decode(line, type=AttemptRecord) for line in path.read_bytes().splitlines()]
-        except (OSError, ValueError) as error:
-            raise OutputError(f"{path} cannot be read: {error}. Remove it.") from error
+        return read_lines(self.root / ATTEMPTS, AttemptRecord)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -1,6 +1,9 @@
 """The command line: one file a command, and the only place that prints."""
 
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -71,10 +74,22 @@ app.add_typer(study.app, name="study")
 app.add_typer(weights.app, name="weights")
 
 
+@contextmanager
+def _warnings() -> Iterator[None]:
+    """What the library logs is a line on stderr."""
+    log, handler = logging.getLogger("rollout"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("rollout: %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
 def main() -> None:
     """The `rollout` command: bad input gives one line on stderr and exit code 2, a stop 130 or 143."""
     try:
-        with one_voice(sys.argv[1:]):
+        with one_voice(sys.argv[1:]), _warnings():
             code = app(standalone_mode=False)
     except RolloutError as error:
         print(f"rollout: {error}", file=sys.stderr)

@@ -95,6 +95,18 @@ def test_again_computes_nothing(copy: Path) -> None:
     assert finished(copy) == before
 
 
+def test_a_run_goes_on_after_its_log_was_cut_off(copy: Path) -> None:
+    log = copy / "run" / "attempts.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(whole[:-30])
+    result = bench(copy)
+    assert result.exit_code == 0, result.output
+    lines = log.read_bytes().splitlines(keepends=True)
+    assert b"".join(lines[:-1]) == whole[: whole.rindex(b"\n", 0, -1) + 1]
+    assert json.loads(lines[-1])["event"] == "run"
+    assert rollout("bench", "report", copy / "run").exit_code == 0
+
+
 def test_a_changed_strategy_gets_its_own_cells_alone(copy: Path) -> None:
     before = finished(copy)
     (copy / "little.toml").write_text(

@@ -23,6 +23,7 @@ from rollout.backends.sprites.codec import CHANNELS, Codec, fit_codec
 from rollout.backends.sprites.model import Shape, SpriteTransformer
 from rollout.backends.sprites.weights import read_weights, save_weights
 from rollout.backends.sprites.world import render
+from rollout.documents import append_line
 from rollout.files import write_whole
 from rollout.rope import rotate, table
 from rollout.text import Json
@@ -207,8 +208,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
 def write_log(folder: Path, row: Json) -> None:
     """Append one JSON line to log.jsonl, and show it."""
     print(json.dumps(row), flush=True)
-    with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    append_line(folder / "log.jsonl", row)
 
 
 def main() -> None:
