@@ -21,6 +21,7 @@ from rollout.cli.options import (
 from rollout.errors import SpecError
 from rollout.registry import find
 from rollout.script import Script, planned
+from rollout.show.explain.advice import Advice
 from rollout.show.explain.table import blocks, differences
 from rollout.show.explain.trace import STEPS
 from rollout.show.explain.views import Mark, Sight, compare, sights
@@ -80,21 +81,41 @@ def explain(
         one.order.check_plan(STEPS, plan.count(spec))
     if coherence:
         _coherence(strategy, plan, spec, as_json, whole)
-    elif png is not None or html is not None:
-        _draw(pairs, plan, spec, script, png, html)
-    elif as_json:
-        _json(pairs, plan, spec)
+        return
+    advices = [Advice(one, spec) for _, one in pairs]
+    if png is not None or html is not None:
+        _draw(pairs, advices, plan, spec, script, png, html)
+    elif as_json:  # for programs: Trace.warnings has what is said to people
+        _json(_abreast(advices, plan, spec))
+        return
     else:
         length = spec.block_seconds
         for _, one in pairs:
             print(f"{one}  on {spec.name}: window {one.policy.window}, {length:g}s a block")
         for line in told(planned(plan, spec)):
             print(line)
+        names = [name for name, _ in pairs]
         if against is None:
-            _print(*blocks(_sights(strategy, plan, spec), plan, whole))
+            _print(*blocks((sight for (sight,) in _abreast(advices, plan, spec)), plan, whole))
         else:
-            first, second = (_sights(one, plan, spec) for _, one in pairs)
-            _print(*differences([name for name, _ in pairs], zip(first, second, strict=True), plan, whole))
+            _print(*differences(names, ((a, b) for a, b in _abreast(advices, plan, spec)), plan, whole))
+    for letter, advice in zip(("A: ", "B: ") if against else ("",), advices, strict=True):
+        _advise(advice, letter)
+
+
+def _advise(advice: Advice, letter: str) -> None:
+    """How near the distances in use look, and what a strategy loses."""
+    for text in [*filter(None, [advice.line()]), *(f"warning: {text}" for text in advice.warnings())]:
+        print(f"{letter}{text}")
+
+
+def _abreast(advices: Sequence[Advice], plan: Script, spec: Spec) -> Iterator[tuple[Sight, ...]]:
+    """The blocks of all strategies side by side, each seen by its advice."""
+    rollouts = (
+        advice.watch(sights(advice.strategy, blocks_of(plan, spec), spec, horizon=_horizon(plan, spec)))
+        for advice in advices
+    )
+    return zip(*rollouts, strict=True)
 
 
 def _horizon(plan: Script, spec: Spec) -> Horizon:
@@ -102,17 +123,12 @@ def _horizon(plan: Script, spec: Spec) -> Horizon:
     return Horizon(STEPS, 0, plan.count(spec) - 1)
 
 
-def _sights(strategy: Strategy, plan: Script, spec: Spec) -> Iterator[Sight]:
-    return sights(strategy, blocks_of(plan, spec), spec, horizon=_horizon(plan, spec))
-
-
-def _json(pairs: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec) -> None:
+def _json(abreast: Iterator[tuple[Sight, ...]]) -> None:
     """One object a block: the step, or both steps under "a" and "b" and what differs."""
-    rollouts = (_sights(strategy, plan, spec) for _, strategy in pairs)
-    for n, both in enumerate(zip(*rollouts, strict=True)):
+    for n, both in enumerate(abreast):
         row: Json = both[0].step.to_dict()
         if len(both) > 1:
-            difference = compare(*both)
+            difference = compare(both[0], both[1])
             row = {
                 "block": n,
                 "a": row,
@@ -130,16 +146,17 @@ def _coherence(strategy: Strategy, plan: Script, spec: Spec, as_json: bool, ever
     from rollout.show.explain.coherence import again, over_time, peaks, to_dict
 
     steps = list(simulate(strategy, blocks_of(plan, spec), spec, horizon=_horizon(plan, spec)))
+    factors = strategy.spectrum.multipliers(spec)
     if as_json:
-        print(json.dumps({"strategy": str(strategy)} | to_dict(steps, spec), indent=1))
+        print(json.dumps({"strategy": str(strategy)} | to_dict(steps, spec, factors), indent=1))
         return
     print(f"{strategy}  on {spec.name}: {spec.axes[0]} rotary pairs of time, trained on {spec.trained} frames")
-    heads, rows = over_time(steps, spec)
+    heads, rows = over_time(steps, spec, factors)
     if not rows:
         print("It keeps no sinks and no memory: nothing that it caches grows old.")
         return
     _print(heads, rows[:: 1 if every else -(-len(rows) // SHOWN)])
-    beyond = peaks(steps, spec)
+    beyond = peaks(steps, spec, factors)
     if not beyond:
         print(
             f"No distance is as long as the {spec.trained} trained frames: no cached frame can look nearer than it did there."
@@ -152,13 +169,22 @@ def _coherence(strategy: Strategy, plan: Script, spec: Spec, as_json: bool, ever
 
 
 def _draw(
-    pairs: Sequence[tuple[str, Strategy]], plan: Script, spec: Spec, script: str, png: Path | None, html: Path | None
+    pairs: Sequence[tuple[str, Strategy]],
+    advices: Sequence[Advice],
+    plan: Script,
+    spec: Spec,
+    script: str,
+    png: Path | None,
+    html: Path | None,
 ) -> None:
     from rollout.files import write_text, write_whole
     from rollout.show.explain.overlay import COLUMNS, paint, save
     from rollout.show.explain.page import LONGEST, page, sides
 
     drawing = sides(pairs, plan, spec, LONGEST if png is None else COLUMNS, horizon=_horizon(plan, spec))
+    for advice, side in zip(advices, drawing, strict=True):
+        for sight in side.sights:
+            advice.see(sight)
     if png is not None:
         figure = paint(drawing, plan, spec)
         write_whole(png, lambda path: save(figure, path))

@@ -5,20 +5,35 @@ were at distance 0, and a block may take an old sink's place. Distances beyond t
 is there that this happens; it can be said before any run.
 """
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-
-from torch import Tensor
 
 from rollout.backend import Spec
 from rollout.plan import Step
-from rollout.rope import coherence
 from rollout.slots import Block, Role
 from rollout.text import Json
 
-__all__ = ["Pair", "Reach", "again", "over_time", "peaks", "reaches", "to_dict"]
+__all__ = ["PLAIN", "Pair", "Reach", "again", "nearness", "over_time", "peaks", "reaches", "to_dict"]
 
 PINNED = (Role.SINK, Role.MEMORY)
+Factors = Sequence[Sequence[float]]
+"""Multipliers of the temporal frequencies as a spectrum gives them, a row for all heads or one a head."""
+PLAIN: Factors = ((),)
+"""Those that change nothing."""
+
+
+def nearness(distance: int, spec: Spec, factors: Factors = PLAIN) -> float:
+    """How much a key at a temporal distance looks as if it were at distance 0, as `rope.coherence` without torch.
+
+    Under a spectrum that tells heads apart it is the mean over them.
+    """
+    pairs = spec.axes[0]
+    values = []
+    for row in factors:
+        turns = [distance * spec.theta ** (-pair / pairs) * f for pair, f in enumerate(row or (1.0,) * pairs)]
+        values.append(math.hypot(math.fsum(map(math.cos, turns)), math.fsum(map(math.sin, turns))) / pairs)
+    return math.fsum(values) / len(values)
 
 
 @dataclass(frozen=True)
@@ -43,13 +58,13 @@ class Reach:
     coherence: float
 
 
-def _curve(spec: Spec, steps: Iterable[Step]) -> tuple[list[list[Pair]], Tensor]:
+def _curve(spec: Spec, steps: Iterable[Step], factors: Factors) -> tuple[list[list[Pair]], list[float]]:
     """Every block's pairs of its frames with sinks and memory, and the coherence of all distances up to the greatest."""
     blocks = [list(_distances(step)) for step in steps]
     most = max((distance for block in blocks for *_, distance in block), default=0)
     # One distance more than any in use: a peak is compared with both its neighbours.
-    values = coherence(range(most + 2), spec.axes[0], spec.theta)
-    return [[Pair(*pair, float(values[pair[-1]])) for pair in block] for block in blocks], values
+    values = [nearness(distance, spec, factors) for distance in range(most + 2)]
+    return [[Pair(*pair, values[pair[-1]]) for pair in block] for block in blocks], values
 
 
 def _distances(step: Step) -> Iterator[tuple[int, Role, int, int]]:
@@ -60,11 +75,11 @@ def _distances(step: Step) -> Iterator[tuple[int, Role, int, int]]:
                 yield frame, slot.role, slot.frame, abs(place - index)
 
 
-def reaches(steps: Iterable[Step], spec: Spec) -> list[Reach]:
+def reaches(steps: Iterable[Step], spec: Spec, factors: Factors = PLAIN) -> list[Reach]:
     """How far each block's sinks and memory lie behind it, block by block; nothing where it has none."""
     steps = list(steps)
     rows: list[Reach] = []
-    for step, pairs in zip(steps, _curve(spec, steps)[0], strict=True):
+    for step, pairs in zip(steps, _curve(spec, steps, factors)[0], strict=True):
         for role in PINNED:
             pairs_of_role = [pair for pair in pairs if pair.role is role]
             if pairs_of_role:
@@ -74,12 +89,12 @@ def reaches(steps: Iterable[Step], spec: Spec) -> list[Reach]:
     return rows
 
 
-def peaks(steps: Iterable[Step], spec: Spec) -> list[Pair]:
+def peaks(steps: Iterable[Step], spec: Spec, factors: Factors = PLAIN) -> list[Pair]:
     """Where coherence is greatest beyond the trained frames, the greatest first: each peak's first frame.
 
     A peak is a local maximum over distances; where none is in use, the one distance that looks nearest.
     """
-    blocks, values = _curve(spec, steps)
+    blocks, values = _curve(spec, steps, factors)
     earliest: dict[int, Pair] = {}
     for pairs in blocks:
         for pair in pairs:
@@ -95,10 +110,10 @@ Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 """Heads and rows."""
 
 
-def over_time(steps: Iterable[Step], spec: Spec) -> Table:
+def over_time(steps: Iterable[Step], spec: Spec, factors: Factors = PLAIN) -> Table:
     """A row a block that has sinks or memory: their distances, and the greatest coherence among them."""
     blocks: dict[int, dict[Role, Reach]] = {}
-    for reach in reaches(steps, spec):
+    for reach in reaches(steps, spec, factors):
         blocks.setdefault(reach.block.index, {})[reach.role] = reach
     roles = [role for role in PINNED if any(role in row for row in blocks.values())]
     rows = []
@@ -122,16 +137,16 @@ def again(pairs: Iterable[Pair], spec: Spec) -> Table:
     return ("frame", "second", "distance", "coherence", "of"), rows
 
 
-def to_dict(steps: Iterable[Step], spec: Spec) -> Json:
+def to_dict(steps: Iterable[Step], spec: Spec, factors: Factors = PLAIN) -> Json:
     """All of it as JSON."""
     steps = list(steps)
     blocks = [
         {"block": reach.block.index, "start": reach.block.start, "role": reach.role.value, "near": reach.near}
         | {"far": reach.far, "coherence": round(reach.coherence, 6)}
-        for reach in reaches(steps, spec)
+        for reach in reaches(steps, spec, factors)
     ]
     top = [
         asdict(pair) | {"coherence": round(pair.coherence, 6), "second": spec.seconds(pair.frame)}
-        for pair in peaks(steps, spec)
+        for pair in peaks(steps, spec, factors)
     ]
     return {"backend": spec.name, "pairs": spec.axes[0], "trained": spec.trained, "blocks": blocks, "peaks": top}

@@ -11,6 +11,7 @@ from rollout.files import write_whole
 from rollout.plan import Step
 from rollout.registry import find
 from rollout.script import Script
+from rollout.show.explain.advice import Advice
 from rollout.show.explain.overlay import COLUMNS, paint, save
 from rollout.show.explain.page import Side, sides
 from rollout.show.explain.table import blocks
@@ -49,6 +50,11 @@ class Trace:
     def steps(self) -> tuple[Step, ...]:
         """Of each block the edits, the slots and the views of its passes."""
         return tuple(sight.step for sight in self.side.sights)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the composition loses over this script, a sentence each, as `rollout explain` warns of it."""
+        return tuple(Advice.of(self.strategy, self.spec, self.side.sights).warnings())
 
     def __len__(self) -> int:
         return len(self.side.sights)
