@@ -241,8 +241,8 @@ def _published() -> dict[str, Strategy]:
 
 def _sign(search: Search, see: str, ours: Grid, theirs: Grid) -> int:
     """1 where ours is better beyond doubt, -1 where theirs is, else 0."""
-    differences = np.nanmean(ours - theirs, axis=1)
-    differences = differences[np.isfinite(differences)]
+    pairs = ours - theirs
+    differences = np.nanmean(pairs[np.isfinite(pairs).any(axis=1)], axis=1)  # of each prompt that has any
     if len(differences) < 2 or not differences.any():
         return 0
     error = differences.std(ddof=1) / np.sqrt(len(differences))
