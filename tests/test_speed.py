@@ -12,7 +12,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
+from rollout import preset
 from rollout.backend import Spec
+from rollout.benchmarks.speed import rollouts
 from rollout.benchmarks.speed.flat import flat
 from rollout.benchmarks.speed.handling import PASSES, Floor, Ours, Plain
 from rollout.benchmarks.speed.overhead import measure, switching
@@ -336,3 +338,11 @@ def test_bench_speed_follows_a_long_rollout(tmp_path: Path) -> None:
     assert len({row["kv_bytes"] for row in rows}) == 1
     far = CliRunner().invoke(app, [*args[:4], "--presets", "self-forcing", "--frames", "2000"]).exception
     assert "position table" in str(far)
+
+
+def test_a_run_is_timed_alone_and_beside_a_busy_core() -> None:
+    row = rollouts.measure(
+        micro_backend(torch.float32), "fifo", preset("infinity-rope"), "a red circle jumps", blocks=1
+    )
+    assert min(row.gen, row.gen_busy) > 0
+    assert "gen fps | beside a busy core" in rollouts.table([row])

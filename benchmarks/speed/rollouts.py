@@ -5,9 +5,13 @@ a rollout without them.
 """
 
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -17,7 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rollout.backend import Attend, Backend, BackendDefaults
 from rollout.benchmarks.markdown import as_text
 from rollout.devices import now
+from rollout.errors import BackendError
 from rollout.loop import Rollout, generate
+from rollout.run.job import Job
+from rollout.run.recipe import Recipe
 from rollout.script import Script, Shot
 from rollout.strategy import Strategy
 from rollout.text import Json
@@ -36,6 +43,10 @@ class Row:
     window: int
     frames_per_second: float
     """Pixel frames, without decoding."""
+    gen: float
+    """Pixel frames a second of a whole run, as `rollout gen` writes it: with decoding and the mp4; 0 without a decoder."""
+    gen_busy: float
+    """The same while another process keeps a core busy."""
     block: float
     model: float
     """Everything outside self-attention."""
@@ -110,13 +121,38 @@ class CountSyncs(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
+@contextmanager
+def _busy_core() -> Iterator[None]:
+    """Keep a core busy beside."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinner:
+        try:
+            yield
+        finally:
+            spinner.kill()
+
+
+def _gen_rate(backend: Backend, strategy: Strategy, script: Script, *, busy: bool) -> float:
+    """Frames a second of a run into a folder that is thrown away; 0 where the backend has no decoder, as random weights."""
+    try:
+        backend.decoder()
+    except BackendError:
+        return 0.0
+    with TemporaryDirectory() as folder, _busy_core() if busy else nullcontext():
+        job, begun = Job(backend, Recipe(strategy, str(script)), Path(folder)), now(backend.device)
+        for _ in job.run():
+            pass
+        return backend.spec.pixel_frames(job.rollout.blocks * backend.spec.block) / (now(backend.device) - begun)
+
+
 def measure(backend: Backend, name: str, strategy: Strategy, prompt: str, *, blocks: int = 3) -> Row:
     """Fill the window, then time `blocks` blocks plainly, split, and under the count of synchronisations."""
     spec = backend.spec
     fill = -(-strategy.policy.window // spec.block) + 1
 
+    script = Script((Shot(prompt, (fill + blocks) * spec.block_seconds),))
+
     def started(model: Backend) -> Rollout:
-        run = generate(model, strategy, Script((Shot(prompt, (fill + blocks) * spec.block_seconds),)))
+        run = generate(model, strategy, script)
         for _ in range(fill):
             next(run)
         return run
@@ -138,6 +174,7 @@ def measure(backend: Backend, name: str, strategy: Strategy, prompt: str, *, blo
     run = started(backend)
     with CountSyncs() as syncs:
         next(run)
+    rates = [_gen_rate(backend, strategy, script, busy=busy) for busy in (False, True)]
     ms = {k: 1000 * v / blocks for k, v in clock.seconds.items()}
     if backend.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(backend.device) / 2**20
@@ -148,6 +185,8 @@ def measure(backend: Backend, name: str, strategy: Strategy, prompt: str, *, blo
         strategy=name,
         window=strategy.policy.window,
         frames_per_second=1000 * spec.block * spec.stride / block_ms,
+        gen=rates[0],
+        gen_busy=rates[1],
         block=block_ms,
         model=ms["passes"] - ms["attend"],
         attention=ms["attention"],
@@ -164,6 +203,8 @@ def table(rows: Sequence[Row]) -> str:
         "strategy",
         "window",
         "fps",
+        "gen fps",
+        "beside a busy core",
         "ms a block",
         "model",
         "attention",
@@ -174,7 +215,9 @@ def table(rows: Sequence[Row]) -> str:
     )
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for r in rows:
-        times = [f"{x:,.1f}" for x in (r.frames_per_second, r.block, r.model, r.attention, r.cache)]
+        whole = [f"{x:,.1f}" if x else "-" for x in (r.gen, r.gen_busy)]
+        times = [f"{r.frames_per_second:,.1f}", *whole]
+        times += [f"{x:,.1f}" for x in (r.block, r.model, r.attention, r.cache)]
         sizes = [f"{x:,.0f}" for x in (r.kv_mib, r.peak_mib, r.host_syncs)]
         lines.append("| " + " | ".join([as_text(r.strategy), str(r.window), *times, *sizes]) + " |")
     return "\n".join(lines)
