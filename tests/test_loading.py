@@ -206,6 +206,24 @@ def test_a_folder_of_two_experts_is_refused(whole: Path, folder: Path) -> None:
         load(folder)
 
 
+def test_what_is_given_in_place_of_a_folder_is_named(folder: Path, tmp_path: Path) -> None:
+    """A checkpoint's file, the transformer's own folder, and what Wan's and Self-Forcing's code download."""
+    original = tmp_path / "Wan2.1-T2V-1.3B"
+    original.mkdir()
+    (original / "Wan2.1_VAE.pth").touch()
+    (original / "config.json").write_text('{"_class_name": "WanModel", "dim": 1536}')
+    for path, says in (
+        (folder / "transformer" / WEIGHTS["transformer"], "it is a file. Make a folder of it: rollout weights import"),
+        (folder / "transformer", f"it is a part of one. Give {folder}"),
+        (original, "it has Wan's own files. Get the model whose name ends in -Diffusers"),
+        (folder / "vae", "config.json is missing. Give the folder of"),
+    ):
+        with pytest.raises(BackendError, match=f"{path} is no Wan folder of diffusers: .*{says}"):
+            load(path)
+        with pytest.raises(BackendError, match=says):
+            import_checkpoint(tmp_path / "w.pt", path, tmp_path / "to")
+
+
 def test_finite_sees_one_number_of_any_kind() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         tensor = torch.randn(100, 7).to(dtype)

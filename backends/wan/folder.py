@@ -50,9 +50,7 @@ def read_config(folder: Path) -> Json:
             f"{path} says no {error}: it is of no transformer of Wan's. Get the folder again."
         ) from error
     except (OSError, ValueError, TypeError) as error:
-        raise BackendError(
-            f"{folder} is no Wan folder of diffusers: {path} {_why(error)}. Give the folder of Wan2.1-T2V-1.3B-Diffusers."
-        ) from error
+        raise BackendError(f"{folder} is no Wan folder of diffusers: {_why(folder, path, error)}") from error
     family_of(config)
     if _experts(folder):
         raise BackendError(
@@ -125,8 +123,16 @@ def _experts(folder: Path) -> bool:
         return (folder / "transformer_2").is_dir()
 
 
-def _why(error: Exception) -> str:
-    return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({cause(error)})"
+def _why(folder: Path, config: Path, error: Exception) -> str:
+    """Why a folder's config cannot be read, and what to do."""
+    if folder.is_file():
+        return "it is a file. Make a folder of it: rollout weights import FILE --base DIR --to DIR."
+    if folder.name == "transformer" and (folder / "config.json").is_file():
+        return f"it is a part of one. Give {folder.parent}."
+    if any(folder.glob("Wan2.*_VAE.pth")):
+        return "it has Wan's own files. Get the model whose name ends in -Diffusers, such as Wan2.1-T2V-1.3B-Diffusers."
+    what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({cause(error)})"
+    return f"{config} {what}. Give the folder of Wan2.1-T2V-1.3B-Diffusers."
 
 
 def _shards(folder: Path) -> list[Path]:
