@@ -9,6 +9,7 @@ from typing import Any
 from rollout.benchmarks.findings import ClaimFinding, MetricFinding, Summary
 from rollout.benchmarks.markdown import as_code, as_text
 from rollout.benchmarks.metrics import MATTERS
+from rollout.benchmarks.metrics.score import directed
 from rollout.benchmarks.plan import Plan
 from rollout.benchmarks.statistics import LEAST
 from rollout.benchmarks.summary import summarise
@@ -51,8 +52,9 @@ HOW = """
 Means with 95% intervals: Student's t over prompts, each by the mean over its seeds. Every strategy has the same prompts, seeds
 and noise. Against the baseline, by the interval of the paired difference: ▲ better, ▼ worse, = equivalent (the whole interval
 lies within what matters), … inconclusive, ? this model cannot tell (what should change the figure does not change it either).
-Below 10 prompts nothing is marked. Claims are paired differences too, corrected for the number of a suite's claims (Holm); marks
-in tables are not. Times are of rollouts side by side, and of the cells that were rolled out alone.
+Below 10 prompts nothing is marked. The arrow in a head says which way is better: ↑ higher, ↓ lower, →1 and →0 nearer to that.
+Claims are paired differences too, corrected for the number of a suite's claims (Holm);
+marks in tables are not. Times are of rollouts side by side, and of the cells that were rolled out alone.
 
 What matters: {matters}.
 """
@@ -143,7 +145,11 @@ def _sweep(summary: Summary) -> list[str]:
     sweep = metric.sweep
     kind = next((curve.fit.kind for curve in sweep.curves.values() if curve.fit.kind), "fit")
     heads = [as_text(f"{sweep.axis} {value}") for value in sweep.values]
-    lines = ["", f"{as_code(metric.plan.name)}, {as_text(metric.plan.unit)}, along the axis:", ""]
+    lines = [
+        "",
+        f"{as_code(metric.plan.name)}, {as_text(directed(metric.plan.unit, metric.plan.better))}, along the axis:",
+        "",
+    ]
     lines += [f"| strategy | {' | '.join(heads)} | {kind} |", "|---|" + "---|" * (len(heads) + 1)]
     for name, data in ((name, curve.to_dict()) for name, curve in sweep.curves.items()):
         cells = [
@@ -226,7 +232,7 @@ def by_chance(metrics: Sequence[MetricFinding], plan: Plan) -> str:
 
 def _table(summary: Summary) -> list[str]:
     plan, metrics = summary.plan, _columns(summary)
-    heads = [as_text(f"{metric.plan.name}, {metric.plan.unit}") for metric in metrics]
+    heads = [as_text(directed(f"{metric.plan.name}, {metric.plan.unit}", metric.plan.better)) for metric in metrics]
     rows = ["| strategy | window | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(metrics)]
     primary = summary.metrics[plan.primary]
     names = list(plan.strategies)

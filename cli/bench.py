@@ -301,6 +301,7 @@ def _told(folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from rollout.benchmarks.metrics.score import directed
     from rollout.benchmarks.results import because
     from rollout.benchmarks.summary import summarise
 
@@ -309,7 +310,8 @@ def _told(folder: Path) -> None:
     primary = summary.metrics[plan.primary]
     table = Table(box=None, pad_edge=False, header_style="bold")
     baseline = plan.baseline
-    for name in ("strategy", f"{primary.plan.name}, {primary.plan.unit}", f"against {baseline}", "", "why"):
+    head = directed(f"{primary.plan.name}, {primary.plan.unit}", primary.plan.better)
+    for name in ("strategy", head, f"against {baseline}", "", "why"):
         table.add_column(name, no_wrap=name != "why")
     for name, mean in primary.means.items():
         verdict = primary.against(name, baseline)

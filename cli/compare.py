@@ -269,7 +269,7 @@ def _table(runs: "Sequence[Run]", lines: "Sequence[Line]") -> None:
     table.add_column("metric", no_wrap=True)
     for run in runs:
         table.add_column(run.name, justify="right", overflow="fold")
-    table.add_column("unit", no_wrap=True)
+    table.add_column("unit, better", no_wrap=True)
     for line in lines:
-        table.add_row(line.name, *map(number, line.values), line.unit)
+        table.add_row(line.name, *map(number, line.values), line.directed)
     Console(markup=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160).print(table)

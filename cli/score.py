@@ -123,6 +123,8 @@ def _table(rows: list[Json]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from rollout.benchmarks.metrics import metric
+    from rollout.benchmarks.metrics.score import directed
     from rollout.benchmarks.results import number
 
     names = {name: cell["unit"] for row in rows for name, cell in row["scores"].items()}
@@ -131,7 +133,8 @@ def _table(rows: list[Json]) -> None:
     for n, row in enumerate(rows, 1):
         print(f"{n}: {row['video']}, {row['fps']:.4g} frames a second")
         table.add_column(str(n), justify="right")
-    table.add_column("unit")
+    table.add_column("unit, better")
     for name, unit in names.items():
-        table.add_row(name, *(number(row["scores"].get(name, {}).get("value")) for row in rows), unit)
+        values = (number(row["scores"].get(name, {}).get("value")) for row in rows)
+        table.add_row(name, *values, directed(unit, metric(name).better))
     Console(markup=False, width=40 + 10 * len(rows)).print(table)

@@ -51,6 +51,7 @@ def search(
     from rich.table import Table
 
     from rollout.benchmarks.executors.local import Local, Serial
+    from rollout.benchmarks.metrics.score import directed
     from rollout.benchmarks.report import write_report
     from rollout.benchmarks.search import Search, rivals
     from rollout.benchmarks.suites.reader import load_suite
@@ -74,7 +75,8 @@ def search(
         raise SystemExit(130) from None
     front = job.front(study)
     rows = rivals(job, tuple(front)[:12], others or None)
-    table = Table("composition", *sees, box=None, pad_edge=False, header_style="bold")
+    heads = [directed(name, m.better) for name, m in job.metrics.items()]
+    table = Table("composition", *heads, box=None, pad_edge=False, header_style="bold")
     for text, values in sorted(front.items(), key=lambda item: item[1]):
         table.add_row(text, *(f"{value:.3g}" for value in values))
     print(f"\n{len(front)} of {len(study.trials)} trials are on the front:")

@@ -110,7 +110,7 @@ def _tables(result: Json) -> None:
 
     questions, pairs = result["questions"], result["pairs"]
     means = ([name, *(_interval(result["means"][q][name]) for q in questions)] for name in result["strategies"])
-    show("Ratings, 1 to 5: means and 95% intervals", ["strategy", *questions], means)
+    show("Ratings, 1 to 5, higher is better: means and 95% intervals", ["strategy", *questions], means)
     shares = (
         [p["a"], p["b"], *(_interval(p[side]) for side in ("prefers_a", "same", "prefers_b")), str(p["same"]["n"])]
         for p in pairs

@@ -195,20 +195,28 @@ def test_what_has_not_happened_yet_is_not_shown(runs: list[Run]) -> None:
 
 
 def test_the_table_has_the_numbers_of_score(made: Path, runs: list[Run]) -> None:
+    from rollout.benchmarks.metrics import metric
+    from rollout.benchmarks.metrics.score import directed
     from rollout.benchmarks.results import number
 
     told = run("score", str(made / "keep-12-1"), str(made / "flush"), "--json")
     scored = [row["scores"] for row in json.loads(told.output)]
-    table = {}
+    table, units = {}, {}
     for line in (made / "table.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 4 and cells[0] != "---":
             table[cells[0]] = cells[1:3]
+            units[cells[0]] = cells[3]
     assert table.pop("metric") == ["keep 12/1", "flush"]
     shared = set(table) & set(scored[0])
     assert {"reaction", "action", "identity", "position", "forwards", "consistency@pool8"} <= shared
     for name in shared:
         assert table[name] == [number(scores[name]["value"]) for scores in scored], name
+        assert units[name] == directed(metric(name).unit, metric(name).better)
+    assert (units["reaction"], units["action"], units["time"]) == ("frames ↓", "share ↑", "ms a block ↓")
+    lines = run("score", str(made / "flush")).output
+    assert re.search(r"^metric +1 +unit, better *$", lines, re.M)
+    assert re.search(r"^seam +[\d.]+ +ratio →1 *$", lines, re.M)
     for cell, one in zip(table["time"], runs, strict=True):
         record = one.sample.record
         encoded = record.costs.encoded

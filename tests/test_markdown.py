@@ -67,7 +67,7 @@ def run(**fields: object) -> SimpleNamespace:
 
 
 def test_a_comparison_shows_names_prompts_and_folders_as_text() -> None:
-    page = PARSER.render(markdown([run(), run()], [Line(HOSTILE, HOSTILE, (1.0, 2.0))]))  # type: ignore[arg-type]
+    page = PARSER.render(markdown([run(), run()], [Line(HOSTILE, HOSTILE, (1.0, 2.0), "neither")]))  # type: ignore[arg-type]
     assert set(re.findall("<(/?[a-z]+)", page)) <= {
         end + tag for tag in ["p", "code", "table", "thead", "tbody", "tr", "th", "td", "ul", "li"] for end in ("", "/")
     }

@@ -9,6 +9,7 @@ from rollout.benchmarks.markdown import as_code, as_text
 from rollout.benchmarks.metrics import metric
 from rollout.benchmarks.metrics.cost import generated
 from rollout.benchmarks.metrics.sample import applies
+from rollout.benchmarks.metrics.score import Better, Metric, directed
 from rollout.benchmarks.results import number
 
 __all__ = ["Line", "lines", "markdown"]
@@ -29,6 +30,12 @@ class Line:
     name: str
     unit: str
     values: tuple[float | None, ...]
+    better: Better
+
+    @property
+    def directed(self) -> str:
+        """The unit, and which way is better."""
+        return directed(self.unit, self.better)
 
 
 def lines(runs: Sequence[Run]) -> list[Line]:
@@ -37,14 +44,16 @@ def lines(runs: Sequence[Run]) -> list[Line]:
     for name in SHOWN:
         one = metric(name)
         scores = [one.measure(run.sample) if applies(one.needs, run.sample) else None for run in runs]
-        table.append(Line(name, one.unit, tuple(None if score is None else score.value for score in scores)))
+        table.append(
+            Line(name, one.unit, tuple(None if score is None else score.value for score in scores), one.better)
+        )
         if name == "reaction":
-            table += _reactions(runs)
-    table.append(Line("time", "ms a block", tuple(_block(run) for run in runs)))
+            table += _reactions(runs, one)
+    table.append(Line("time", "ms a block", tuple(_block(run) for run in runs), "lower"))
     return [line for line in table if any(value is not None for value in line.values)]
 
 
-def _reactions(runs: Sequence[Run]) -> list[Line]:
+def _reactions(runs: Sequence[Run], reaction: Metric) -> list[Line]:
     """Each change of action by itself, where there are several."""
     reactions = [{change.frame: float(change.reaction) for change in changes(run)} for run in runs]
     frames = sorted({frame for by_frame in reactions for frame in by_frame})
@@ -52,7 +61,12 @@ def _reactions(runs: Sequence[Run]) -> list[Line]:
     if len(frames) < 2:
         return []
     return [
-        Line(f"reaction at {frame / fps:g} s", "frames", tuple(by_frame.get(frame) for by_frame in reactions))
+        Line(
+            f"{reaction.name} at {frame / fps:g} s",
+            reaction.unit,
+            tuple(by_frame.get(frame) for by_frame in reactions),
+            reaction.better,
+        )
         for frame in frames
     ]
 
@@ -70,10 +84,10 @@ def markdown(runs: Sequence[Run], table: Sequence[Line]) -> str:
     head = [as_code(first.script.text)] if len({run.segments for run in runs}) == 1 else []
     head += [f"seed {seeds.pop()}, backend {as_text(first.backend.name)}"] if len(seeds) == 1 else []
     rows = [
-        "| metric | " + " | ".join(as_text(run.name) for run in runs) + " | unit |",
+        "| metric | " + " | ".join(as_text(run.name) for run in runs) + " | unit, better |",
         "|---|" + "---:|" * len(runs) + "---|",
         *(
-            f"| {as_text(line.name)} | " + " | ".join(map(number, line.values)) + f" | {as_text(line.unit)} |"
+            f"| {as_text(line.name)} | " + " | ".join(map(number, line.values)) + f" | {as_text(line.directed)} |"
             for line in table
         ),
     ]

@@ -8,8 +8,8 @@ from rollout.benchmarks.leaderboard.costs import COSTS
 from rollout.benchmarks.leaderboard.lines import lines_of
 from rollout.benchmarks.leaderboard.notes import unfinished
 from rollout.benchmarks.leaderboard.shown import column_decimals, cost_decimals, with_interval
+from rollout.benchmarks.metrics.score import ARROWS
 from rollout.benchmarks.report.numbers import show
-from rollout.benchmarks.report.tables import ARROWS
 
 __all__ = ["as_latex"]
 

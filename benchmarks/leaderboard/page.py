@@ -12,10 +12,10 @@ from rollout.benchmarks.leaderboard.lines import lines_of
 from rollout.benchmarks.leaderboard.notes import unfinished
 from rollout.benchmarks.leaderboard.runs import Finished
 from rollout.benchmarks.leaderboard.shown import column_decimals, cost_decimals, with_interval
+from rollout.benchmarks.metrics.score import ARROWS, READ
 from rollout.benchmarks.report import charts, environment
 from rollout.benchmarks.report.look import Look, looks
 from rollout.benchmarks.report.numbers import interval, places, show
-from rollout.benchmarks.report.tables import ARROWS, READ
 from rollout.benchmarks.results import because
 from rollout.benchmarks.statistics import LEAST
 from rollout.benchmarks.suites.answers import USES

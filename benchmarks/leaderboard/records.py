@@ -15,7 +15,7 @@ from rollout.text import Json
 
 __all__ = ["as_csv", "as_jsonl", "records"]
 
-ANSWER = ("mean", "low", "high", "n", "verdict", "best", "metric", "unit", "suite", "name")
+ANSWER = ("mean", "low", "high", "n", "verdict", "best", "metric", "unit", "better", "suite", "name")
 COST = ("mean", "low", "high", "suite")
 
 

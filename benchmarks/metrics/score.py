@@ -10,10 +10,25 @@ from rollout.text import Json
 if TYPE_CHECKING:
     from rollout.benchmarks.metrics.sample import Sample
 
-__all__ = ["Better", "Curve", "Metric", "Needs", "Score"]
+__all__ = ["ARROWS", "READ", "Better", "Curve", "Metric", "Needs", "Score", "directed"]
 
 Better = Literal["higher", "lower", "one", "zero", "neither"]
 """What is better: a higher or a lower mean, or one that is nearer to 1 or to 0, whichever side of it a rollout lies on."""
+ARROWS: dict[Better, str] = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0", "neither": ""}
+"""How a table's header says it."""
+READ: dict[Better, str] = {
+    "higher": "higher is better",
+    "lower": "lower is better",
+    "one": "nearer to 1 is better",
+    "zero": "nearer to 0 is better",
+    "neither": "neither direction is better",
+}
+"""The same in words."""
+
+
+def directed(text: str, better: Better) -> str:
+    """A header with the way that is better: 'reaction, frames ↓'."""
+    return f"{text} {ARROWS[better]}".rstrip()
 
 
 Needs = Literal["video", "plan", "world", "record"]

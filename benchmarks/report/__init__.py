@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from rollout import show
 from rollout.benchmarks.findings import Summary
+from rollout.benchmarks.metrics.score import ARROWS, READ
 from rollout.benchmarks.report import figures, tables, videos
 from rollout.benchmarks.report.look import FOCUS, looks
 from rollout.benchmarks.report.numbers import breakable, figure, first_sentence, ticked
@@ -63,7 +64,7 @@ def _view(out: Path, summary: Summary, data: Json, scenes: list[Json], folder: P
         "columns": tables.columns(data),
         "groups": tables.groups(data, looks_by_name),
         "looks": list(looks_by_name.values()),
-        "primary": {**primary, "read": tables.READ[primary["better"]], "arrow": tables.ARROWS[primary["better"]]},
+        "primary": {**primary, "read": READ[primary["better"]], "arrow": ARROWS[primary["better"]]},
         "forests": list(figures.forests(data, looks_by_name)),
         "curves": list(figures.curves(data, looks_by_name, events)),
         "reactions": list(figures.reactions(data, looks_by_name)),

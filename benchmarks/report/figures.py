@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rollout.benchmarks.metrics.events import REACT
+from rollout.benchmarks.metrics.score import ARROWS, READ
 from rollout.benchmarks.report import charts
 from rollout.benchmarks.report.look import Look
 from rollout.benchmarks.report.svg import INK, WIDTH, inline
-from rollout.benchmarks.report.tables import ARROWS, READ, against
+from rollout.benchmarks.report.tables import against
 from rollout.benchmarks.results import fit_text
 from rollout.errors import RolloutError
 from rollout.registry import find

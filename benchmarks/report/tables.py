@@ -8,6 +8,7 @@ from typing import Any
 
 from rollout.benchmarks.findings import Summary
 from rollout.benchmarks.metrics import SPAN
+from rollout.benchmarks.metrics.score import ARROWS, READ
 from rollout.benchmarks.plan import Plan
 from rollout.benchmarks.report.look import Look
 from rollout.benchmarks.report.numbers import interval, places, show
@@ -15,16 +16,8 @@ from rollout.benchmarks.results import because
 from rollout.benchmarks.suites.suite import shipped
 from rollout.text import Json
 
-__all__ = ["ARROWS", "READ", "against", "claims", "columns", "command", "groups"]
+__all__ = ["against", "claims", "columns", "command", "groups"]
 
-ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0", "neither": ""}
-READ = {
-    "higher": "higher is better",
-    "lower": "lower is better",
-    "one": "nearer to 1 is better",
-    "zero": "nearer to 0 is better",
-    "neither": "neither direction is better",
-}
 TURNED = {"better": "worse", "worse": "better"}
 KINDS = {"better": "yes", "worse": "no", "equivalent": "equal", "inconclusive": "open", "cannot tell": "blind"}
 """How a claim looks, by its verdict."""

@@ -127,10 +127,10 @@ def resident() -> float:
 
 def points_table(points: dict[str, list[Point]]) -> str:
     """Points of several strategies as a Markdown table."""
-    head = ["strategy", "frames", "ms a block", "resident MiB", "KV bytes", "raw copies, bytes"]
+    head = ["strategy", "frames", "ms a block ↓", "resident MiB ↓", "KV bytes ↓", "raw copies, bytes ↓"]
     drifts = any(point.drift for row in points.values() for point in row)
     if drifts:
-        head += ["off its path, px", "colour and shape", "action"]
+        head += ["off its path, px ↓", "colour and shape ↑", "action ↑"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for name, row in points.items():
         for p in row:

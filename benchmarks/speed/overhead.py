@@ -159,7 +159,7 @@ def switching(
 def tables(rows: Sequence[Row], switches: Sequence[Switching]) -> str:
     """Rows as two Markdown tables."""
     lines = [
-        "| dtype | window | composition | floor | SDPA | ours | plain | ours / floor | ours / SDPA | plain / ours |",
+        "| dtype | window | composition | floor | SDPA | ours | plain | ours / floor ↓ | ours / SDPA ↓ | plain / ours ↑ |",
         "|" + "---|" * 10,
     ]
     for r in rows:
@@ -168,7 +168,7 @@ def tables(rows: Sequence[Row], switches: Sequence[Switching]) -> str:
         lines.append("| " + " | ".join([r.dtype, str(r.window), as_text(r.composition), *times, *ratios]) + " |")
     lines += [
         "",
-        "| dtype | window | at | once, ms | passes of the model | ms a pass of the block after |",
+        "| dtype | window | at | once, ms ↓ | passes of the model ↓ | ms a pass of the block after ↓ |",
         "|" + "---|" * 6,
     ]
     for s in switches:

@@ -202,16 +202,16 @@ def table(rows: Sequence[Row]) -> str:
     head = (
         "strategy",
         "window",
-        "fps",
-        "gen fps",
-        "beside a busy core",
-        "ms a block",
+        "fps ↑",
+        "gen fps ↑",
+        "beside a busy core ↑",
+        "ms a block ↓",
         "model",
         "attention",
-        "cache, positions",
-        "KV MiB",
-        "peak MiB",
-        "host syncs",
+        "cache, positions ↓",
+        "KV MiB ↓",
+        "peak MiB ↓",
+        "host syncs ↓",
     )
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for r in rows:
