@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rollout import load_backend
-from rollout.backends.wan import text
+from rollout.backends.wan import loading, text
 from rollout.backends.wan.checks import finite
 from rollout.backends.wan.folder import read_config
 from rollout.backends.wan.headers import check_parts
@@ -127,7 +128,7 @@ def test_what_is_no_file_of_a_part_is_named(file: str, kind: str, folder: Path, 
 @pytest.mark.parametrize("text", ["[1]", '{"d_model": "wide", "base_dim": "wide", "version": []}'])
 def test_a_json_file_of_another_kind_is_one_line(file: str, text: str, folder: Path) -> None:
     (folder / file).write_text(text)
-    with pytest.raises(BackendError, match="cannot be loaded") as caught:
+    with pytest.raises(BackendError, match=r"cannot be loaded|is of another model") as caught:
         load(folder)
     assert "\n" not in str(caught.value)
 
@@ -222,6 +223,41 @@ def test_what_is_given_in_place_of_a_folder_is_named(folder: Path, tmp_path: Pat
             load(path)
         with pytest.raises(BackendError, match=says):
             import_checkpoint(tmp_path / "w.pt", path, tmp_path / "to")
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "says"),
+    [
+        ("vae", {"z_dim": 48}, "VAE .* latents of 48 channels, a pixel for 8, and .* of 16 channels, a pixel for 8"),
+        (
+            "vae",
+            {"patch_size": 2},
+            "VAE .* latents of 16 channels, a pixel for 16, and .* of 16 channels, a pixel for 8",
+        ),
+        ("text_encoder", {"d_model": 64}, "text encoder .* 64 numbers a token, and the transformer 32 numbers"),
+    ],
+)
+def test_parts_of_two_models_are_refused_before_anything_is_loaded(
+    part: str, changes: dict[str, int], says: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where Wan 2.2's VAE lies in a folder of Wan 2.1: it decodes other latents than the model makes."""
+    file = folder / part / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    monkeypatch.setattr(loading, "_load", lambda *rest: pytest.fail("a part was loaded"))
+    with pytest.raises(BackendError, match=says):
+        load(folder)
+    seen = {name: (text, whole) for name, text, whole in check_parts(folder)}
+    assert not seen[part][1]
+    assert seen["transformer"][1]
+
+
+def test_a_whole_vae_of_another_model_is_seen_by_the_doctor(folder: Path) -> None:
+    shutil.rmtree(folder / "vae")
+    AutoencoderKLWan(
+        base_dim=8, z_dim=8, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.0] * 8, latents_std=[1.0] * 8
+    ).save_pretrained(folder / "vae")
+    (seen,) = [text for name, text, whole in check_parts(folder) if not whole]
+    assert "is of another model: it has latents of 8 channels" in seen
 
 
 def test_finite_sees_one_number_of_any_kind() -> None:

@@ -13,7 +13,7 @@ from rollout.backends.wan.kinds import check_files
 from rollout.errors import BackendError
 from rollout.text import cause
 
-__all__ = ["TIED", "Part", "check_parts"]
+__all__ = ["TIED", "Part", "check_fit", "check_parts"]
 
 Part = tuple[str, str, bool]
 """A part of a folder, what was seen of it, and whether it is whole."""
@@ -25,8 +25,50 @@ TIED = {"shared.weight", "encoder.embed_tokens.weight"}
 def check_parts(folder: Path) -> Iterator[Part]:
     """Transformer, VAE, text encoder and tokenizer: the tensors that are missing, unexpected or of another shape."""
     for name, build in (("transformer", _transformer), ("vae", _vae), ("text_encoder", _text)):
-        yield name, *_seen(folder / name, build)
+        seen, whole = _seen(folder / name, build)
+        try:
+            check_fit(folder, name)
+        except BackendError as error:
+            seen, whole = (str(error), False) if whole else (seen, whole)
+        yield name, seen, whole
     yield "tokenizer", *_tokenizer(folder / "tokenizer")
+
+
+def check_fit(folder: Path, part: str) -> None:
+    """Raise BackendError where a VAE has other latents than the transformer takes, or a text encoder another width.
+
+    By their configs: what is wrong with one that cannot be read is said by what loads it.
+    """
+    try:
+        transformer, config = (
+            json.loads((folder / name / "config.json").read_bytes()) for name in ("transformer", part)
+        )
+        gives, takes = _PAIRS[part](transformer, config) if part in _PAIRS else ("", "")
+    except (OSError, ValueError, TypeError, AttributeError):
+        return
+    if gives != takes:
+        name = part.replace("_", " ").replace("vae", "VAE")
+        raise BackendError(
+            f"the {name} of {folder} is of another model: it has {gives}, and the transformer {takes}. Get the folder again."
+        )
+
+
+def _latents(transformer: dict[str, Any], vae: dict[str, Any]) -> tuple[str, str]:
+    """The latents that a VAE makes, and those that a transformer takes."""
+    family = family_of(transformer)
+    stride = 2 ** (len(vae.get("dim_mult", (1, 2, 4, 4))) - 1) * (vae.get("patch_size") or 1)
+    text = "latents of {} channels, a pixel for {}"
+    return text.format(vae.get("z_dim", 16), stride), text.format(family.channels, family.spatial)
+
+
+def _width(transformer: dict[str, Any], encoder: dict[str, Any]) -> tuple[str, str]:
+    """The numbers a token of a text encoder, and of the text that a transformer takes."""
+    text = "{} numbers a token"
+    return text.format(encoder.get("d_model", 512)), text.format(transformer.get("text_dim", 4096))
+
+
+_PAIRS = {"vae": _latents, "text_encoder": _width}
+"""What a part's config and the transformer's say of what goes from one to the other."""
 
 
 def _tokenizer(folder: Path) -> tuple[str, bool]:

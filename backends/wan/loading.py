@@ -14,6 +14,7 @@ from rollout.backends.wan import digest
 from rollout.backends.wan.checks import check_finite, check_report, quiet
 from rollout.backends.wan.family import family_of, geometry
 from rollout.backends.wan.folder import read_block, read_config
+from rollout.backends.wan.headers import check_fit
 from rollout.backends.wan.hooks import compile_blocks
 from rollout.backends.wan.kinds import check_files
 from rollout.backends.wan.model import Wan
@@ -68,6 +69,8 @@ def load_wan(
         tiles(spec, ranks.count)  # what does not divide is said before anything is read
     if not (folder / "vae").is_dir():
         raise BackendError(f"{folder} has no VAE. Give a whole Wan folder in diffusers' format.")
+    for part in ("vae", "text_encoder"):
+        check_fit(folder, part)
     if low_vram and place.type == "cpu":
         raise BackendError(
             "--low-vram keeps weights on the CPU until a GPU needs them; with --device cpu it has no meaning."
