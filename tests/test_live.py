@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from base64 import b64decode
@@ -29,12 +31,12 @@ from typer.testing import CliRunner
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from rollout import generate, preset
+from rollout import generate, preset, registry
 from rollout.backends import load_backend
 from rollout.benchmarks.metrics.events import REACT, reaction
 from rollout.benchmarks.metrics.sample import Sample
 from rollout.cli import app as cli
-from rollout.errors import RolloutError
+from rollout.errors import OutputError, RolloutError
 from rollout.run.job import Job
 from rollout.run.latents import read_latents
 from rollout.run.recipe import Recipe
@@ -45,10 +47,12 @@ from rollout.show.live.orders import MOST
 from rollout.show.live.server import listen, server
 from rollout.show.live.session import ORDERS, Session
 from rollout.show.live.wire import HEADER, LONGEST, PENDING, VERSION, WEBP, Order, Outbox, read_order
+from rollout.strategies.presets import Preset
+from rollout.strategy import Strategy
 from rollout.timeline import blocks_of
 from tests.browsing import becomes
 from tests.conftest import micro_backend
-from tests.processes import until
+from tests.processes import killed_at, until
 from tests.sockets import LOOPBACK, listening
 
 ROOT = Path(__file__).parent.parent
@@ -207,7 +211,7 @@ def test_what_cannot_be_is_refused_and_changes_nothing(table: Table) -> None:
     assert "would be a sink" in texts[4]
     assert len(texts) == 5
     assert [str(pane.run.strategy) for pane in table.session.panes] == [before[0]] * 2
-    assert len(list(Path(table.session._folder.name).iterdir())) == 2, "a fork that was refused leaves nothing"
+    assert len(list(table.session._folder.iterdir())) == 2, "a fork that was refused leaves nothing"
 
 
 def test_a_pane_that_cannot_go_on_says_why_and_the_others_go_on(tmp_path: Path) -> None:
@@ -272,6 +276,67 @@ def test_a_saved_run_is_what_gen_would_have_made(tmp_path: Path, table: Table) -
     assert torch.equal(read_latents(one / "latents.safetensors"), made)
     assert {path.name for path in one.iterdir()} == {"video.mp4", "contact.png", "run.json", "latents.safetensors"}
     assert table.session.save(table.session.panes[:1]).name == "002"
+
+
+def test_a_saved_run_has_a_folder_whatever_its_strategy_is_called(tmp_path: Path) -> None:
+    name = "../a/b: <c>"
+    registry.register("presets", name)(Preset(Strategy.from_text("relativistic sink:window=7,sink=1+flush"), "", ""))
+    table = Table(tmp_path / "out", [name])
+    table.turns(1)
+    saved = table.session.close(save=True)
+    assert saved is not None
+    assert [path.name for path in saved.iterdir()] == ["1-.._a_b___c_"]
+    assert RunFolder.open(saved / "1-.._a_b___c_").record.timings["frames"] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.usefixtures("small_videos")
+def test_what_killed_sessions_left_goes_at_the_next_start_and_a_living_one_keeps_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at every seventh step of the file system: as it begins, records, saves twice and ends."""
+    temporary, out = tmp_path / "temporary", tmp_path / "out"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    living = Table(out)
+    living.turns(2)
+    ours = sorted(temporary.iterdir())
+    assert (len(ours), ours[0].stat().st_mode & 0o777) == (1, 0o700)
+
+    def session() -> None:
+        table = Table(out, NAMES[:1])
+        table.turns(1)
+        table.session.save(table.session.panes)
+        table.turns(1)
+        table.session.close(save=True)
+
+    step, left = 1, 0
+    while killed_at(step, session):
+        left += len([*temporary.iterdir(), *out.glob(".*")]) - 1
+        for run in out.glob("[!.]*/*"):  # what has its name is whole
+            assert RunFolder.open(run).record.timings["frames"] in (3, 6)
+        following = Table(out, NAMES[:1])
+        assert len(list(temporary.iterdir())) == 2
+        assert list(out.glob(".*")) == []
+        following.session.close()
+        shutil.rmtree(out, ignore_errors=True)
+        step += 7
+    assert step > 70
+    assert left > 8
+    assert sorted(temporary.iterdir()) == ours
+    living.turns(2)
+    saved = living.session.close(save=True)
+    assert saved is not None
+    assert {RunFolder.open(run).record.timings["frames"] for run in saved.iterdir()} == {12}
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_temporary_folder_that_cannot_be_written_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(OutputError, match=r"nothing can be recorded in .*none: No such file .* set TMPDIR to another"):
+        Table(tmp_path / "out")
 
 
 def test_panes_close_but_the_last(table: Table) -> None:

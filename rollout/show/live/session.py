@@ -1,18 +1,19 @@
 """The session: up to four panes that one thread rolls out in turn, paced by the clock; orders act at the next block."""
 
 import json
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, Full, Queue
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from threading import Event, Lock, Thread
 
 from rollout.backend import Backend
-from rollout.errors import RolloutError
+from rollout.errors import OutputError, RolloutError
 from rollout.files import new_tree, numbered_folder
 from rollout.registry import find, names
 from rollout.run.recipe import Recipe
@@ -20,7 +21,8 @@ from rollout.show.live.orders import MOST, obey
 from rollout.show.live.pane import Made, Pane, first_text, told
 from rollout.show.live.wire import SPEEDS, Order, Outbox, block_messages
 from rollout.strategy import Strategy
-from rollout.text import Json
+from rollout.temporary import remove_leftovers, temporary
+from rollout.text import Json, cause
 
 __all__ = ["ORDERS", "Session"]
 
@@ -28,6 +30,10 @@ ORDERS = 64
 """Orders that wait at most."""
 LINES = 40
 """Lines of the log that a page shows."""
+
+
+UNFIT = r"[^\w.,=+-]"
+"""What a preset of a plugin may have in its name, and no folder may everywhere."""
 
 
 class Session:
@@ -51,16 +57,17 @@ class Session:
         self.presets = {name: str(find("presets", name).strategy) for name in names("presets")}
         # of two presets with one strategy the first is meant
         self.names = {text: name for name, text in reversed(self.presets.items())}
-        self._folder = TemporaryDirectory(prefix="rollout-live-")
-        self._folders = 0
         self._recipe = replace(recipe, text=first_text(recipe.text, backend))
+        self._recordings = ExitStack()
+        self._folder = self._recordings.enter_context(_recordings(out))
+        self._folders = 0
         self.panes: list[Pane] = []
         try:
             for number, strategy in enumerate(strategies, 1):
                 begin = replace(self._recipe, strategy=strategy)
                 self.panes.append(Pane(number, backend, begin, self.new_folder()))
         except BaseException:
-            self._folder.cleanup()
+            self._recordings.close()
             raise
         self._log: deque[Json] = deque(maxlen=LINES)
         self._lines = 0
@@ -90,7 +97,7 @@ class Session:
         finally:
             for pane in self.panes:
                 pane.close()
-            self._folder.cleanup()
+            self._recordings.close()
 
     def order(self, order: Order) -> None:
         """Let an order act at the next block, from any thread. Raises RolloutError where too many wait."""
@@ -182,7 +189,7 @@ class Session:
             with new_tree(folder, "--out") as partial:
                 for pane in panes:
                     name = self.names.get(str(pane.run.strategy), pane.run.strategy.policy.kind)
-                    into = partial / f"{pane.number}-{name}"
+                    into = partial / f"{pane.number}-{re.sub(UNFIT, '_', name)[:80]}"
                     into.mkdir()
                     pane.save(into)
         finally:
@@ -207,7 +214,7 @@ class Session:
     def new_folder(self) -> Path:
         """A path for a pane's recording, not made yet."""
         self._folders += 1
-        return Path(self._folder.name) / str(self._folders)
+        return self._folder / str(self._folders)
 
     def note(self, panes: Sequence[Pane] | None, text: str) -> None:
         """Add a line to the log; a line about all panes names none."""
@@ -236,3 +243,20 @@ class Session:
             "log": list(self._log),
         }
         return json.dumps(state, ensure_ascii=False)
+
+
+@contextmanager
+def _recordings(out: Path) -> Iterator[Path]:
+    """A temporary folder, locked as long as the session lives. Raises OutputError.
+
+    What sessions left there, or half-saved in `out`, when they were killed is removed; what a living process has stays.
+    """
+    remove_leftovers(out)
+    try:
+        with temporary(Path(gettempdir()) / "rollout-live", folder=True) as folder:
+            folder.chmod(0o700)  # others may look into a system's temporary folder
+            yield folder
+    except OSError as error:
+        raise OutputError(
+            f"nothing can be recorded in {gettempdir()}: {cause(error)}. Free some space, or set TMPDIR to another folder."
+        ) from error
