@@ -142,15 +142,16 @@ def test_in_a_browser_a_study_shows_prompts_as_text(browser: Any, tmp_path: Path
 def test_in_a_browser_an_explanation_shows_the_prompts_as_text(
     browser: Any, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
-    registry.register("presets", NAME)(Preset(preset("memrope"), "", ""))
+    name = "n</script><script>ran()</script><img/src=x/onerror=ran()>"  # one of several words would be a composition
+    registry.register("presets", name)(Preset(preset("memrope"), "", ""))
     page = tmp_path / "page.html"
-    words = ["explain", f"{PROMPT}[2s] | b[2s]", "--preset", NAME, "--html", str(page), *more]
+    words = ["explain", f"{PROMPT}[2s] | b[2s]", "--preset", name, "--html", str(page), *more]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     with visited(browser, page.as_uri()) as tab:
         text = page_text(tab)
         assert PROMPT in text
-        assert (NAME in text) or not more
+        assert (name in text) or not more
 
 
 def test_in_a_browser_a_live_session_shows_names_and_prompts_as_text(browser: Any, tmp_path: Path) -> None:
