@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,7 +123,7 @@ def _generate(
 ) -> None:
     """Check everything, then roll out one strategy after the other: one cache at a time, and times that are its own."""
     from rollout.benchmarks.compare.runs import read_runs
-    from rollout.files import output_folder
+    from rollout.files import alone, output_folder
     from rollout.run.job import Job
     from rollout.run.recipe import Recipe
 
@@ -136,19 +136,26 @@ def _generate(
     first = Job(model, recipes[0], Path(), exact=True)
     for _, strategy in strategies:
         strategy.check(model.spec, first.rollout.blocks * model.spec.block)
-    finished = set() if out is None else _taken_up(out, [out / name for name in names], recipes, model)
-    folder = out if out is not None and finished else output_folder(out)
-    folders = [folder / name for name in names]
-    for line in (*brought(first.prefix_record), *told(planned(script, model.spec, first=first.rollout.first))):
-        print(line)
+    lines = (*brought(first.prefix_record), *told(planned(script, model.spec, first=first.rollout.first)))
     del first
-    for n, ((name, strategy), into) in enumerate(zip(strategies, folders, strict=True)):
-        print(f"strategy {n + 1} of {len(folders)}, {name}: {strategy}", flush=True)
-        if into in finished:
-            print("  finished before: taken as it is")
-        else:
-            _roll(model, recipes[n], into)
-    _show(read_runs(folders, [name for name, _ in strategies]), folder, webp)
+    with ExitStack() as stack:
+        begun = out is not None and out.is_dir()
+        if out is not None and begun:  # from here on: what is there must not be another process's work
+            stack.enter_context(alone(out))
+        finished = set() if out is None else _taken_up(out, [out / name for name in names], recipes, model)
+        folder = out if out is not None and finished else output_folder(out)
+        if not begun:
+            stack.enter_context(alone(folder))
+        folders = [folder / name for name in names]
+        for line in lines:
+            print(line)
+        for n, ((name, strategy), into) in enumerate(zip(strategies, folders, strict=True)):
+            print(f"strategy {n + 1} of {len(folders)}, {name}: {strategy}", flush=True)
+            if into in finished:
+                print("  finished before: taken as it is")
+            else:
+                _roll(model, recipes[n], into)
+        _show(read_runs(folders, [name for name, _ in strategies]), folder, webp)
 
 
 def _usual(script: Script, backend: "Backend") -> "list[tuple[str, Strategy]]":
@@ -174,6 +181,7 @@ def _taken_up(folder: Path, folders: Sequence[Path], recipes: "Sequence[Recipe]"
     """Runs of the same recipes that an earlier start into this folder has finished. Raises OutputError for other ones."""
     from rollout.run.record import RunFolder
     from rollout.run.standing import Request
+    from rollout.temporary import remove_leftovers
 
     finished = set()
     for into, recipe in zip(folders, recipes, strict=True):
@@ -183,7 +191,9 @@ def _taken_up(folder: Path, folders: Sequence[Path], recipes: "Sequence[Recipe]"
         if difference:
             raise OutputError(f"{into} is another run: {difference}. Choose another --out.")
         finished.add(into)
-    names = {into.name for into in folders} | {"compare.mp4", "compare.webp", "table.md"}
+    names = {into.name for into in folders} | {"compare.mp4", "compare.partial.mp4", "compare.webp", "table.md"}
+    if finished:
+        remove_leftovers(folder)
     strange = [path for path in folder.iterdir() if path.name not in names] if finished else []
     if strange:
         raise OutputError(f"{strange[0]} is nothing of this comparison. Choose another --out.")

@@ -21,7 +21,7 @@ import typer
 from rollout.errors import BackendError, RolloutError, Stopped
 from rollout.registry import find
 
-__all__ = ["Parallel", "launched", "one_voice", "several"]
+__all__ = ["Parallel", "is_first", "launched", "one_voice", "several"]
 
 Parallel = Annotated[
     int | None,
@@ -60,6 +60,11 @@ def several(count: int | None, backend: str) -> bool:
     if count not in (None, here):
         raise BackendError(f"--parallel {count} does not fit the {here} processes that torchrun started. Leave it out.")
     return True
+
+
+def is_first(spread: bool) -> bool:
+    """Whether this process is the first of several, or one by itself: known before they have found each other."""
+    return not spread or os.environ["RANK"] == "0"
 
 
 @contextmanager

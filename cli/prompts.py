@@ -37,9 +37,8 @@ def roll_lines(
 
     Raises OutputError for a folder with another run, and errors of lines that name file and line.
     """
-    from rollout.files import alone, new_folder
+    from rollout.files import alone, inner_folder, new_folder
     from rollout.ranks import leads
-    from rollout.run.moving import moving_picture
     from rollout.run.standing import Request, Standing
 
     digits = max(3, len(str(len(lines))))
@@ -60,16 +59,11 @@ def roll_lines(
     runs = f"{count} run{'s' * (count > 1)}"
     print(f"{lines[0].path}: {runs} into {out}; {finished} finished before, {begun} to go on with", flush=True)
     with alone(out) if first else nullcontext():
-        for number, (request, standing) in enumerate(zip(requests, standings, strict=True), 1):
-            place = f"{number} of {count}: {request.folder}"
-            if standing is Standing.FINISHED:
-                print(f"{place} is finished")
-                for path in (request.folder / f"video.{kind}" for kind in request.pictures):
-                    if first and not path.is_file():  # asked for only now, or stopped before
-                        print(f"{path}: {moving_picture(request.folder / 'video.mp4', path)} pictures")
-            else:
-                print(f"{place}{', from its last snapshot' * (standing is Standing.BEGUN)}", flush=True)
-                _roll(request, number, count)
+        for number, request in enumerate(requests, 1):
+            if first:
+                inner_folder(request.folder)
+            with alone(request.folder) if first else nullcontext():
+                _roll(request, number, count, force)
 
 
 def _check(line: "Line", request: "Request") -> None:
@@ -86,13 +80,24 @@ def _check(line: "Line", request: "Request") -> None:
         raise line.refusal(error) from error
 
 
-def _roll(request: "Request", number: int, count: int) -> None:
-    """One run; its cache is gone when the next one is made."""
-    from rollout.files import inner_folder
+def _roll(request: "Request", number: int, count: int, force: bool) -> None:
+    """One run, in a folder that nobody else writes to by now; its cache is gone when the next one is made."""
     from rollout.ranks import leads
+    from rollout.run.moving import moving_picture
+    from rollout.run.standing import Standing
 
-    if leads(request.backend.ranks):
-        inner_folder(request.folder)
+    ranks, place = request.backend.ranks, f"{number} of {count}: {request.folder}"
+    # another process may have gone on with it since all runs were looked at
+    standing = request.standing(force=force) if leads(ranks) else Standing.FREE
+    if ranks is not None:
+        standing = Standing(ranks.share(standing.value))
+    if standing is Standing.FINISHED:
+        print(f"{place} is finished")
+        for path in (request.folder / f"video.{kind}" for kind in request.pictures):
+            if leads(ranks) and not path.is_file():  # asked for only now, or stopped before
+                print(f"{path}: {moving_picture(request.folder / 'video.mp4', path)} pictures")
+        return
+    print(f"{place}{', from its last snapshot' * (standing is Standing.BEGUN)}", flush=True)
     try:
         roll(request.job())
     except Stopped as error:

@@ -1,6 +1,7 @@
 """rollout resume: a run that was stopped or killed goes on from its last snapshot."""
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ import typer
 
 from rollout.cli.gen import roll
 from rollout.cli.options import Plugin, load_plugins, moved, reload_backend
-from rollout.cli.parallel import Parallel, several
+from rollout.cli.parallel import Parallel, is_first, several
 
 __all__ = ["resume"]
 
@@ -27,40 +28,44 @@ def resume(
     Bit for bit as if it had never stopped.
     """
     load_plugins(plugin)
-    from rollout.errors import OutputError
-    from rollout.run.job import Job
+    from rollout.files import alone
     from rollout.run.machine import changed
-    from rollout.run.recipe import Recipe
-    from rollout.run.snapshot import read_snapshot, snapshots
+    from rollout.run.resume import begin_again, go_on
+    from rollout.run.snapshot import newest_snapshot
+
+    if _is_finished(folder):
+        return
+    # Only to know the backend: until the folder is this process's alone another may go on with the run.
+    spread = several(parallel, newest_snapshot(folder).recipe.backend)
+    with alone(folder) if is_first(spread) else nullcontext():
+        if _is_finished(folder):
+            return
+        state = newest_snapshot(folder)
+        recipe, versions, weights = state.recipe, state.state.get("versions"), state.state.get("weights")
+        backend = reload_backend(
+            recipe, weights, versions, device=device, model=model, threads=threads, parallel=spread
+        )
+        for line in changed(versions, backend.device, backend.ranks):
+            print(f"{line}: the last bits may differ")
+        job = go_on(backend, folder, say=lambda problem: print(f"rollout: {problem}", file=sys.stderr))
+        if job is None:
+            job = begin_again(backend, folder)
+            print("beginning again")
+        else:
+            print(f"going on after block {job.rollout.done} of {job.rollout.blocks}")
+        # Its record and later snapshots say where the weights are now, and on which device it ran.
+        job.recipe, job.locked = replace(moved(job.recipe, model), device=device or recipe.device), True
+        roll(job)
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether there is nothing to do, which is said. Raises OutputError where there is nothing to go on with."""
+    from rollout.errors import OutputError
+    from rollout.run.snapshot import snapshots
 
     if not folder.is_dir():
         raise OutputError(f"{folder} is not a folder. Give the folder of a run.")
-    left = snapshots(folder)
-    if not left and (folder / "run.json").is_file():
-        print(f"{folder} is finished: there is nothing to go on with")
-        return
-    if not left:
-        raise OutputError(f"{folder} holds no snapshot. Start again, with --snapshot-every N to be able to go on.")
-    problem: OutputError | None = None
-    for path in left:
-        try:
-            snapshot = read_snapshot(path)
-            recipe = Recipe.from_dict(snapshot.state.get("recipe", {}))
-            versions, weights = snapshot.state.get("versions"), snapshot.state.get("weights")
-            spread = several(parallel, recipe.backend)
-            backend = reload_backend(
-                recipe, weights, versions, device=device, model=model, threads=threads, parallel=spread
-            )
-            for line in changed(versions, backend.device, backend.ranks):
-                print(f"{line}: the last bits may differ")
-            job = Job.resumed(backend, snapshot, folder)
-            # Its record and later snapshots say where the weights are now, and on which device it ran.
-            job.recipe = replace(moved(job.recipe, model), device=device or recipe.device)
-            print(f"going on after block {snapshot.block} of {job.rollout.blocks}")
-            roll(job)
-            return
-        except OutputError as error:  # the last one may have been cut off by whatever stopped the run
-            print(f"rollout: {error}", file=sys.stderr)
-            problem = error
-    assert problem is not None
-    raise problem
+    if snapshots(folder) or not (folder / "run.json").is_file():
+        return False
+    print(f"{folder} is finished: there is nothing to go on with")
+    return True

@@ -23,6 +23,7 @@ from rollout.benchmarks.metrics.sample import sample_of_run
 from rollout.cli import app
 from rollout.cli.compare import _usual
 from rollout.errors import OutputError, RolloutError, Stopped
+from rollout.files import alone
 from rollout.run.job import Job
 from rollout.run.latents import read_latents
 from rollout.run.video import frames_in, read_video, stream_video
@@ -409,6 +410,11 @@ def test_a_stop_keeps_finished_runs_alone(tmp_path: Path, monkeypatch: pytest.Mo
     refused("is another run: it has another script", f"{B}[1.125s]", *ADD, "--steps", "2", "--out", str(out))
     (out / "flush").mkdir()  # as a kill leaves it
     (out / "flush" / "video.partial.mp4").touch()
+    (out / "compare.partial.mp4").touch()
+    (out / f".compare.mp4.{'0' * 16}.partial").touch()
+    with alone(out):  # it may as well be another process's work
+        assert "another run is writing" in str(run(*command).exception)
+    assert (out / "flush" / "video.partial.mp4").exists()
     again = run(*command)
     assert again.exit_code == 0, again.output
     assert "strategy 1 of 2, keep 12/1" in again.output

@@ -4,7 +4,8 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rollout.backend import Spec
 from rollout.cli import main
 from rollout.cli.prompts import default_folder
 from rollout.errors import RolloutError, ScriptError
+from rollout.files import alone
 from rollout.prompts import read_prompts
 from rollout.run.job import Job
 from rollout.script import Script, planned
@@ -222,6 +224,28 @@ def test_the_same_command_goes_on_where_it_was_stopped(
     seen = {path: path.stat().st_mtime_ns for path in Path("whole").rglob("*") if path.is_file()}
     assert "3 finished before, 0 to go on with" in command(*args)[1]
     assert {path: path.stat().st_mtime_ns for path in Path("whole").rglob("*") if path.is_file()} == seen
+
+
+def test_what_another_process_finished_meanwhile_is_not_rolled_out_again(
+    loads: list[str], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at all runs and the moment at which this process has the folder."""
+    Path("p.txt").write_text(f"{A}[0.4s]\n")
+    assert command("--prompts", "p.txt", "--out", "theirs")[0] == 0
+
+    @contextmanager
+    def late(folder: Path) -> Iterator[None]:
+        if folder.name == "001":
+            shutil.copytree("theirs/001", folder, dirs_exist_ok=True)
+        with alone(folder):
+            yield
+
+    monkeypatch.setattr("rollout.files.alone", late)
+    code, out, err = command("--prompts", "p.txt", "--out", "ours")
+    assert code == 0, err
+    assert "0 finished before" in out
+    assert "1 of 1: ours/001 is finished" in out
+    assert Path("ours/001/run.json").read_bytes() == Path("theirs/001/run.json").read_bytes()
 
 
 def test_what_is_missing_of_a_finished_run_is_added(loads: list[str], command: Command) -> None:

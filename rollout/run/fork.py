@@ -1,6 +1,7 @@
 """Forks: one history, rebuilt from its clean latents, that goes on under other strategies, prompts or seeds."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import floor
@@ -11,10 +12,18 @@ from torch import Tensor
 from rollout.backend import Spec
 from rollout.errors import OutputError, ScriptError
 from rollout.plan import steps
-from rollout.run.latents import read_latents
+from rollout.run.latents import LatentsWriter, read_latents
 from rollout.run.recipe import Recipe
 from rollout.run.record import RunFolder
-from rollout.run.snapshot import Snapshot, read_snapshot, snapshots
+from rollout.run.snapshot import (
+    DAMAGE,
+    Snapshot,
+    damaged,
+    newest_snapshot,
+    read_snapshot,
+    snapshot_path,
+    snapshots,
+)
 from rollout.script import Script, Shot, planned
 from rollout.strategy import Strategy
 from rollout.timeline import Event, Use, moments, reigns
@@ -40,26 +49,14 @@ class History:
         """A finished run, or one with a snapshot, that kept its latents. Raises OutputError."""
         snapshots_left = tuple(snapshots(folder))
         if snapshots_left and not (folder / "run.json").is_file():
-            data = read_snapshot(snapshots_left[0]).state
+            snapshot = newest_snapshot(folder)
             try:
-                recipe, first = Recipe.from_dict(data["recipe"]), int(data["job"]["first"])
-                state = data["rollout"]
-                log = state["progress" if "progress" in state else "timeline"]["events"]  # the first edition's, today's
-                events = tuple(Event.from_dict(event) for event in log)
-                frames = int(data["output"]["latents"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise OutputError(
-                    f"the snapshot {snapshots_left[0]} is damaged: {error!r}. Use an earlier one."
-                ) from error
-            latents = read_latents(folder / "latents.partial.safetensors")[:frames]
-            return cls(
-                replace(recipe, events=events),
-                latents,
-                first,
-                data.get("weights"),
-                data.get("versions"),
-                snapshots_left,
-            )
+                first, frames = int(snapshot.state["job"]["first"]), int(snapshot.state["output"]["latents"])
+            except DAMAGE as error:
+                raise damaged(snapshot_path(folder, snapshot.block), error) from error
+            latents = read_latents(LatentsWriter.left(folder / "latents.safetensors"))[:frames]
+            weights, versions = snapshot.state.get("weights"), snapshot.state.get("versions")
+            return cls(snapshot.recipe, latents, first, weights, versions, snapshots_left)
         record = RunFolder.open(folder).record
         latents = read_latents(folder / "latents.safetensors")
         return cls(record.recipe, latents, record.costs.given, record.backend.weights, record.versions)
@@ -129,14 +126,18 @@ class History:
         return [strategy for begin, strategy in reigns(self.recipe.strategy, self.recipe.events) if begin < block][-1]
 
     def nearest(self, block: int) -> Snapshot | None:
-        """The last snapshot up to a block, so that a fork there need not encode the history again. Raises OutputError.
+        """The last snapshot up to a block that can be read: a fork there need not encode the history again.
 
         None where a snapshot holds blocks that are half denoised: the fork's own would begin from other noise or prompts.
         """
         if self.recipe.strategy.order.joint(2) > 1:
             return None
-        earlier = (snapshot for snapshot in map(read_snapshot, self.snapshots) if snapshot.block <= block)
-        return next(earlier, None)
+        for path in self.snapshots:
+            with suppress(OutputError):  # one that was cut off, or that the run has replaced since
+                snapshot = read_snapshot(path)
+                if snapshot.block <= block:
+                    return snapshot
+        return None
 
     def _shots(self, spec: Spec) -> Iterator[Shot]:
         """The script's shots with their true lengths, the prefix in the first."""

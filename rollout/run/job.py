@@ -29,14 +29,14 @@ from rollout.run.output import Output, State
 from rollout.run.prefix import read_prefixes
 from rollout.run.recipe import PrefixRecord, Recipe
 from rollout.run.record import RunFolder, record, subtitles, times
-from rollout.run.snapshot import Snapshot, damaged, part, snapshots, under
+from rollout.run.snapshot import DAMAGE, Snapshot, damaged, part, snapshot_path, snapshots, under
 from rollout.run.video import Subtitle
 from rollout.script import Script
 from rollout.temporary import remove_leftovers
-from rollout.text import cause
+from rollout.text import Json, cause
 from rollout.timeline import moments
 
-__all__ = ["Job"]
+__all__ = ["FILES", "UNFINISHED", "Job", "pictures_of"]
 
 FILES = (
     "video.mp4",
@@ -49,9 +49,6 @@ FILES = (
     "video.webp",
 )
 UNFINISHED = ("video.partial.mp4", "video.earlier.mp4", "latents.partial.safetensors", "frames.partial.mkv")
-
-DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, ArithmeticError)
-"""What reading a snapshot that was changed may come to."""
 
 
 @dataclass
@@ -124,23 +121,16 @@ class Job:
     @classmethod
     def resumed(cls, backend: Backend, snapshot: Snapshot, folder: Path) -> "Job":
         """The run that a snapshot was taken of, from there on. Raises OutputError, RolloutError."""
-        path = folder / f"snapshot-{snapshot.block:06d}.safetensors"
+        path = snapshot_path(folder, snapshot.block)
         try:
             before = snapshot.state["job"]
             if any(not 0 <= int(before[name]) <= snapshot.block for name in ("first", "history")):
                 raise ValueError("it lies before blocks that were given")
             every = None if before["every"] is None else int(before["every"])
             recipe = Recipe.from_dict(snapshot.state["recipe"])
-            pictures = tuple(kind for kind in KINDS if kind in before.get("pictures", ()))
-            job = cls(
-                backend,
-                recipe,
-                folder,
-                latents=bool(before["latents"]),
-                every=every,
-                pictures=pictures,
-                earlier=snapshot,
-            )
+            pictures = pictures_of(before)
+            latents = bool(before["latents"])
+            job = cls(backend, recipe, folder, latents=latents, every=every, pictures=pictures, earlier=snapshot)
             job.rollout.restore(snapshot.state["rollout"], part(snapshot.tensors, "rollout"))
             if job.rollout.done != snapshot.block:
                 raise ValueError("its name is not its block's")
@@ -182,9 +172,12 @@ class Job:
             return self._output(lines)
         try:
             tensors = part(self.earlier.tensors, "output")
-            return self._output(lines, earlier=(self.earlier.state["output"], tensors))
+            output = self._output(lines, earlier=(self.earlier.state["output"], tensors))
         except DAMAGE as error:
-            raise damaged(self.folder / f"snapshot-{self.earlier.block:06d}.safetensors", error) from error
+            raise damaged(snapshot_path(self.folder, self.earlier.block), error) from error
+        for path in snapshots(self.folder, after=self.earlier.block):  # what they go on from is no more
+            path.unlink(missing_ok=True)
+        return output
 
     def _clear(self) -> None:
         """Remove what an earlier run left, with --force. Raises OutputError."""
@@ -310,6 +303,11 @@ class Job:
             path.unlink(missing_ok=True)
         for kind in self.pictures:  # last: the run is whole without them
             moving_picture(self.folder / "video.mp4", self.folder / f"video.{kind}")
+
+
+def pictures_of(job: Json) -> tuple[str, ...]:
+    """The animated pictures that a snapshot's job is to make."""
+    return tuple(kind for kind in KINDS if kind in job.get("pictures", ()))
 
 
 def _behind(latent: tuple[int, int, int], frames: int) -> Tensor | None:

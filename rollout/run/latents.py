@@ -35,7 +35,7 @@ class LatentsWriter:
         self._dtype = ""
         try:
             if keep:
-                if path.exists() and not self.partial.exists():  # finished, but not the run
+                if self.left(path) == path:
                     path.replace(self.partial)
                 own_file(self.partial)
                 earlier = read_latents(self.partial)
@@ -54,6 +54,12 @@ class LatentsWriter:
                     self.partial.unlink()
             raise OutputError(f"{self.partial} cannot be written: {cause(error)}. Choose another --out.") from error
 
+    @staticmethod
+    def left(path: Path) -> Path:
+        """Where the latents of an earlier writer of `path` are: they may be finished where the run is not."""
+        partial = path.with_suffix(f".partial{path.suffix}")
+        return path if path.exists() and not partial.exists() else partial
+
     @property
     def _bytes(self) -> int:
         if not self._shape:
@@ -62,7 +68,10 @@ class LatentsWriter:
 
     def write(self, latents: Tensor) -> None:
         """Append frames (F, C, H, W). Raises OutputError."""
-        self._shape, self._dtype = tuple(latents.shape[1:]), NAMES[latents.dtype]
+        shape, dtype = tuple(latents.shape[1:]), NAMES[latents.dtype]
+        if self.frames and (shape, dtype) != (self._shape, self._dtype):
+            raise OutputError(f"{self.partial} holds latents of another model. Choose another --out.")
+        self._shape, self._dtype = shape, dtype
         try:
             self._file.seek(0, 2)
             self._file.write(as_bytes(latents))

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,27 @@ from torch import Tensor
 
 from rollout.errors import OutputError
 from rollout.files import write_whole
+from rollout.run.recipe import Recipe
 from rollout.text import cause
+from rollout.timeline import Event
 
-__all__ = ["Snapshot", "damaged", "flatten", "part", "read_snapshot", "snapshots", "under", "unflatten"]
+__all__ = [
+    "DAMAGE",
+    "Snapshot",
+    "damaged",
+    "flatten",
+    "newest_snapshot",
+    "part",
+    "read_snapshot",
+    "snapshot_path",
+    "snapshots",
+    "under",
+    "unflatten",
+]
 
 FORMAT = "rollout-snapshot-1"
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, ArithmeticError)
+"""What reading a snapshot that was changed may come to."""
 KEPT = 2
 """The last ones that stay: one of them was whole when the other was being written."""
 
@@ -32,9 +48,20 @@ class Snapshot:
     state: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
 
+    @property
+    def recipe(self) -> Recipe:
+        """The run's, with what came from outside so far. Raises OutputError, SpecError."""
+        try:
+            recipe, rollout = Recipe.from_dict(self.state["recipe"]), self.state["rollout"]
+            log = rollout["progress" if "progress" in rollout else "timeline"]["events"]  # the first edition's, today's
+            past = tuple(map(Event.from_dict, log))
+            return replace(recipe, events=past + tuple(event for event in recipe.events if event not in past))
+        except DAMAGE as error:
+            raise damaged(f"of block {self.block}", error) from error
+
     def write(self, folder: Path) -> Path:
         """Write snapshot-NNNNNN.safetensors whole, and remove all but the last two. Raises OutputError."""
-        path = folder / f"snapshot-{self.block:06d}.safetensors"
+        path = snapshot_path(folder, self.block)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
         state = json.dumps(self.state, ensure_ascii=False)
         head = {"format": FORMAT, "snapshot": state, "digest": sha256(state.encode()).hexdigest()}
@@ -44,10 +71,15 @@ class Snapshot:
         return path
 
 
-def snapshots(folder: Path) -> list[Path]:
-    """The snapshots of a folder, the newest first."""
+def snapshot_path(folder: Path, block: int) -> Path:
+    """Where the snapshot after so many blocks is, or will be."""
+    return folder / f"snapshot-{block:06d}.safetensors"
+
+
+def snapshots(folder: Path, *, after: int = -1) -> list[Path]:
+    """The snapshots of a folder, the newest first: those of later blocks."""
     numbers = [(int(match[1]), path) for path in folder.glob("snapshot-*") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(numbers, reverse=True)]
+    return [path for number, path in sorted(numbers, reverse=True) if number > after]
 
 
 _NAME = re.compile(r"snapshot-(\d{6,12})\.safetensors")
@@ -70,6 +102,17 @@ def read_snapshot(path: Path) -> Snapshot:
     except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
         raise damaged(path, error) from error
     return Snapshot(int(match[1]), state, tensors)
+
+
+def newest_snapshot(folder: Path) -> Snapshot:
+    """The newest snapshot of a folder that can be read. Raises OutputError."""
+    problem = OutputError(f"{folder} holds no snapshot. Start again, with --snapshot-every N to be able to go on.")
+    for number, path in enumerate(snapshots(folder)):
+        try:
+            return read_snapshot(path)
+        except OutputError as error:
+            problem = problem if number else error
+    raise problem
 
 
 def damaged(path: object, error: Exception) -> OutputError:

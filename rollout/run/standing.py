@@ -1,6 +1,7 @@
 """How a folder stands to a run that is asked for: it holds it, holds a part of it from which it goes on, or is free."""
 
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -11,6 +12,7 @@ from rollout.run.job import FILES, UNFINISHED, Job
 from rollout.run.prefix import source_of
 from rollout.run.recipe import PrefixRecord, Recipe, content
 from rollout.run.record import RunFolder
+from rollout.run.resume import go_on
 from rollout.run.snapshot import Snapshot, read_snapshot, snapshots
 from rollout.text import Json
 
@@ -55,7 +57,7 @@ class Request:
         problem = self.difference()
         if not problem and (self.folder / RunFolder.FILE).is_file():
             return Standing.FINISHED
-        if not problem and self._snapshot() is not None:
+        if not problem and any(map(self._is_of, self._read())):
             return Standing.BEGUN
         strange = [path.name for path in self.folder.iterdir() if not OURS.fullmatch(path.name)]
         problem = problem or (f"it has {sorted(strange)[0]!r}, which is nothing of a run" if strange else "")
@@ -80,29 +82,31 @@ class Request:
         return _difference(then, self._asked())
 
     def job(self) -> Job:
-        """The run, from its last snapshot on where there is one, else from the beginning. Raises RolloutError."""
-        snapshot = self._snapshot()
-        if snapshot is not None:
-            with suppress(OutputError):  # its files were lost: from the beginning
-                job = Job.resumed(self.backend, snapshot, self.folder)
-                job.pictures = self.pictures
-                return job
-        return Job(
-            self.backend, self.recipe, self.folder, latents=self.latents, every=self.every, pictures=self.pictures
-        )
+        """The run, from the newest snapshot that can be gone on from, else from the beginning. Raises RolloutError.
 
-    def _snapshot(self) -> Snapshot | None:
-        """The newest snapshot of this run that can be read."""
+        Only for who has the folder alone.
+        """
+        job = go_on(self.backend, self.folder, fits=self._is_of)
+        if job is None:
+            job = Job(self.backend, self.recipe, self.folder, latents=self.latents, every=self.every)
+        job.pictures, job.locked = self.pictures, True
+        return job
+
+    def _read(self) -> Iterator[Snapshot]:
+        """The snapshots that can be read, the newest first."""
         for path in snapshots(self.folder):
-            with suppress(OutputError, KeyError, TypeError):
-                snapshot = read_snapshot(path)
-                job = snapshot.state["job"]
-                prefix = None if job["prefix"] is None else PrefixRecord(**job["prefix"])
-                then = Recipe.from_dict(snapshot.state["recipe"]).to_dict() | {"prefix": content(prefix)}
-                same = snapshot.state["weights"] == self.backend.digest and job["latents"] == self.latents
-                if same and not _difference(then, self._asked()):
-                    return snapshot
-        return None
+            with suppress(OutputError):
+                yield read_snapshot(path)
+
+    def _is_of(self, snapshot: Snapshot) -> bool:
+        """Whether a snapshot is of this run."""
+        with suppress(OutputError, KeyError, TypeError):
+            job = snapshot.state["job"]
+            prefix = None if job["prefix"] is None else PrefixRecord(**job["prefix"])
+            then = Recipe.from_dict(snapshot.state["recipe"]).to_dict() | {"prefix": content(prefix)}
+            same = snapshot.state["weights"] == self.backend.digest and job["latents"] == self.latents
+            return bool(same) and not _difference(then, self._asked())
+        return False
 
     def _asked(self) -> Json:
         asked = self.recipe.to_dict() | {"prefix": content(source_of(self.recipe.prefix))}

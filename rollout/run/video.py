@@ -1,6 +1,6 @@
 """Writing video: a streaming mp4 with a soft subtitle track, and WebVTT; what reads it is at hand here too."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -80,8 +80,8 @@ class VideoWriter:
         self._least, self._exact = 1 if exact else least, exact
         self._rate = Fraction(fps).limit_denominator(1001)
         try:
-            if keep and not self.earlier.exists():  # else an earlier resumption was killed: nothing newer counts
-                (self.partial if self.partial.exists() else path).replace(self.earlier)
+            if keep and self.left(path) != self.earlier:
+                self.left(path).replace(self.earlier)
             new_file(self.partial)  # av itself opens the file at its first packet, by its name
             self._file = av.open(str(self.partial), "w", options={} if exact else GROWING)
         except (OSError, av.FFmpegError) as error:
@@ -100,6 +100,24 @@ class VideoWriter:
         if keep:
             self._take(keep)
 
+    @staticmethod
+    def left(path: Path) -> Path:
+        """Where the frames of an earlier writer of `path` are: it may be finished where the run is not.
+
+        Where a writer was killed while it took over an earlier file, nothing newer counts.
+        """
+        partial, earlier = (path.with_suffix(f".{word}{path.suffix}") for word in ("partial", "earlier"))
+        return next((file for file in (earlier, partial) if file.exists()), path)
+
+    @staticmethod
+    def held(file: Path, most: int) -> int:
+        """The frames of a file, up to so many, that a writer can take over."""
+        count = 0
+        with suppress(OSError, av.FFmpegError, IndexError), av.open(str(file)) as container:
+            for _ in islice(_packets(container), most):
+                count += 1
+        return count
+
     def _take(self, keep: int) -> None:
         """Take over the first frames of the earlier file without decoding them. Raises OutputError."""
         try:
@@ -107,7 +125,7 @@ class VideoWriter:
                 video = file.streams.video[0]
                 self._stream.height, self._stream.width = video.height, video.width
                 to_annex_b = BitStreamFilterContext("h264_mp4toannexb", video)  # as the encoder gives its packets
-                for packet in islice((p for p in file.demux(video) if p.size), keep):
+                for packet in islice(_packets(file), keep):
                     for piece in to_annex_b.filter(packet):
                         piece.stream = self._stream
                         self._mux([self._dated(piece, self.frames)])
@@ -204,6 +222,11 @@ class VideoWriter:
             if not self.kept:
                 with suppress(OSError):
                     self.partial.unlink(missing_ok=True)
+
+
+def _packets(file: Any) -> Iterator[Any]:
+    """A video's packets, a frame each."""
+    return (packet for packet in file.demux(file.streams.video[0]) if packet.size)
 
 
 def _packet(line: Subtitle, stream: Any) -> Any:
