@@ -20,7 +20,7 @@ from rollout.cli.options import (
     load_plugins,
     told,
 )
-from rollout.cli.parallel import Parallel, several
+from rollout.cli.parallel import Parallel, is_first, launched, several
 from rollout.cli.watch import watch
 from rollout.errors import ScriptError
 from rollout.prompts import read_prompts
@@ -86,11 +86,13 @@ def gen(
     lines = None if prompts is None else read_prompts(prompts)
     text = SHOW if script is None else script
     Script.parse(text)
-    from rollout.files import output_folder
+    from rollout.files import check_folder, output_folder
     from rollout.run.job import Job
     from rollout.run.recipe import Recipe
 
     composition.schedule(steps, shift, context_noise)  # what is wrong with it is said before the model is loaded
+    if out is not None and prompts is None and is_first(launched() > 1):  # before a large model is read
+        check_folder(out, force=force)
     choice = choice.with_block(composition.block)
     model = choice.load(parallel=several(parallel, choice.backend or DEFAULT))
     schedule = composition.schedule(steps, shift, context_noise, model.schedule)

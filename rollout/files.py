@@ -19,6 +19,7 @@ from rollout.text import cause
 
 __all__ = [
     "alone",
+    "check_folder",
     "fingerprint",
     "inner_folder",
     "link_or_copy",
@@ -141,13 +142,21 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def new_folder(path: Path, *, force: bool = False) -> Path:
-    """Make an output folder; one that holds files is refused without `force`. Raises OutputError."""
+def check_folder(path: Path, *, force: bool = False) -> None:
+    """Refuse what `new_folder` would, and make nothing. Raises OutputError."""
     try:
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path} is a file, not a folder. Choose another --out.")
         if path.is_dir() and any(path.iterdir()) and not force:
             raise OutputError(f"the folder {path} is not empty. Choose another --out, or add --force to write into it.")
+    except OSError as error:
+        raise OutputError(f"the folder {path} cannot be read: {cause(error)}. Choose another --out.") from error
+
+
+def new_folder(path: Path, *, force: bool = False) -> Path:
+    """Make an output folder; one that holds files is refused without `force`. Raises OutputError."""
+    check_folder(path, force=force)
+    try:
         path.mkdir(parents=True, exist_ok=True)
         with temporary(path / "probe"):
             pass
