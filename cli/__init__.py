@@ -29,6 +29,7 @@ from rollout.cli import (
 )
 from rollout.cli.parallel import one_voice
 from rollout.errors import RolloutError, ScriptError, Stopped
+from rollout.text import disk_error
 
 __all__ = ["app", "main"]
 
@@ -96,6 +97,9 @@ def main() -> None:
         if isinstance(error, ScriptError) and error.pointer() and sys.stderr.isatty():
             print(error.pointer(), file=sys.stderr)
         raise SystemExit(error.code if isinstance(error, Stopped) else 2) from None
+    except OSError as error:  # whatever a disk may do between any two of our lines
+        print(f"rollout: {disk_error(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
     except typer.Abort:
         raise SystemExit(130) from None
     except Exception as error:

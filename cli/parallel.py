@@ -111,7 +111,7 @@ def _code_of(error: BaseException) -> int:
         return error.code
     if isinstance(error, typer.Abort | KeyboardInterrupt):
         return 130
-    bad_input = isinstance(error, RolloutError) or hasattr(error, "format_message")  # typer's own
+    bad_input = isinstance(error, RolloutError | OSError) or hasattr(error, "format_message")  # typer's own
     return 2 if bad_input else 1
 
 

@@ -1,13 +1,15 @@
 """Small things that many places need: the form of JSON, what went wrong, what may have been meant, what a rule says of itself."""
 
+import errno
 import inspect
+import os
 import re
 from collections.abc import Iterable
 from itertools import takewhile
 from operator import eq
 from typing import Any
 
-__all__ = ["STEM", "Json", "cause", "first_paragraph", "hint"]
+__all__ = ["STEM", "WHAT_TO_DO", "Json", "cause", "disk_error", "first_paragraph", "hint"]
 
 Json = dict[str, Any]
 """An object on its way to or from a file, a page or a wire: the form of a value, whose meaning a type says."""
@@ -17,6 +19,23 @@ def cause(error: BaseException) -> str:
     """The first line of a foreign error: what the system says of a file, else the message, else the error's kind."""
     lines = (getattr(error, "strerror", None) or str(error)).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+WHAT_TO_DO = {
+    errno.ENOSPC: "Free some space.",
+    errno.EDQUOT: "Free some space.",
+    errno.EROFS: "Choose another place.",
+    errno.EACCES: "Choose another place, or ask who owns it.",
+    errno.EPERM: "Choose another place, or ask who owns it.",
+    errno.ENOENT: "Was it moved or removed meanwhile?",
+}
+"""For what the system says of a file."""
+
+
+def disk_error(error: OSError) -> str:
+    """What the system says of a file, with its path and what to do, in one line."""
+    path = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{path}{cause(error)}. {WHAT_TO_DO.get(error.errno or 0, 'Is the disk still there?')}"
 
 
 STEM = 6
