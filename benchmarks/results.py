@@ -29,14 +29,15 @@ MARKS = {
     "cannot tell": " ?",
     "differs": " ≠",
 }
+GLANCE = "The claims at a glance"
 COLUMNS = 8
 """Metrics that a table shows: a suite's first ones; its report shows all."""
 
 
-def write_results(runs: Sequence[Path], to: Path) -> None:
+def write_results(runs: Sequence[Path], to: Path, *, force: bool = False) -> None:
     """Put the results of finished runs between the marks of a Markdown file, which is made where it is missing.
 
-    Raises OutputError for a run that is not finished.
+    Raises OutputError for a run that is not finished, and, without `force`, for results there that these runs do not have.
     """
     results = [_finished(run) for run in runs]
     sections = [*overview(results), *(_section(result) for result in results)]
@@ -44,8 +45,20 @@ def write_results(runs: Sequence[Path], to: Path) -> None:
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise OutputError(f"{to} lacks the marks between which results go. Add the lines {BEGIN} and {END}.")
     head, rest = text.split(BEGIN)
-    tail = rest.split(END)[1]
+    before, tail = rest.split(END)
+    lost = [title for title in _titles(before) if title not in _titles("\n".join(sections))]
+    if lost and not force:
+        raise OutputError(
+            f"{to} holds what these runs do not have: {', '.join(lost)}. Give the folders of those runs too, choose another "
+            "--to, or add --force to drop it."
+        )
     write_text(to, "\n".join([head + BEGIN, HOW.format(matters=_what_matters()), *sections, END]) + tail)
+
+
+def _titles(text: str) -> list[str]:
+    """The headings of the sections, one a run."""
+    titles = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
+    return [title for title in titles if title != GLANCE]
 
 
 HOW = """
@@ -95,7 +108,7 @@ def overview(results: Sequence[Summary]) -> list[str]:
     if not claims:
         return []
     rows = [
-        "## The claims at a glance",
+        f"## {GLANCE}",
         "",
         "Left the side that should be better, right the other; the sections have the rest.",
         "",

@@ -175,11 +175,12 @@ def report(folder: Folder) -> None:
 def results(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="The folders of finished runs.")],
     to: Annotated[Path, typer.Option(metavar="FILE", help="A Markdown file.")] = Path("benchmarks/RESULTS.md"),
+    force: Annotated[bool, typer.Option("--force", help="Drop the results of other runs that stand there.")] = False,
 ) -> None:
     """Write what finished runs show into a Markdown file."""
     from rollout.benchmarks.results import write_results
 
-    write_results(folders, to)
+    write_results(folders, to, force=force)
     print(to)
 
 

@@ -225,6 +225,11 @@ def test_results_go_between_their_marks(made: Path, tmp_path: Path) -> None:
     assert text.count("## little") == 1
     assert "| recache acts sooner | arXiv 2509.22622 |" in text
     assert "weights `" in text
+    page.write_text(text.replace("## little", "## another"))
+    with pytest.raises(OutputError, match=r"these runs do not have: another\. .*--force"):
+        write_results([made / "run"], page)
+    assert rollout("bench", "results", made / "run", "--to", page, "--force").exit_code == 0
+    assert page.read_text() == text
     page.write_text("# Mine\n")
     with pytest.raises(OutputError, match="lacks the marks"):
         write_results([made / "run"], page)
