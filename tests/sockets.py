@@ -1,11 +1,11 @@
-"""Where a process and its children listen, as the kernel tells it."""
+"""A process's children, and where they listen, as the kernel tells it."""
 
 import socket
 import struct
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["LOOPBACK", "listening"]
+__all__ = ["LOOPBACK", "family", "listening"]
 
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 """Addresses that nothing beyond this machine reaches."""
@@ -15,7 +15,7 @@ LISTENS = "0A"
 
 def listening(process: int) -> set[tuple[str, int]]:
     """The addresses and ports on which a process, its children and theirs wait for TCP connections. Linux only."""
-    own = {inode for member in _family(process) for inode in _sockets(member)}
+    own = {inode for member in family(process) for inode in _sockets(member)}
     rows = [
         line.split()
         for table in ("tcp", "tcp6")
@@ -24,7 +24,8 @@ def listening(process: int) -> set[tuple[str, int]]:
     return {_address(row[1]) for row in rows if row[3] == LISTENS and row[9] in own}
 
 
-def _family(process: int) -> list[int]:
+def family(process: int) -> list[int]:
+    """A process, its children and theirs."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended

@@ -1,6 +1,7 @@
 """Executors: the same results everywhere; what is killed costs an attempt, and never a whole cell."""
 
 import fcntl
+import itertools
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -25,7 +27,7 @@ from rollout.benchmarks.run import Run
 from rollout.benchmarks.suites.reader import load_suite
 from rollout.errors import RolloutError
 from rollout.registry import load_plugin
-from tests.sockets import LOOPBACK, listening
+from tests.sockets import LOOPBACK, family, listening
 
 LONG, SHORT = "a red circle walks right[0.75s]", "a blue square jumps[0.375s]"
 PLUGIN = """
@@ -59,6 +61,29 @@ class Once(Deadly):
         except FileExistsError:
             return
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@register("policies", "stopped")
+@dataclass(frozen=True)
+class Stopped(Deadly):
+    kind: ClassVar[str] = "stopped"
+
+    def strike(self):
+        pid = Path(__file__).with_name("stopped")
+        if not pid.exists():
+            pid.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+@register("policies", "held")
+@dataclass(frozen=True)
+class Held(Deadly):
+    kind: ClassVar[str] = "held"
+
+    def strike(self):
+        Path(__file__).with_name("held").touch()
+        while Path(__file__).with_name("hold").exists():
+            time.sleep(0.05)
 
 
 @register("policies", "always")
@@ -166,15 +191,18 @@ def test_a_dead_worker_costs_an_attempt(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     before, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
-    suite = write_suite(tmp_path / "suite.toml", "sink", "once", "always")
+    suite = write_suite(tmp_path / "suite.toml", "sink", "once", "stopped", "always")
     run = make_run(suite, tmp_path / "out", plugin, executor)
     addresses = {(place.strategy, place.prompt): place.cell.address for place in run.places}
     fatal = addresses["always", 0]
 
     tried, sockets = [], set()
+    waker = Thread(target=wake, args=(tmp_path / "stopped", 4 if isinstance(executor, Ray) else 1))
+    waker.start()
     for attempt in run.attempts():
         tried.append(attempt)
         sockets |= listening(os.getpid())
+    waker.join()
     assert {address for address, _ in sockets} <= LOOPBACK
     if isinstance(executor, Ray):
         assert len(sockets) > 4, "its processes were looked at"
@@ -200,10 +228,19 @@ def test_a_dead_worker_costs_an_attempt(
     for address in whole:
         assert run.store.scores(address) == alone.store.scores(address) != {}
 
-    again = make_run(write_suite(suite, "sink", "once"), tmp_path / "out", plugin, executor)
+    again = make_run(write_suite(suite, "sink", "once", "stopped"), tmp_path / "out", plugin, executor)
     assert list(again.attempts()) == []
     assert finished(tmp_path / "out") == whole
     assert not list((tmp_path / "out" / "cells").glob(".*"))
+
+
+def wake(pid: Path, seconds: float) -> None:
+    """Let a worker that stopped itself, and put its number into a file, go on; Ray's heartbeats are 3 s apart."""
+    until(lambda: pid.exists() and bool(pid.read_text()))
+    process = Path("/proc", pid.read_text(), "stat")
+    until(lambda: process.read_text().rpartition(")")[2].split()[0] == "T")
+    time.sleep(seconds)
+    os.kill(int(pid.read_text()), signal.SIGCONT)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +296,73 @@ def stuck(folder: Path) -> list[Path]:
             except BlockingIOError:
                 held.append(path)
     return held
+
+
+COMMAND = """
+import os
+import sys
+
+os.environ["DRIVER"] = str(os.getpid())
+from rollout.cli import main
+
+sys.argv[0] = "rollout"
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_ray_whose_head_was_killed_is_said_in_a_line_and_the_same_command_goes_on(
+    tmp_path: Path, plugin: Path
+) -> None:
+    """Left to itself Ray aborts the driver a minute later, without a word of what to do."""
+    pytest.importorskip("ray")
+    suite, out = write_suite(tmp_path / "suite.toml", "held"), tmp_path / "out"
+    words = ["bench", "run", str(suite), "--out", str(out), "--plugin", str(plugin), "--executor", "ray"]
+    (tmp_path / "hold").touch()
+    with (tmp_path / "stderr").open("w") as stderr, (tmp_path / "stdout").open("w") as stdout:
+        command = [sys.executable, "-c", COMMAND, *words, "--workers", "1"]
+        driver = subprocess.Popen(command, stdout=stdout, stderr=stderr)
+        try:
+            until(lambda: driver.poll() is not None or (tmp_path / "held").exists())
+            os.kill(one_of(driver.pid, "gcs_server"), signal.SIGKILL)
+            assert driver.wait(100) == 2
+        finally:
+            driver.kill()
+            driver.wait(10)
+    (line,) = (tmp_path / "stderr").read_text().splitlines()
+    assert line.startswith("rollout: Ray at 127.0.0.1:")
+    assert line.endswith("has ended, and with it the run. What is done is kept: the same command goes on.")
+    done = finished(out)
+    assert not list((out / "cells").glob(".*"))
+    (tmp_path / "hold").unlink()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert len(finished(out)) == 2
+    assert done.items() <= finished(out).items()
+
+
+def one_of(process: int, name: str) -> int:
+    """The number of a process's child, or of one of theirs, that runs a program of this name."""
+    return next(member for member in family(process) if name in Path(f"/proc/{member}/cmdline").read_text())
+
+
+def test_a_clock_that_goes_back_changes_nothing(tmp_path: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite, out, clock = write_suite(tmp_path / "suite.toml", "sink"), tmp_path / "out", itertools.count(0, -3600)
+    strftime = time.strftime
+    for name, scale in (("time", 1), ("time_ns", 10**9)):
+        monkeypatch.setattr(time, name, lambda scale=scale: (2_000_000_000 + next(clock)) * scale)
+    monkeypatch.setattr(time, "strftime", lambda form: strftime(form, time.gmtime(time.time())))
+    tried = list(make_run(suite, out, plugin, Serial()).attempts())
+    assert [attempt.outcome for attempt in tried] == ["done", "done"]
+    run = make_run(suite, out, plugin, Serial())
+    assert list(run.attempts()) == []
+    records = run.store.attempts()
+    dates = [record.time for record in records]
+    assert dates == sorted(dates, reverse=True) != sorted(dates)
+    assert all(record.seconds > 0 for record in records if record.event == "done")
+    for attempt in tried:
+        timings = run.store.record(attempt.task.address).timings
+        assert min(timings["decode_and_write_seconds"], timings["seconds"]) > 0
 
 
 TASKS = [Task(str(n), {}, ()) for n in range(3)]

@@ -23,6 +23,8 @@ from rollout.errors import RolloutError
 __all__ = ["Ray"]
 
 LOOPBACK = "127.0.0.1"
+LOOK = 5
+"""Seconds to wait for a word from a worker, and, about, after which it is looked whether Ray itself is there."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,16 @@ class Ray:
             count = min(places if gpu else max(1, min(places, self.workers)), len(tasks))
             make = ray.remote(_Actor).options(scheduling_strategy="SPREAD", **needs)
             crew = [_Ray(ray, make, f"ray-{n}", here) for n in range(count)]
-            last_sign = time.monotonic()
+            last_sign = last_look = time.monotonic()
+            posts = _posts(ray)
 
             def heard() -> list[Hand]:
-                nonlocal last_sign
+                nonlocal last_sign, last_look
                 waiting = {hand.reply: hand for hand in crew if hand.reply is not None}
-                ready, _ = ray.wait(list(waiting), timeout=5)
+                ready, _ = ray.wait(list(waiting), timeout=LOOK)
+                if time.monotonic() - last_look > LOOK / 2:
+                    _check(posts)
+                    last_look = time.monotonic()
                 if ready or any(hand.placed for hand in crew):
                     last_sign = time.monotonic()
                 if time.monotonic() - last_sign > self.patience:
@@ -71,6 +77,37 @@ class Ray:
                 return [waiting[ref] for ref in ready]
 
             yield from share(tasks, crew, heard)
+
+
+def _posts(ray: Any) -> list[tuple[str, int]]:
+    """Where the cluster's head and this node's part of it listen, as far as this machine reaches them."""
+    context = ray.get_runtime_context()
+    host, _, port = context.gcs_address.rpartition(":")
+    addresses = [(host.strip("[]"), int(port))]
+    for node in ray.nodes():
+        if node["NodeID"] == context.get_node_id():
+            addresses.append((node["NodeManagerAddress"], node["NodeManagerPort"]))
+    return [address for address in addresses if _listens(address)]
+
+
+def _listens(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, timeout=LOOK).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:  # a network may be slow
+        pass
+    return True
+
+
+def _check(posts: Sequence[tuple[str, int]]) -> None:
+    """Raise RolloutError where the head or this node's part has ended: Ray waits a minute, and then aborts this process."""
+    for address in posts:
+        if not _listens(address):
+            raise RolloutError(
+                f"Ray at {address[0]}:{address[1]} has ended, and with it the run. What is done is kept: the same command "
+                "goes on."
+            )
 
 
 class _Actor:
