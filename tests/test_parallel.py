@@ -34,6 +34,7 @@ from rollout.parts import PolicyDefaults
 from rollout.picks import participation_by_head
 from rollout.ranks import Ranks
 from rollout.registry import registered
+from rollout.run.beside import Beside
 from rollout.run.output import Output
 from rollout.run.record import RunFolder
 from rollout.run.video import read_video
@@ -474,7 +475,7 @@ def number() -> int:
 
 
 def after_block(patch: pytest.MonkeyPatch, index: int, act: Callable[[], object]) -> None:
-    """Have something happen in the process that writes once it has written a block."""
+    """Have something happen in the process that writes once it has written a block, before the next one begins."""
     add = Output.add
 
     def other(self: Output, result: Any) -> None:
@@ -483,6 +484,7 @@ def after_block(patch: pytest.MonkeyPatch, index: int, act: Callable[[], object]
             act()
 
     patch.setattr(Output, "add", other)
+    patch.setattr(Beside, "start", lambda self, work: work())
 
 
 def test_the_first_process_writes_and_speaks_and_a_run_goes_on_with_one(

@@ -240,5 +240,5 @@ def test_all_claims_stand_in_one_table_with_a_column_for_each_of_the_weights(tmp
     assert [line for line in table if line.startswith("| claim")] == ["| claim | source | suite | default | plain |"]
     rows = [line for line in table if line.startswith("| a ")]
     cell = "**shows**: `action` 0.50 : 0.40"
-    assert rows == [f"| a &lt;b&gt; is better \\| 'x' | arXiv 1 | s | {cell} | {cell} |"]
+    assert rows == [f"| a &lt;b&gt; is better \\| \\`x\\` | arXiv 1 | s | {cell} | {cell} |"]
     assert overview([summary(None)]) == []

@@ -103,7 +103,8 @@ def test_a_true_video_shows_its_own_truth(subject: str, stretches: list[tuple[st
         judged = truth.visible[name] & ~error.isnan()
         if described.span > 1 and len(video) < 2 * PERIOD:
             continue  # a subject's usual size, against which it pulses, is known from two periods on
-        limit = 1.0 if described.unit == "px" else 0.05 if described.unit == "brightness" else 1.5
+        # a centre is read from the pixels of the subject: of a small one some at its edge are the sky's
+        limit = 1.25 if described.unit == "px" else 0.05 if described.unit == "brightness" else 1.5
         assert not judged.any() or error[judged].max() <= (0 if described.unit == "share" else limit), name
 
 
