@@ -108,7 +108,6 @@ def test_what_does_not_fit_is_told_what_to_turn_on(folder: Path, monkeypatch: py
     assert round(needs.rolling["transformer"] / 2**30, 2) == 2.64
     assert doctor(monkeypatch, *options, "9") == 1
     assert "with --vae-dtype bfloat16 --fp8-weights: " in capsys.readouterr().out
-    assert doctor(monkeypatch, *options, "9", "--vae-dtype", "bfloat16", "--fp8-weights") == 0
 
 
 def test_the_vaes_features_take_what_is_counted(folder: Path) -> None:
