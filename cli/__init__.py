@@ -27,6 +27,7 @@ from rollout.cli import (
     study,
     weights,
 )
+from rollout.cli.line import CommandLine
 from rollout.cli.parallel import one_voice
 from rollout.errors import RolloutError, ScriptError, Stopped
 from rollout.text import disk_error
@@ -60,15 +61,15 @@ def options(
 app.command("gen")(gen.gen)
 app.command("resume")(resume.resume)
 app.command("fork")(fork.fork)
-app.command("rerun")(rerun.rerun)
-app.command("live")(live.live)
-app.command("explain")(explain.explain)
-app.command("attn")(attn.attn)
-app.command("doctor")(doctor.doctor)
-app.command("ls")(ls.ls)
-app.command("cite")(cite.cite)
-app.command("compare")(compare.compare)
-app.command("score")(score.score)
+app.command("rerun", cls=CommandLine)(rerun.rerun)
+app.command("live", cls=CommandLine)(live.live)
+app.command("explain", cls=CommandLine)(explain.explain)
+app.command("attn", cls=CommandLine)(attn.attn)
+app.command("doctor", cls=CommandLine)(doctor.doctor)
+app.command("ls", cls=CommandLine)(ls.ls)
+app.command("cite", cls=CommandLine)(cite.cite)
+app.command("compare", cls=CommandLine)(compare.compare)
+app.command("score", cls=CommandLine)(score.score)
 app.command("export")(export.export)
 app.add_typer(bench.app, name="bench")
 app.add_typer(study.app, name="study")

@@ -1,6 +1,7 @@
 """rollout attn: which frames a frame looks at, as a map and a picture."""
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ from rollout.cli.options import (
     brought,
     load_plugins,
 )
+from rollout.cli.result import AsJson, result
 from rollout.errors import SpecError
 from rollout.script import Script
 from rollout.text import Json
@@ -42,6 +44,7 @@ def attn(
     force: Force = False,
     prefix: Prefix = None,
     choice: Choice,
+    to: AsJson = None,
     plugin: Plugin = None,
 ) -> None:
     """Show which frames a frame looks at, over a rollout.
@@ -49,6 +52,22 @@ def attn(
     Writes attention.png, attention.npz (the map) and run.json.
     """
     load_plugins(plugin)
+    with result(to) as target:
+        target.give(_attend(script, composition, layer, step, seed, out, force, prefix, choice))
+
+
+def _attend(
+    script: str,
+    composition: Composition,
+    layer: str,
+    step: int | None,
+    seed: int,
+    out: Path | None,
+    force: bool,
+    prefix: str | None,
+    choice: Choice,
+) -> Json:
+    """Roll out, write the files, and tell and return what is in them."""
     strategy = composition.strategy()
     plan = Script.parse(script)
     number = _layer(layer)
@@ -93,6 +112,7 @@ def attn(
     for part in summary:
         print(_line(part))
     print(f"{folder / 'attention.png'}: all of it at a glance; {folder / 'attention.npz'}: the map")
+    return {"strategy": str(strategy), **facts, "files": [str(folder / name) for name in FILES]}
 
 
 def _layer(text: str) -> int | None:

@@ -11,29 +11,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rollout.cli.composition import Presets, Strategies, named
+from rollout.cli.composition import Presets, Strategies
 from rollout.cli.leaderboard import leaderboard
-from rollout.cli.listing import listed
+from rollout.cli.line import CommandLine
 from rollout.cli.options import Plugin, load_plugins
 from rollout.cli.plan import plan
+from rollout.cli.reports import report, results
+from rollout.cli.result import AsJson, result
 from rollout.cli.search import search
 from rollout.cli.speed import speed
+from rollout.cli.suites import SuiteName, added, ls, validate
 from rollout.errors import SuiteError
+from rollout.text import Json
 
 if TYPE_CHECKING:
     from rollout.benchmarks.executors.base import Attempt, Executor
     from rollout.benchmarks.run import Run
 
-__all__ = ["CLUSTER", "Folder", "SuiteName", "Where", "app", "ls", "report", "results", "run", "validate"]
+__all__ = ["CLUSTER", "Where", "app", "run"]
 
 app = typer.Typer(no_args_is_help=True, help="Compare strategies: suites, reports, speed.")
 
 CLUSTER = 10_000
 """Workers on a cluster where no number is given: as many as fit."""
-SuiteName = Annotated[
-    str, typer.Argument(metavar="SUITE", help="A shipped suite ('rollout bench ls') or a .toml file.")
-]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]
 
 
 class Where(StrEnum):
@@ -42,48 +42,6 @@ class Where(StrEnum):
     SERIAL = "serial"
     LOCAL = "local"
     RAY = "ray"
-
-
-def ls() -> None:
-    """List the suites that come with rollout."""
-    from rollout.benchmarks.suites.reader import load_suite
-    from rollout.benchmarks.suites.suite import shipped
-
-    for name in shipped():
-        suite = load_suite(name, metrics=False)
-        counts = f"{suite.cells} rollouts of {len(suite.strategies)} strategies, {len(suite.claims)} claims"
-        for line in listed(f"{name}: {counts}", [suite.about]):
-            print(line)
-
-
-def validate(suite: SuiteName, preset: Presets = None, add: Strategies = None, plugin: Plugin = None) -> None:
-    """Check a suite without running it.
-
-    Says what it would compare, or the line that is wrong and the fix.
-    """
-    load_plugins(plugin)
-    from rollout.benchmarks.suites.reader import load_suite
-
-    definition = load_suite(suite, extra=dict(_added(preset, add)))
-    print(f"{definition.name}: {definition.about}" if definition.about else definition.name)
-    counts = [f"{len(definition.scripts)} prompts", f"{len(definition.seeds)} seed" + "s" * (len(definition.seeds) > 1)]
-    if definition.axis is not None:
-        counts.append(f"{len(definition.axis.values)} values of {definition.axis.name}")
-    controls = f" and {len(definition.controls)} controls" if definition.controls else ""
-    print(f"  {len(definition.strategies)} strategies{controls} x {' x '.join(counts)} = {definition.cells} rollouts")
-    print(f"  {definition.frames:,} frames to generate")
-    for name, arm in definition.along[0].arms.items():
-        text, role = str(arm), f" ({arm.control})" if arm.control and arm.control != name else ""
-        role = " (baseline)" if name == definition.baseline else role
-        print(f"  {name}" + (f": {text}" if name != text else "") + role)
-    if definition.skipped:
-        print(
-            f"  left out, {len(definition.skipped)} combinations that do not go together: "
-            f"{next(iter(definition.skipped.values()))}"
-        )
-    print(f"  metrics: {', '.join(definition.metrics)}")
-    if definition.answers:
-        print(f"  answers: {', '.join(f'{use} by {name}' for use, name in definition.answers.items())}")
 
 
 def run(
@@ -103,6 +61,7 @@ def run(
     ] = None,
     preset: Presets = None,
     add: Strategies = None,
+    to: AsJson = None,
     plugin: Plugin = None,
 ) -> None:
     """Roll out and score a suite, or go on with it.
@@ -118,7 +77,7 @@ def run(
     from rollout.devices import find_device
     from rollout.registry import find
 
-    definition = load_suite(suite, extra=dict(_added(preset, add)))
+    definition = load_suite(suite, extra=dict(added(preset, add)))
     if model is not None:
         located = find("backends", definition.backend).located(model)  # for workers and records, wherever they are
         definition = replace(definition, options={**definition.options, "model": located})
@@ -128,71 +87,45 @@ def run(
     plugins = tuple(str(path.resolve()) for path in plugin or ())
     setup = Setup(str(folder.resolve()), definition.backend, definition.options, device, threads, plugins)
     count = workers or (CLUSTER if address else max(1, (os.cpu_count() or 1) // threads))
-    job = _with_seeds(
-        Run(
-            definition,
-            folder,
-            setup,
-            _executor(executor, count, device, address),
-            again=again,
-            arguments=_arguments(model, [*(preset or ()), *(add or ())], plugin),
-        ),
-        add_seeds,
-    )
+    with result(to) as target:
+        job = _with_seeds(
+            Run(
+                definition,
+                folder,
+                setup,
+                _executor(executor, count, device, address),
+                again=again,
+                arguments=_arguments(model, [*(preset or ()), *(add or ())], plugin),
+            ),
+            add_seeds,
+        )
+        failures = _carry_out(
+            job, executor, "the same command without --add-seeds" if add_seeds else "the same command"
+        )
+        target.give(_told(folder))
+        if failures:
+            raise SystemExit(1)
+
+
+def _carry_out(job: "Run", executor: Where, command: str) -> int:
+    """Roll out what is missing; 1 where cells have failed. `command` goes on from there."""
     for name, text in job.dropped().items():
         print(
             f"{name!r} was in this folder's run and is not in this one: its rollouts stay, and the report leaves it out. "
             f"Add --add {shlex.quote(f'{name}={text}')} to keep it, and the --plugin that it needs."
         )
-    missing = job.total if again else len(job.missing())
-    print(
-        f"{definition.name}: {job.total} cells, {job.total - missing} there, {missing} to do; {executor.value}, into {folder}"
-    )
+    missing = job.total if job.again else len(job.missing())
+    place = f"{executor.value}, into {job.out}"
+    print(f"{job.suite.name}: {job.total} cells, {job.total - missing} there, {missing} to do; {place}")
     try:
         failures = sum(attempt.outcome != "done" for attempt in _watch(job, missing) if attempt.last)
     except KeyboardInterrupt:
         left = len(job.missing())
-        command = "the same command without --add-seeds" if add_seeds else "the same command"
         print(f"stopped with {job.total - left} of {job.total} cells done; {command} goes on from there")
         raise SystemExit(130) from None
-    _told(folder)
     if failures:
-        command = "the same command without --add-seeds" if add_seeds else "the same command"
-        print(f"{failures} cells failed; {folder / 'attempts.jsonl'} says why, and {command} tries them again")
-        raise SystemExit(1)
-
-
-def report(folder: Folder) -> None:
-    """Write a page of what a run shows, DIR/report/index.html.
-
-    Tables with intervals, curves, videos side by side, and pictures of the strategies.
-    """
-    from rollout.benchmarks.report import write_report
-
-    print(write_report(folder))
-
-
-def results(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="The folders of finished runs.")],
-    to: Annotated[Path, typer.Option(metavar="FILE", help="A Markdown file.")] = Path("benchmarks/RESULTS.md"),
-    force: Annotated[bool, typer.Option("--force", help="Drop the results of other runs that stand there.")] = False,
-) -> None:
-    """Write what finished runs show into a Markdown file."""
-    from rollout.benchmarks.results import write_results
-
-    write_results(folders, to, force=force)
-    print(to)
-
-
-def _added(preset: Sequence[str] | None, add: Sequence[str] | None) -> list[tuple[str, str]]:
-    """The strategies beside the suite's own, by name. Raises SuiteError."""
-    pairs = named(preset, add)
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        raise SuiteError(
-            f"two strategies are called {max(names, key=names.count)!r}. Write NAME=TEXT with a name of its own."
-        )
-    return pairs
+        print(f"{failures} cells failed; {job.out / 'attempts.jsonl'} says why, and {command} tries them again")
+    return int(failures > 0)
 
 
 def _arguments(model: str | None, add: list[str] | None, plugin: list[Path] | None) -> tuple[str, ...]:
@@ -295,8 +228,8 @@ def _frames_a_second(job: "Run", cells: int, begun: float) -> float:
     return cells * job.suite.frames / job.total / max(time.monotonic() - begun, 1e-6)
 
 
-def _told(folder: Path) -> None:
-    """The primary metric of every strategy, in a few lines, and how many claims show."""
+def _told(folder: Path) -> Json:
+    """Tell the primary metric of every strategy, in a few lines, and how many claims show; the whole summary as JSON."""
     from collections import Counter
 
     from rich.console import Console
@@ -325,7 +258,8 @@ def _told(folder: Path) -> None:
     if summary.claims:
         counts = Counter(claim.shows for claim in summary.claims)
         print("claims: " + ", ".join(f"{count} {shows}" for shows, count in counts.most_common()))
-    print(f"now: rollout bench report {folder}")
+    print(f"now: rollout bench report {shlex.quote(str(folder))}")
+    return summary.to_dict()
 
 
 def _with_interval(claim: Mapping[str, Any]) -> str:
@@ -334,12 +268,12 @@ def _with_interval(claim: Mapping[str, Any]) -> str:
     return f"{number(claim['mean'])} [{number(claim['low'])}, {number(claim['high'])}]"
 
 
-app.command("ls")(ls)
-app.command("validate")(validate)
-app.command("run")(run)
-app.command("report")(report)
-app.command("plan")(plan)
-app.command("results")(results)
-app.command("leaderboard")(leaderboard)
-app.command("search")(search)
-app.command("speed")(speed)
+app.command("ls", cls=CommandLine)(ls)
+app.command("validate", cls=CommandLine)(validate)
+app.command("run", cls=CommandLine)(run)
+app.command("report", cls=CommandLine)(report)
+app.command("plan", cls=CommandLine)(plan)
+app.command("results", cls=CommandLine)(results)
+app.command("leaderboard", cls=CommandLine)(leaderboard)
+app.command("search", cls=CommandLine)(search)
+app.command("speed", cls=CommandLine)(speed)

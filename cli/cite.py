@@ -1,12 +1,12 @@
 """rollout cite: what to cite for a preset, as BibTeX."""
 
-import json
 from typing import Annotated
 
 import typer
 
 from rollout.cli.composition import complete_preset
 from rollout.cli.options import Plugin, load_plugins
+from rollout.cli.result import AsJson, result
 from rollout.errors import SpecError
 from rollout.registry import find, names
 from rollout.strategies.papers import Paper
@@ -19,7 +19,7 @@ def cite(
         list[str] | None,
         typer.Argument(metavar="PRESET", help="Presets' names; none: all of them.", autocompletion=complete_preset),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a list with one object a paper.")] = False,
+    to: AsJson = None,
     plugin: Plugin = None,
 ) -> None:
     """Print BibTeX entries of the papers that presets are from.
@@ -33,7 +33,7 @@ def cite(
         if presets and not own:
             raise SpecError(f"the preset '{name.strip()}' names no paper. Give its Preset papers=(Paper(...),).")
         papers |= dict.fromkeys(own)
-    if as_json:
-        print(json.dumps([paper.to_dict() for paper in papers], indent=2, ensure_ascii=False))
-    else:
-        print("\n\n".join(paper.bibtex() for paper in papers))
+    with result(to) as target:
+        target.give([paper.to_dict() for paper in papers])
+        if not target.alone:
+            print("\n\n".join(paper.bibtex() for paper in papers))

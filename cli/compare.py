@@ -27,6 +27,7 @@ from rollout.cli.options import (
     load_plugins,
     told,
 )
+from rollout.cli.result import AsJson, result
 from rollout.cli.watch import bar, watch
 from rollout.errors import CompositionError, OutputError, Stopped
 from rollout.sampler import MOST_SEED
@@ -67,6 +68,7 @@ def compare(
     ] = False,
     *,
     choice: Choice,
+    to: AsJson = None,
     plugin: Plugin = None,
 ) -> None:
     """Show strategies, or finished runs, side by side in a video.
@@ -81,7 +83,8 @@ def compare(
             raise OutputError(
                 "finished runs are shown as they are. Leave out --preset, --strategy, --seed and --prefix."
             )
-        _runs(texts, out, webp)
+        with result(to) as target:
+            target.give(_runs(texts, out, webp))
         return
     recipe = {
         "text": texts[0] if texts else SHOW,
@@ -91,7 +94,8 @@ def compare(
         "device": choice.device,
         "options": choice.recorded,
     }
-    _generate(_named(preset, add), recipe, choice, out, webp, (steps, shift, context_noise))
+    with result(to) as target:
+        target.give(_generate(_named(preset, add), recipe, choice, out, webp, (steps, shift, context_noise)))
 
 
 def _named(preset: Sequence[str] | None, add: Sequence[str] | None) -> "list[tuple[str, Strategy]]":
@@ -120,7 +124,7 @@ def _generate(
     out: Path | None,
     webp: bool,
     levels: tuple[int | None, float | None, float],
-) -> None:
+) -> Json:
     """Check everything, then roll out one strategy after the other: one cache at a time, and times that are its own."""
     from rollout.benchmarks.compare.runs import read_runs
     from rollout.files import alone, output_folder
@@ -155,7 +159,7 @@ def _generate(
                 print("  finished before: taken as it is")
             else:
                 _roll(model, recipes[n], into)
-        _show(read_runs(folders, [name for name, _ in strategies]), folder, webp)
+        return _show(read_runs(folders, [name for name, _ in strategies]), folder, webp)
 
 
 def _usual(script: Script, backend: "Backend") -> "list[tuple[str, Strategy]]":
@@ -224,7 +228,7 @@ def _roll(backend: "Backend", recipe: "Recipe", into: Path) -> None:
         raise
 
 
-def _runs(texts: Sequence[str], out: Path | None, webp: bool) -> None:
+def _runs(texts: Sequence[str], out: Path | None, webp: bool) -> Json:
     from rollout.benchmarks.compare.runs import read_runs
     from rollout.benchmarks.metrics.sample import FOREIGN
     from rollout.files import output_folder
@@ -234,7 +238,7 @@ def _runs(texts: Sequence[str], out: Path | None, webp: bool) -> None:
     for run in runs:
         if run.sample.foreign:
             print(f"{run.folder} {FOREIGN}", file=sys.stderr)
-    _show(runs, output_folder(out), webp)
+    return _show(runs, output_folder(out), webp)
 
 
 def _pair(text: str) -> tuple[str | None, str]:
@@ -243,8 +247,8 @@ def _pair(text: str) -> tuple[str | None, str]:
     return (name.strip(), place) if equals and name.strip() and place else (None, text)
 
 
-def _show(runs: "Sequence[Run]", folder: Path, webp: bool) -> None:
-    """The video, the table and the webp of finished runs."""
+def _show(runs: "Sequence[Run]", folder: Path, webp: bool) -> Json:
+    """The video, the table and the webp of finished runs; the table as JSON."""
     from rollout.benchmarks.compare import film
     from rollout.benchmarks.compare.panes import Stage
     from rollout.benchmarks.compare.table import lines, markdown
@@ -267,6 +271,19 @@ def _show(runs: "Sequence[Run]", folder: Path, webp: bool) -> None:
     if webp:
         pictures, size = film.webp(runs, folder / "compare.webp")
         print(f"{folder / 'compare.webp'}: {pictures} pictures, {size / 1e6:.2f} MB")
+    return {
+        "folder": str(folder),
+        "runs": {run.name: {"folder": str(run.folder), "strategy": str(run.strategy)} for run in runs},
+        "metrics": [
+            {
+                "name": line.name,
+                "unit": line.unit,
+                "better": line.better,
+                "values": dict(zip((run.name for run in runs), line.values, strict=True)),
+            }
+            for line in table
+        ],
+    }
 
 
 def _table(runs: "Sequence[Run]", lines: "Sequence[Line]") -> None:

@@ -10,8 +10,10 @@ import typer
 from rollout.cli.composition import Composition, composes
 from rollout.cli.model import DEFAULT, Choice, chooses_model
 from rollout.cli.options import Plugin, load_plugins
+from rollout.cli.result import AsJson, result
 from rollout.errors import RolloutError
 from rollout.registry import find, names
+from rollout.text import Json
 
 if TYPE_CHECKING:
     from rollout.memory import Needs
@@ -39,6 +41,7 @@ def doctor(
         float | None,
         typer.Option(min=0, metavar="GIB", help="Plan for a device with so much free memory, not this one."),
     ] = None,
+    to: AsJson = None,
     plugin: Plugin = None,
 ) -> None:
     """Say whether a model will run here, and what fits.
@@ -48,23 +51,35 @@ def doctor(
     load_plugins(plugin)
     if free is not None and not isfinite(free):
         raise RolloutError(f"--free {free} is no amount of memory. Write a number of GiB, such as 8.")
-    entry = find("backends", choice.backend or DEFAULT)
-    for line in _machine(choice.device):
-        print(line)
-    whole = True
-    for part, seen, right in entry.check(choice.options.get("model")):
-        print(f"{'ok' if right else 'NO':4}{part}: {seen}")
-        whole = whole and right
-    if not whole:
-        print("it will not run: get the parts marked NO again, or import the checkpoint again.")
+    with result(to) as target:
+        findings = _look(composition, choice, free)
+        target.give(findings)
+    if not findings["runs"]:
         raise typer.Exit(1)
+
+
+def _look(composition: Composition, choice: Choice, free: float | None) -> Json:
+    """Tell and return what is here, what fits, and whether the strategy will run."""
+    entry = find("backends", choice.backend or DEFAULT)
+    machine = list(_machine(choice.device))
+    for line in machine:
+        print(f"ok  {line}")
+    parts = [
+        {"part": part, "seen": seen, "ok": right} for part, seen, right in entry.check(choice.options.get("model"))
+    ]
+    for part in parts:
+        print(f"{'ok' if part['ok'] else 'NO':4}{part['part']}: {part['seen']}")
+    findings: Json = {"machine": machine, "parts": parts, "strategy": composition.name, "runs": False}
+    if not all(part["ok"] for part in parts):
+        print("it will not run: get the parts marked NO again, or import the checkpoint again.")
+        return findings
     if entry.source.needs is None:
         model = choice.load()
         composition.strategy().check(model.spec)
         print(f"ok  the backend '{model.spec.name}' loads, and {composition.name} fits it. It will run.")
-        return
+        return findings | {"runs": True}
     memory = free * GIB if free is not None else _free(choice.device)
-    raise typer.Exit(_fits(entry, composition, choice, memory))
+    return findings | _fits(entry, composition, choice, memory)
 
 
 def _machine(device: str) -> Iterator[str]:
@@ -77,14 +92,14 @@ def _machine(device: str) -> Iterator[str]:
     place = find_device(device)
     facts = machine(place)
     packages = [name for name in ("python", "torch", "diffusers", "transformers") if name in facts]
-    yield f"ok  {', '.join(f'{name} {facts[name]}' for name in packages)}"
+    yield f"{', '.join(f'{name} {facts[name]}' for name in packages)}"
     about = facts.get("gpu") or f"{facts['processor'] or 'processor'}, {facts['cores']} cores"
     available = _free(device)
-    yield f"ok  {place}: {about}" + ("" if available is None else f", {available / GIB:.1f} GiB free")
+    yield f"{place}: {about}" + ("" if available is None else f", {available / GIB:.1f} GiB free")
     if place.type == "cuda":
         cuda: Any = torch.backends.cuda
         kinds = {"flash": cuda.flash_sdp_enabled(), "efficient": cuda.mem_efficient_sdp_enabled()}
-        yield f"ok  PyTorch's attention: {', '.join(name for name, there in kinds.items() if there) or 'math only, slow'}"
+        yield f"PyTorch's attention: {', '.join(name for name, there in kinds.items() if there) or 'math only, slow'}"
 
 
 def _free(device: str) -> float | None:
@@ -93,8 +108,8 @@ def _free(device: str) -> float | None:
     return free_bytes(find_device(device))
 
 
-def _fits(entry: Any, composition: Composition, choice: Choice, memory: float | None) -> int:
-    """Print what each preset takes, and the verdict on the one that is asked for; the exit code."""
+def _fits(entry: Any, composition: Composition, choice: Choice, memory: float | None) -> Json:
+    """Tell and return what each preset takes, and the verdict on the strategy that is asked for; sizes in GiB."""
     strategy, block = composition.strategy(), composition.block
     needs = entry.needs(device=choice.device, block=block, **choice.options)
     strategy.check(needs.spec)
@@ -103,15 +118,21 @@ def _fits(entry: Any, composition: Composition, choice: Choice, memory: float | 
         + ", ".join(f"{name} {_gib(n)}" for name, n in (needs.rolling | needs.encoding).items())
     )
     print("the text encoder is gone before the rest comes; where it does not fit, prompts are encoded on the CPU")
-    _table(needs, memory)
+    findings: Json = {
+        "free": None if memory is None else memory / GIB,
+        "rolling": {name: size / GIB for name, size in needs.rolling.items()},
+        "encoding": {name: size / GIB for name, size in needs.encoding.items()},
+        "presets": _presets(needs, memory),
+    }
     total = _total(strategy, needs)
+    findings |= {"whole": total / GIB, "runs": memory is None or total <= memory, "remedies": []}
     print(f"\n{composition.name} takes about {_gib(total)} GiB", end="")
     if memory is None:
         print("; this platform does not say how much is free.")
-        return 0
+        return findings
     if total <= memory:
         print(f" of the {_gib(memory)} that are free: it will run.")
-        return 0
+        return findings
     print(f", and {_gib(memory)} are free: it will not run.")
     for option, options, store in REMEDIES:
         if option.startswith("--low-vram") and choice.device == "cpu" and memory == _free("cpu"):
@@ -119,16 +140,18 @@ def _fits(entry: Any, composition: Composition, choice: Choice, memory: float | 
         smaller = entry.needs(device=choice.device, block=block, **{**choice.options, **options})
         need = _total(strategy if store is None else replace(strategy, store=find("stores", store)()), smaller)
         print(f"with {option}: {_gib(need)} GiB{', which fits' if need <= memory else ''}")
+        findings["remedies"].append({"option": option, "whole": need / GIB, "fits": need <= memory})
         if need <= memory:
             break
     else:
         print("a smaller --height and --width, or a smaller window (--cache), takes less.")
-    return 1
+    return findings
 
 
-def _table(needs: "Needs", memory: float | None) -> None:
-    """A line a preset: keys and values, the whole, and whether it fits."""
+def _presets(needs: "Needs", memory: float | None) -> list[Json]:
+    """Tell and return, a preset a line: keys and values, the whole, and whether it fits."""
     print(f"{'preset':24}{'keys and values':>16}{'whole':>8}")
+    rows: list[Json] = []
     for name in names("presets"):
         preset = find("presets", name)
         here = needs if preset.block is None else replace(needs, spec=replace(needs.spec, block=preset.block))
@@ -136,10 +159,14 @@ def _table(needs: "Needs", memory: float | None) -> None:
             preset.strategy.check(here.spec)
         except RolloutError as error:
             print(f"{name:24}does not fit the model: {error}")
+            rows.append({"preset": name, "refused": str(error)})
             continue
         total = _total(preset.strategy, here)
-        fits = "" if memory is None else "   fits" if total <= memory else "   does not fit"
-        print(f"{name:24}{_gib(total - sum(here.rolling.values())):>16}{_gib(total):>8}{fits}")
+        cached, fits = total - sum(here.rolling.values()), None if memory is None else total <= memory
+        says = {None: "", True: "   fits", False: "   does not fit"}[fits]
+        print(f"{name:24}{_gib(cached):>16}{_gib(total):>8}{says}")
+        rows.append({"preset": name, "keys_and_values": cached / GIB, "whole": total / GIB, "fits": fits})
+    return rows
 
 
 def _total(strategy: "Strategy", needs: "Needs") -> float:

@@ -1,6 +1,5 @@
 """rollout explain: what is cached, in which role, at which index, over a script's blocks. No model, no torch."""
 
-import json
 import os
 import shlex
 import sys
@@ -18,6 +17,7 @@ from rollout.cli.options import (
     load_plugins,
     told,
 )
+from rollout.cli.result import AsJson, Result, result
 from rollout.errors import SpecError
 from rollout.registry import find
 from rollout.script import Script, planned
@@ -53,7 +53,7 @@ def explain(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page that steps through the blocks.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a list with one object a block.")] = False,
+    to: AsJson = None,
     coherence: Annotated[
         bool,
         typer.Option(
@@ -79,15 +79,28 @@ def explain(
     for _, one in pairs:
         one.check(spec, plan.count(spec) * spec.block)
         one.order.check_plan(STEPS, plan.count(spec))
-    if coherence:
-        _coherence(strategy, plan, spec, as_json, whole)
-        return
+    with result(to) as target:
+        if coherence:
+            _coherence(strategy, plan, spec, target, whole)
+            return
+        target.give_rows(_rows(_abreast([Advice(one, spec) for _, one in pairs], plan, spec)))
+        if not target.alone or png is not None or html is not None:
+            _show(pairs, plan, spec, script, png, html, whole)
+
+
+def _show(
+    pairs: Sequence[tuple[str, Strategy]],
+    plan: Script,
+    spec: Spec,
+    script: str,
+    png: Path | None,
+    html: Path | None,
+    whole: bool,
+) -> None:
+    """For people: the table, or the picture and the page; below it how near the distances look, and what is lost."""
     advices = [Advice(one, spec) for _, one in pairs]
     if png is not None or html is not None:
         _draw(pairs, advices, plan, spec, script, png, html)
-    elif as_json:  # for programs: Trace.warnings has what is said to people
-        _json(_abreast(advices, plan, spec))
-        return
     else:
         length = spec.block_seconds
         for _, one in pairs:
@@ -95,11 +108,11 @@ def explain(
         for line in told(planned(plan, spec)):
             print(line)
         names = [name for name, _ in pairs]
-        if against is None:
+        if len(pairs) == 1:
             _print(*blocks((sight for (sight,) in _abreast(advices, plan, spec)), plan, whole))
         else:
             _print(*differences(names, ((a, b) for a, b in _abreast(advices, plan, spec)), plan, whole))
-    for letter, advice in zip(("A: ", "B: ") if against else ("",), advices, strict=True):
+    for letter, advice in zip(("A: ", "B: ") if len(pairs) > 1 else ("",), advices, strict=True):
         _advise(advice, letter)
 
 
@@ -123,7 +136,7 @@ def _horizon(plan: Script, spec: Spec) -> Horizon:
     return Horizon(STEPS, 0, plan.count(spec) - 1)
 
 
-def _json(abreast: Iterator[tuple[Sight, ...]]) -> None:
+def _rows(abreast: Iterator[tuple[Sight, ...]]) -> Iterator[Json]:
     """One object a block: the step, or both steps under "a" and "b" and what differs."""
     for n, both in enumerate(abreast):
         row: Json = both[0].step.to_dict()
@@ -136,19 +149,18 @@ def _json(abreast: Iterator[tuple[Sight, ...]]) -> None:
                 "only": [difference.of(Mark.ONLY, i) for i in (0, 1)],
             }
             row |= {mark.value: difference.of(mark) for mark in (Mark.MOVED, Mark.MADE)}
-        print(("[" if n == 0 else ",\n ") + json.dumps(row), end="")
-    print("]")
+        yield row
 
 
-def _coherence(strategy: Strategy, plan: Script, spec: Spec, as_json: bool, every: bool) -> None:
+def _coherence(strategy: Strategy, plan: Script, spec: Spec, target: Result, every: bool) -> None:
     """The distances of sinks and memory over time, and the frames at which they look near again."""
     from rollout.plan import simulate
     from rollout.show.explain.coherence import again, over_time, peaks, to_dict
 
     steps = list(simulate(strategy, blocks_of(plan, spec), spec, horizon=_horizon(plan, spec)))
     factors = strategy.spectrum.multipliers(spec)
-    if as_json:
-        print(json.dumps({"strategy": str(strategy)} | to_dict(steps, spec, factors), indent=1))
+    target.give({"strategy": str(strategy)} | to_dict(steps, spec, factors))
+    if target.alone:
         return
     print(f"{strategy}  on {spec.name}: {spec.axes[0]} rotary pairs of time, trained on {spec.trained} frames")
     heads, rows = over_time(steps, spec, factors)

@@ -33,7 +33,6 @@ def live(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What all panes begin with.")] = PROMPT,
     preset: Presets = None,
     strategy: Strategies = None,
-    pane: Annotated[list[str] | None, typer.Option(hidden=True, help="What --strategy was called.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the noise, the same in all panes.")] = 0,
     out: Annotated[
         Path | None,
@@ -53,7 +52,7 @@ def live(
     On a local page with a pane for each of one to four strategies, and buttons for a cut, a flush, a recache and a fork.
     """
     load_plugins(plugin)
-    texts = [text for _, text in named(preset, [*(strategy or ()), *(pane or ())])]
+    texts = [text for _, text in named(preset, strategy)]
     strategies = [Strategy.of(text) for text in texts or PANES]
     try:
         from rollout.show.live.server import listen

@@ -10,6 +10,7 @@ import typer
 
 from rollout.cli.listing import listed
 from rollout.cli.options import Plugin, load_plugins
+from rollout.cli.result import AsJson, result
 from rollout.registry import find, names
 from rollout.text import Json, first_paragraph
 
@@ -33,7 +34,7 @@ class Group(StrEnum):
 
 def ls(
     group: Annotated[Group, typer.Argument(help="What to list.")] = Group.PRESETS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    to: AsJson = None,
     plugin: Plugin = None,
 ) -> None:
     """List what there is: presets, rules, backends, metrics.
@@ -42,11 +43,10 @@ def ls(
     """
     load_plugins(plugin)
     rows = [_row(group, name) for name in names(group.value)]
-    if as_json:
-        print(json.dumps(rows, indent=2))
-        return
-    for line in _lines(rows):
-        print(line)
+    with result(to) as target:
+        target.give(rows)
+        for line in () if target.alone else _lines(rows):
+            print(line)
 
 
 def _lines(rows: list[Json]) -> Iterator[str]:

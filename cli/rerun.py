@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rollout.cli.options import Plugin, load_plugins, moved, reload_backend
+from rollout.cli.result import AsJson, result
+from rollout.text import Json
 
 if TYPE_CHECKING:
     from rollout.loop import Result
@@ -23,6 +25,7 @@ def rerun(
     device: Annotated[str | None, typer.Option(help="Another device than before.")] = None,
     model: Annotated[str | None, typer.Option(metavar="PATH", help="Where the backend's weights are now.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: as before.")] = None,
+    to: AsJson = None,
     plugin: Plugin = None,
 ) -> None:
     """Repeat a run from its record and compare it bit for bit.
@@ -33,18 +36,22 @@ def rerun(
     load_plugins(plugin)
     from rollout.files import new_folder
 
-    if out is not None:
-        equal = _repeat(folder, new_folder(out), prefix, device, model, threads)
-        print(f"the repetition is in {out}")
-    else:
-        with TemporaryDirectory(prefix="rollout-") as empty:
-            equal = _repeat(folder, Path(empty), prefix, device, model, threads)
+    with result(to) as target:
+        if out is not None:
+            same = _repeat(folder, new_folder(out), prefix, device, model, threads)
+            print(f"the repetition is in {out}")
+        else:
+            with TemporaryDirectory(prefix="rollout-") as empty:
+                same = _repeat(folder, Path(empty), prefix, device, model, threads)
+        equal = all(same["same"].values())
+        target.give({"run": str(folder), "equal": equal, **same, "out": None if out is None else str(out)})
     raise typer.Exit(0 if equal else 1)
 
 
 def _repeat(
     folder: Path, into: Path, prefix: Path | None, device: str | None, model: str | None, threads: int | None
-) -> bool:
+) -> Json:
+    """Whether latents and frames are the same, and what differs."""
     from dataclasses import replace
 
     from rollout.cli.watch import watch
@@ -83,16 +90,16 @@ def _repeat(
     watch(job, compare)
     again = RunFolder.open(into).record
     now = again.digests
+    same = {name: now[name] == digests.get(name) for name in now}
     for name in ("latents", "frames"):
-        print(f"{name}: {'the same, bit for bit' if now[name] == digests.get(name) else 'DIFFERENT'}")
-    equal = all(now[name] == digests.get(name) for name in now)
-    if not equal:
-        if start is not None and start != before:  # of a version that took videos as they came
-            differ.append(
-                f"the video that it starts from is brought to the model otherwise: {', '.join(start.changes)}"
-            )
-        if record.rules != again.rules:
-            differ.append("the rules of a plugin are not what they were")
-        for line in (*differ, *changed(record.versions, backend.device)):
-            print(f"  {line}")
-    return equal
+        print(f"{name}: {'the same, bit for bit' if same[name] else 'DIFFERENT'}")
+    if all(same.values()):
+        return {"same": same, "differs": []}
+    if start is not None and start != before:  # of a version that took videos as they came
+        differ.append(f"the video that it starts from is brought to the model otherwise: {', '.join(start.changes)}")
+    if record.rules != again.rules:
+        differ.append("the rules of a plugin are not what they were")
+    differ += changed(record.versions, backend.device)
+    for line in differ:
+        print(f"  {line}")
+    return {"same": same, "differs": differ}

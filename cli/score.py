@@ -1,6 +1,5 @@
 """rollout score: metrics of any video, or of a run's folder."""
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rollout.cli.options import Plugin, load_plugins
+from rollout.cli.result import AsJson, Result, result
 from rollout.errors import OutputError, RolloutError
 from rollout.text import Json
 
@@ -30,14 +30,19 @@ def score(
             help="Such as consistency@lite0; default: all that apply and need no weights.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, curves included.")] = False,
+    to: AsJson = None,
     plugin: Plugin = None,
 ) -> None:
     """Score any video, or the folder of a run.
 
-    A run's folder also by what its plan, its record and its world know.
+    A run's folder also by what its plan, its record and its world know. JSON has the curves too.
     """
     load_plugins(plugin)
+    with result(to) as target:
+        _score(videos, metrics, target)
+
+
+def _score(videos: Sequence[Path], metrics: str | None, target: Result) -> None:
     from rollout.benchmarks.metrics import METRICS, metric, of_neighbours
     from rollout.benchmarks.metrics.sample import FOREIGN, sample_of_run, sample_of_video
 
@@ -56,16 +61,15 @@ def score(
         if sample.foreign:
             print(f"{path} {FOREIGN}", file=sys.stderr)
         with _told(path, alone=len(videos) == 1):
-            scores = _scores(path, sample, measures, asked=metric_names is not None, aloud=not as_json)
+            scores = _scores(path, sample, measures, asked=metric_names is not None, aloud=not target.alone)
             rows.append({"video": str(path), "fps": sample.fps, "scores": scores})
     problem = _mixed([row["fps"] for row in rows], [m.name for m in measures])
     if problem:  # of the videos that could be scored
         print(f"{problem}: left out", file=sys.stderr)
         for row in rows:
             row["scores"] = {name: score for name, score in row["scores"].items() if not of_neighbours(name)}
-    if as_json:
-        print(json.dumps(rows, indent=1))
-    elif rows:
+    target.give(rows)
+    if rows and not target.alone:
         _table(rows)
     if len(rows) < len(videos) or (metric_names and not all(row["scores"] for row in rows)):
         raise typer.Exit(2)

@@ -8,6 +8,7 @@ import typer
 
 from rollout.cli.composition import Presets, Strategies, named
 from rollout.cli.options import Plugin, load_plugins
+from rollout.cli.result import AsJson, result
 from rollout.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def search(
     workers: Annotated[int, typer.Option(min=1, help="Processes on CPUs.")] = 1,
     preset: Presets = None,
     strategy: Strategies = None,
+    to: AsJson = None,
     plugin: Plugin = None,
 ) -> None:
     """Search for compositions that no other beats.
@@ -64,36 +66,40 @@ def search(
     executor = Serial() if workers == 1 else Local(workers)
     plugins = [str(path.resolve()) for path in plugin or ()]
     job = Search(definition, sees, folder, executor, seed=seed, plugins=plugins)
-    begun = len([trial for trial in job.study.trials if trial.state.is_finished()])
-    print(
-        f"{definition.name}: {trials} trials, {begun} there, on {len(definition.scripts) // 2} prompts; into {folder}"
-    )
-    try:
-        study = job.run(trials)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from there")
-        raise SystemExit(130) from None
-    front = job.front(study)
-    rows = rivals(job, tuple(front)[:12], others or None)
-    heads = [directed(name, m.better) for name, m in job.metrics.items()]
-    table = Table("composition", *heads, box=None, pad_edge=False, header_style="bold")
-    for text, values in sorted(front.items(), key=lambda item: item[1]):
-        table.add_row(text, *(f"{value:.3g}" for value in values))
-    print(f"\n{len(front)} of {len(study.trials)} trials are on the front:")
-    Console(soft_wrap=True).print(table)
-    winners = _winners(rows)
-    print(f"\non {len(definition.scripts) - len(definition.scripts) // 2} prompts and seeds that were not searched on:")
-    for text, beaten in winners.items():
-        print(f"  {text}: no worse in anything and better in something than {', '.join(beaten) or 'none'}")
-    data = {
-        "sees": sees,
-        "front": {text: list(values) for text, values in front.items()},
-        "held_out": [asdict(r) for r in rows],
-    }
-    path = folder / "search.json"
-    path.unlink(missing_ok=True)
-    write_text(path, json.dumps(data, indent=1))
-    print(write_report(folder / "held-out"))
+    with result(to) as target:
+        begun = len([trial for trial in job.study.trials if trial.state.is_finished()])
+        print(
+            f"{definition.name}: {trials} trials, {begun} there, on {len(definition.scripts) // 2} prompts; into {folder}"
+        )
+        try:
+            study = job.run(trials)
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on from there")
+            raise SystemExit(130) from None
+        front = job.front(study)
+        rows = rivals(job, tuple(front)[:12], others or None)
+        heads = [directed(name, m.better) for name, m in job.metrics.items()]
+        table = Table("composition", *heads, box=None, pad_edge=False, header_style="bold")
+        for text, values in sorted(front.items(), key=lambda item: item[1]):
+            table.add_row(text, *(f"{value:.3g}" for value in values))
+        print(f"\n{len(front)} of {len(study.trials)} trials are on the front:")
+        Console(soft_wrap=True).print(table)
+        winners = _winners(rows)
+        print(
+            f"\non {len(definition.scripts) - len(definition.scripts) // 2} prompts and seeds that were not searched on:"
+        )
+        for text, beaten in winners.items():
+            print(f"  {text}: no worse in anything and better in something than {', '.join(beaten) or 'none'}")
+        data = {
+            "sees": sees,
+            "front": {text: list(values) for text, values in front.items()},
+            "held_out": [asdict(r) for r in rows],
+        }
+        path = folder / "search.json"
+        path.unlink(missing_ok=True)
+        write_text(path, json.dumps(data, indent=1))
+        print(write_report(folder / "held-out"))
+        target.give(data)
 
 
 def _winners(rows: "list[Rival]") -> dict[str, list[str]]:

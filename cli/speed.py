@@ -1,6 +1,5 @@
 """rollout bench speed: what strategies cost."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +8,7 @@ import typer
 from rollout.cli.composition import Presets, Strategies, named
 from rollout.cli.model import Choice, chooses_model
 from rollout.cli.options import Plugin, load_plugins
+from rollout.cli.result import AsJson, result
 from rollout.errors import BackendError, SpecError
 from rollout.strategy import Strategy
 from rollout.text import Json
@@ -54,7 +54,7 @@ def speed(
         ),
     ] = None,
     snapshot_every: Annotated[int | None, typer.Option(min=1, metavar="N", help="As for 'rollout gen'.")] = None,
-    to: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the rows as JSON.")] = None,
+    to: AsJson = None,
     plugin: Plugin = None,
     *,
     choice: Choice,
@@ -67,23 +67,24 @@ def speed(
     if random and backend != "wan":
         raise BackendError(f"--random builds Wan models; the backend is {backend!r}. Use --backend wan.")
     from rollout.devices import find_device
-    from rollout.files import write_text
 
     choice.set_threads(backend)
     place = find_device(choice.device)
-    if backend is None:
-        rows = _cache(place, dtype or "float32,bfloat16", windows, repeats)
-    else:
-        texts = dict(named([*(preset or ()), *(presets or "").split(",")] if presets else preset, strategy) or USUAL)
-        strategies = {name: Strategy.of(text) for name, text in texts.items()}
-        options = choice.options | ({} if dtype is None else {"dtype": dtype})
-        model_loaded = _load(backend, random, size, layers, choice.device, options)
-        if frames is None:
-            rows = _rollouts(model_loaded, strategies, blocks)
+    with result(to) as target:
+        if backend is None:
+            rows = _cache(place, dtype or "float32,bfloat16", windows, repeats)
         else:
-            rows = _flat(model_loaded, strategies, frames, points, out, snapshot_every)
-    if to is not None:
-        write_text(to, json.dumps(rows, indent=1) + "\n")
+            texts = dict(
+                named([*(preset or ()), *(presets or "").split(",")] if presets else preset, strategy) or USUAL
+            )
+            strategies = {name: Strategy.of(text) for name, text in texts.items()}
+            options = choice.options | ({} if dtype is None else {"dtype": dtype})
+            model_loaded = _load(backend, random, size, layers, choice.device, options)
+            if frames is None:
+                rows = _rollouts(model_loaded, strategies, blocks)
+            else:
+                rows = _flat(model_loaded, strategies, frames, points, out, snapshot_every)
+        target.give(rows)
 
 
 def _where(device: "torch.device") -> str:

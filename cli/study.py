@@ -1,6 +1,5 @@
 """rollout study: a page on which people judge pairs of videos blind, and what their answers come to."""
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -10,7 +9,9 @@ from typing import Annotated
 
 import typer
 
+from rollout.cli.line import CommandLine
 from rollout.cli.options import Plugin, load_plugins
+from rollout.cli.result import AsJson, result
 from rollout.errors import OutputError
 from rollout.sampler import MOST_SEED
 from rollout.text import Json
@@ -68,13 +69,13 @@ def build(
     print(f"{study.key}: keep this, it says which video is which")
 
 
-@app.command("score")
+@app.command("score", cls=CommandLine)
 def score(
     answers: Annotated[list[Path], typer.Argument(metavar="ANSWERS", help="Files that the page saved.")],
     key: Annotated[
         Path | None, typer.Option(metavar="FILE|DIR", help="The study's key.json; default: beside the first answers.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    to: AsJson = None,
 ) -> None:
     """Say what the answers come to.
 
@@ -85,14 +86,14 @@ def score(
         raise OutputError(f"there is no key.json in {place.parent}. Add --key DIR, the folder of 'study build'.")
     from rollout.benchmarks.study.score import score_study
 
-    result = score_study(answers, place)
-    if as_json:
-        print(json.dumps(result, indent=1, ensure_ascii=False))
-        return
-    _tables(result)
+    with result(to) as target:
+        scores = score_study(answers, place)
+        target.give(scores)
+        if not target.alone:
+            _tables(scores)
 
 
-def _tables(result: Json) -> None:
+def _tables(scores: Json) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -108,8 +109,8 @@ def _tables(result: Json) -> None:
         console.print(title, style="bold")
         console.print(table, "")
 
-    questions, pairs = result["questions"], result["pairs"]
-    means = ([name, *(_interval(result["means"][q][name]) for q in questions)] for name in result["strategies"])
+    questions, pairs = scores["questions"], scores["pairs"]
+    means = ([name, *(_interval(scores["means"][q][name]) for q in questions)] for name in scores["strategies"])
     show("Ratings, 1 to 5, higher is better: means and 95% intervals", ["strategy", *questions], means)
     shares = (
         [p["a"], p["b"], *(_interval(p[side]) for side in ("prefers_a", "same", "prefers_b")), str(p["same"]["n"])]
@@ -118,10 +119,10 @@ def _tables(result: Json) -> None:
     show("Preferences: shares of answers", ["A", "B", "prefer A", "no difference", "prefer B", "answers"], shares, 2)
     gaps = ([p["a"], p["b"], *(_interval(p["differences"][q], sign=True) for q in questions)] for p in pairs)
     show("Ratings of A less those of B, where they met", ["A", "B", *questions], gaps, 2)
-    agreement = ([name, row["why"] or _number(row["alpha"])] for name, row in result["agreement"].items())
+    agreement = ([name, row["why"] or _number(row["alpha"])] for name, row in scores["agreement"].items())
     show("Agreement between raters: Krippendorff's alpha, ordinal", ["question", "alpha"], agreement)
     heads = ["rater", "seconds a pair", "pairs again", "same preference", "ratings apart"]
-    people = result["raters"] + [{"name": "all", "seconds": None, **result["repeats"]}] * (len(result["raters"]) > 1)
+    people = scores["raters"] + [{"name": "all", "seconds": None, **scores["repeats"]}] * (len(scores["raters"]) > 1)
     numbers = ("seconds", "n", "same_preference", "rating_difference")
     show(
         "Raters, and how they answered pairs that came again",
@@ -131,7 +132,7 @@ def _tables(result: Json) -> None:
     for name, text in questions.items():
         print(f"{name}: {text}")
     print("▲ higher, ▼ lower, = a tie: the interval holds 0; [few]: too few answers for an interval")
-    for note in result["notes"]:
+    for note in scores["notes"]:
         print(f"note: {note}")
 
 

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from rollout.cli.line import CommandLine
+
 __all__ = ["Dtype", "app", "import_", "show"]
 
 app = typer.Typer(no_args_is_help=True, help="Import Wan checkpoints and LoRAs, and look at folders.")
@@ -23,7 +25,7 @@ class Dtype(StrEnum):
     FLOAT32 = "float32"
 
 
-@app.command("import")
+@app.command("import", cls=CommandLine)
 def import_(
     checkpoint: Annotated[
         Path,
@@ -41,7 +43,7 @@ def import_(
             "taken, weights of its transformer are not needed.",
         ),
     ],
-    to: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")],
     raw: Annotated[bool, typer.Option("--raw", help="Take trained weights where there are averaged ones too.")] = False,
     lora: Annotated[
         Path | None,
@@ -68,7 +70,7 @@ def import_(
 
     with _bar() as advance:
         shown = import_checkpoint(
-            checkpoint, base, to, raw=raw, lora=lora, alpha=lora_alpha, dtype=dtype, block=block, advance=advance
+            checkpoint, base, out, raw=raw, lora=lora, alpha=lora_alpha, dtype=dtype, block=block, advance=advance
         )
     source = shown["imported"]
     if len(source["holds"]) > 1:

@@ -83,7 +83,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def new_tree(path: Path, option: str = "--to") -> Iterator[Path]:
+def new_tree(path: Path, option: str = "--out") -> Iterator[Path]:
     """A folder to fill beside `path`, which takes its name at the end, whole or not at all. Raises OutputError.
 
     What an earlier process left there when it was killed is removed. `option` is what the path was given by, which an error

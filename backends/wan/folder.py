@@ -126,7 +126,7 @@ def _experts(folder: Path) -> bool:
 def _why(folder: Path, config: Path, error: Exception) -> str:
     """Why a folder's config cannot be read, and what to do."""
     if folder.is_file():
-        return "it is a file. Make a folder of it: rollout weights import FILE --base DIR --to DIR."
+        return "it is a file. Make a folder of it: rollout weights import FILE --base DIR --out DIR."
     if folder.name == "transformer" and (folder / "config.json").is_file():
         return f"it is a part of one. Give {folder.parent}."
     if any(folder.glob("Wan2.*_VAE.pth")):
