@@ -1,19 +1,17 @@
-"""rollout export: a run's videos as other tools want them."""
+"""rollout export: runs as other tools want them."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-__all__ = ["Format", "export"]
+from rollout.errors import SpecError
+from rollout.text import hint
 
+__all__ = ["FORMATS", "export"]
 
-class Format(StrEnum):
-    """Layouts."""
-
-    VBENCH = "vbench"
-    VBENCH_LONG = "vbench-long"
+TABLES = ("csv", "jsonl", "latex")
+FORMATS = ("vbench", "vbench-long", "png", *TABLES)
 
 
 def export(
@@ -23,19 +21,36 @@ def export(
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
     layout: Annotated[
-        Format,
+        str,
         typer.Option(
             "--format",
-            help="vbench: a folder a strategy of PROMPT-N.mp4, and prompts.json; of 5 s and more: vbench-long.",
+            metavar="LIST",
+            help="vbench: a folder a strategy of PROMPT-N.mp4, and prompts.json; of 5 s and more: vbench-long. png: the frames. "
+            "Of a benchmark run any of csv, jsonl and latex, by commas: a line a rollout, and the means.",
         ),
-    ] = Format.VBENCH,
+    ] = "vbench",
+    every: Annotated[int, typer.Option(min=1, metavar="N", help="Of png: each N-th frame.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
 ) -> None:
-    """Write runs as other tools want them.
+    """Write runs as other tools want them: videos, frames, tables.
 
-    A folder a strategy that VBench's own tools read; of several models a folder a strategy and model.
+    Videos as VBench's own tools read them, frames as PNG, or tables as csv, jsonl and LaTeX. A folder a strategy, of several
+    models a folder a strategy and model; of tables a folder a run.
     """
-    from rollout.benchmarks.export import export_vbench
+    formats = list(dict.fromkeys(word.strip() for word in layout.split(",")))
+    for word in formats:
+        if word not in FORMATS:
+            raise SpecError(f"there is no format {word!r}. {hint(word, FORMATS)}Use {', '.join(FORMATS)}.")
+    if len(formats) > 1 and not set(formats) <= set(TABLES):
+        raise SpecError(f"--format {layout!r} is more than one thing to write. Only {', '.join(TABLES)} go together.")
+    from rollout.benchmarks.export import export_frames, export_tables, export_vbench
 
-    for name, count in export_vbench(folders, out, long=layout is Format.VBENCH_LONG, force=force).items():
-        print(f"{out / name}: {count} video{'s' * (count > 1)}")
+    if formats[0] in TABLES:
+        for name, files in export_tables(folders, out, formats, force=force).items():
+            print(f"{out / name}: {', '.join(files)}")
+    elif formats == ["png"]:
+        for name, count in export_frames(folders, out, every=every, force=force).items():
+            print(f"{out / name}: {count} picture{'s' * (count > 1)}")
+    else:
+        for name, count in export_vbench(folders, out, long=formats == ["vbench-long"], force=force).items():
+            print(f"{out / name}: {count} video{'s' * (count > 1)}")

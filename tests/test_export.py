@@ -1,22 +1,30 @@
 """rollout export: names that file systems take, models kept apart, and a folder that is whole or not there."""
 
+import csv
 import json
 import os
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
 from rollout import preset
 from rollout.benchmarks import export
-from rollout.benchmarks.export import export_vbench
-from rollout.errors import OutputError
+from rollout.benchmarks.export import export_frames, export_tables, export_vbench
+from rollout.cli import app
+from rollout.errors import OutputError, SpecError
+from rollout.registry import find
 from rollout.run.record import RunFolder
 from rollout.run.video import VideoWriter
 from rollout.script import Script, planned
 from tests.conftest import run_record
+from tests.finished_run import write_run
 from tests.processes import killed_at
 from tests.test_script import SPRITES
 
@@ -24,12 +32,19 @@ CHINESE = "一位穿着银色外套的女子在雨夜走过霓虹闪烁的街道
 
 
 def finished(
-    folder: Path, text: str = "a cat[1s]", strategy: str = "memrope", model: str | None = None, **backend: Any
+    folder: Path,
+    text: str = "a cat[1s]",
+    strategy: str = "memrope",
+    model: str | None = None,
+    frames: int = 1,
+    **backend: Any,
 ) -> Path:
-    """A finished run of one frame."""
+    """A finished run of one frame, or of `frames` that grow lighter."""
     folder.mkdir(parents=True)
     with VideoWriter(folder / "video.mp4", 8.0) as video:
-        video.write(np.zeros((1, 64, 64, 3), np.uint8))
+        video.write(
+            np.full((frames, 64, 64, 3), 1, np.uint8) * 20 * np.arange(frames, dtype=np.uint8)[:, None, None, None]
+        )
     shots = [
         {"prompt": shot.prompt, "asked_seconds": shot.asked_seconds, "cut": shot.cut, "subtitle": shot.subtitle}
         | {"blocks": shot.blocks, "frames": shot.frames, "begin": shot.begin, "end": shot.end}
@@ -49,7 +64,7 @@ def finished(
 
 def named(strategy: str) -> str:
     """The folder of a preset's videos."""
-    return str(preset(strategy)).replace(":", "_")
+    return re.sub(r"[: ]", "-", str(preset(strategy)))
 
 
 def files(out: Path) -> list[str]:
@@ -92,11 +107,11 @@ def test_models_are_kept_apart(tmp_path: Path) -> None:
     memrope, longlive = (named(name) for name in ("memrope", "longlive"))
     assert export_vbench(runs[:1], tmp_path / "one") == {memrope: 1}
     assert export_vbench([*runs, runs[0]], tmp_path / "out") == {
-        f"{memrope}, sprites": 1,
-        f"{memrope}, sprites one": 1,
-        f"{memrope}, sprites one (2)": 1,
-        f"{memrope}, wan Wan2.1-T2V-1.3B": 1,
-        f"{longlive}, sprites": 1,
+        f"{memrope}-sprites": 1,
+        f"{memrope}-sprites-one": 1,
+        f"{memrope}-sprites-one-2": 1,
+        f"{memrope}-wan-Wan2.1-T2V-1.3B": 1,
+        f"{longlive}-sprites": 1,
     }
 
 
@@ -192,3 +207,96 @@ def test_killed_anywhere_an_export_is_the_earlier_one_or_the_new_one(force: bool
         assert files(out) == files(tmp_path / "whole")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "runs", "whole"]
     assert steps > 6
+
+
+def bare(name: str) -> bool:
+    """A shell takes the name as it is."""
+    return shlex.quote(name) == name and not name.startswith(("-", "~", "="))
+
+
+@pytest.mark.parametrize("strategy", ["memrope", "infinity-rope-released", "rolling-forcing", "lol", "causal-forcing"])
+def test_folders_need_no_quotes(strategy: str, tmp_path: Path) -> None:
+    runs = [finished(tmp_path / "a", strategy=strategy, model="/my weights/(one) $x.safetensors")]
+    runs.append(finished(tmp_path / "b", strategy=strategy, model="/weights/two", weights="2"))
+    names = export_vbench(runs, tmp_path / "out")
+    assert len(names) == 2
+    assert all(bare(name) for name in names), names
+
+
+def test_frames_are_pictures_of_the_models_own_size(tmp_path: Path) -> None:
+    world = find("backends", "sprites").world.name
+    runs = [finished(tmp_path / str(n), "a 'cat' & a dog[1s]", frames=5, world=world) for n in range(2)]
+    (name,) = counts = export_frames(runs, tmp_path / "out", every=2)
+    assert counts == {name: 6}
+    places = sorted((tmp_path / "out" / name).iterdir())
+    assert [place.name for place in places] == ["a-cat-a-dog-0", "a-cat-a-dog-1"]
+    for place in places:
+        assert bare(place.name)
+        pictures = sorted(place.iterdir())
+        assert [picture.name for picture in pictures] == ["000000.png", "000002.png", "000004.png"]
+        values = [np.asarray(Image.open(picture)) for picture in pictures]
+        assert all(value.shape == (64, 64, 3) for value in values)
+        assert np.allclose([value.mean() for value in values], [0, 40, 80], atol=4)
+    assert files(tmp_path / "out")
+    export_vbench(runs, tmp_path / "out", force=True)
+    assert not list((tmp_path / "out").rglob("*.png"))
+
+
+def measured(folder: Path) -> Path:
+    values = np.linspace(0.1, 0.9, 12).reshape(12, 1)
+    scores = {
+        name: {"recall": values + n, "re_action": 3 * values - n} for n, name in enumerate(("a & b", "sink", "blind"))
+    }
+    scores["sink"]["re_action"][3] = np.nan
+    controls = {"blind": {"control": "amnesia"}}
+    return write_run(folder, scores, better={"re_action": "lower"}, unit="%", controls=controls)
+
+
+def test_tables_of_a_run_hold_the_same_numbers_in_every_format(tmp_path: Path) -> None:
+    run = measured(tmp_path / "my run")
+    assert export_tables([run], tmp_path / "out", ["csv", "jsonl", "latex"]) == {
+        "my-run": ["cells.csv", "cells.jsonl", "means.csv", "means.jsonl", "means.tex"]
+    }
+    place = tmp_path / "out" / "my-run"
+    for name in ("cells", "means"):
+        with (place / f"{name}.csv").open(newline="") as file:
+            table = list(csv.DictReader(file))
+        lines = [json.loads(line) for line in (place / f"{name}.jsonl").read_text().splitlines()]
+        assert table == [{key: "" if value is None else str(value) for key, value in line.items()} for line in lines]
+    cells = [json.loads(line) for line in (place / "cells.jsonl").read_text().splitlines()]
+    assert len(cells) == 36
+    (lost,) = (cell for cell in cells if cell["re_action"] is None)
+    assert (lost["strategy"], lost["prompt"], lost["script"]) == ("sink", 3, "prompt 3[1.5s]")
+    means = {(row["strategy"], row["metric"]): row for row in map(json.loads, (place / "means.jsonl").open())}
+    sink = means["sink", "re_action"]
+    assert (sink["better"], sink["verdict"], sink["n"], sink["control"]) == ("lower", "better", 11, None)
+    assert sink["difference"] == pytest.approx(-1, abs=1e-6)
+    assert means["blind", "recall"]["control"] == "amnesia"
+    text = (place / "means.tex").read_text()
+    assert r" & recall $\uparrow$ & re\_action $\downarrow$ \\" in text
+    assert r"a \& b & 0.50 {\scriptsize [0.33, 0.67]} & " in text
+    assert text.index(r"\midrule" + "\nblind") > text.index("sink & ")
+    assert text.count(r"\\") == 5
+    assert "^{+}$ {" in text
+
+
+def test_only_a_benchmark_run_has_tables(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="is no benchmark run, so that it has no table"):
+        export_tables([finished(tmp_path / "a")], tmp_path / "out", ["csv"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_takes_tables_together_and_the_rest_alone(tmp_path: Path) -> None:
+    def export(*args: object) -> Any:
+        return CliRunner().invoke(app, ["export", *map(str, args)])
+
+    run = measured(tmp_path / "run")
+    done = export(run, "--out", tmp_path / "out", "--format", "csv,latex")
+    assert done.output == f"{tmp_path / 'out' / 'run'}: cells.csv, means.csv, means.tex\n"
+    for layout, says in {"cvs": "Did you mean 'csv'", "png,csv": "more than one thing", "": "no format ''"}.items():
+        wrong = export(run, "--out", tmp_path / "other", "--format", layout)
+        assert isinstance(wrong.exception, SpecError)
+        assert says in str(wrong.exception)
+    assert not (tmp_path / "other").exists()
+    video = finished(tmp_path / "a", frames=3)
+    assert export(video, "--out", tmp_path / "png", "--format", "png", "--every", "2").output.endswith(": 2 pictures\n")

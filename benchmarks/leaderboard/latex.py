@@ -11,7 +11,7 @@ from rollout.benchmarks.leaderboard.shown import column_decimals, cost_decimals,
 from rollout.benchmarks.metrics.score import ARROWS
 from rollout.benchmarks.report.numbers import show
 
-__all__ = ["as_latex"]
+__all__ = ["DIRECTIONS", "MARKS", "as_latex", "escape"]
 
 MARKS = {"better": "^{+}", "worse": "^{-}", "equivalent": "^{=}", "cannot tell": "^{?}", "differs": r"^{\neq}"}
 ESCAPES = {
