@@ -659,7 +659,9 @@ def test_in_a_browser_two_rulers_mark_what_differs(opened: Any) -> None:
     assert opened.wrong == []
 
 
-@pytest.mark.parametrize("names", [("memrope",), ("infinity-rope", "longlive"), ODD[:2]])
+@pytest.mark.parametrize(
+    "names", [("memrope",), ("infinity-rope", "longlive"), ODD[:2], ("rolling-sink", "rolling-forcing")]
+)
 def test_in_a_browser_nothing_is_wider_than_a_phone(opened: Any, names: tuple[str, ...]) -> None:
     tab = opened.show(*names)
     for block in ("0", "4", "11", "21", "22", "32"):
@@ -668,9 +670,35 @@ def test_in_a_browser_nothing_is_wider_than_a_phone(opened: Any, names: tuple[st
         )
         painted(tab)
         assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+        hidden = "[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
+        assert max(tab.evaluate(hidden)) <= 0, block  # nothing to scroll sideways for, not inside the page either
     light = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     tab.emulate_media(color_scheme="dark")
     becomes(tab, f"getComputedStyle(document.body).backgroundColor !== {light!r}")
+    assert opened.wrong == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_in_a_browser_two_strategies_fit_a_desk_and_a_phone(opened: Any, scheme: str) -> None:
+    tab = opened.show("infinity-rope", "longlive")
+    tab.emulate_media(color_scheme=scheme)
+    for width in (1280, 360):
+        tab.set_viewport_size({"width": width, "height": 800})
+        painted(tab)
+        assert tab.evaluate("document.documentElement.scrollWidth") == width
+        cell = tab.locator("td[data-of='B: longlive']").first
+        cell.scroll_into_view_if_needed()
+        box = cell.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        named = tab.evaluate("getComputedStyle(document.querySelector('td[data-of]'), '::before').content")
+        assert named == ("none" if width == 1280 else '"A: infinity-rope"')
+    ink, paper = (
+        tab.evaluate(f"getComputedStyle(document.querySelector('.losses')).{side}")
+        for side in ("color", "backgroundColor")
+    )
+    assert ink != paper
+    assert tab.inner_text(".losses").startswith("The cut in block 22 (8.25s) moves no index under positions 'absolute'")
     assert opened.wrong == []
 
 

@@ -11,6 +11,7 @@ from rollout.backend import Spec
 from rollout.errors import OutputError, RolloutError
 from rollout.registry import find
 from rollout.script import Script
+from rollout.show.explain.advice import Advice
 from rollout.show.explain.cells import cells, differ, folds
 from rollout.show.explain.views import Difference, Mark, Sight, compare, sights
 from rollout.show.explain.words import listed, ranges
@@ -87,7 +88,7 @@ def page(drawing: Sequence[Side], script: Script, spec: Spec, *, text: str, comm
     scripts = environment.overlay(line_statement_prefix="//#", keep_trailing_newline=True)
     code = "".join(scripts.get_template(name).render(refined=not plain) for name in ("ruler.js", "page.js"))
     return environment.get_template("page.html").render(
-        sides=[{"name": side.name, "text": str(side.strategy), "parts": _parts(side.strategy)} for side in drawing],
+        sides=[_words(side, spec) for side in drawing],
         refined=not plain,
         trained=spec.trained,
         script=text,
@@ -99,6 +100,13 @@ def page(drawing: Sequence[Side], script: Script, spec: Spec, *, text: str, comm
         code=Markup(code),  # noqa: S704
         hashes={"style": _hash(style), "script": _hash(code)},
     )
+
+
+def _words(side: Side, spec: Spec) -> Json:
+    """A strategy in words: its rules, how near the distances in use look, and what it loses."""
+    advice = Advice.of(side.strategy, spec, side.sights)
+    words = {"name": side.name, "text": str(side.strategy), "parts": _parts(side.strategy)}
+    return words | {"near": advice.line().replace(": --coherence says when", ""), "warnings": advice.warnings()}
 
 
 def _hash(source: str) -> str:

@@ -17,7 +17,7 @@ const Written = (data, number, at, frame) => {
 
 //# endif
 const Ruler = (data, stage) => {
-  const ROLES = ["sink", "memory", "recent", "block"], LEAST = 13, WIDEST = 46, TEAR = 1.5;
+  const ROLES = ["sink", "memory", "recent", "block"], LEAST = 13, TIGHT = 10, WIDEST = 46, TEAR = 1.5;
   const STRIP = 14, FAN = 84, TILE = 34, TICKS = 32, BETWEEN = 36;
   const two = data.sides.length > 1, total = data.blocks.length * data.size;
   const remembers = data.sides.some((side) => side.steps.some((step) => step.mix));
@@ -80,14 +80,16 @@ const Ruler = (data, stage) => {
   // Where the axis' cells lie: all of them, or with the empty stretches torn out where there is no room.
   const axis = (views, width) => {
     const range = (a, b) => Array.from({ length: Math.max(0, b - a + 1) }, (_, i) => a + i);
+    const ordered = (some) => [...new Set(some)].sort((a, b) => a - b);
+    const previous = (some, i) => (i ? some[i - 1] : two ? some[0] - 1 : -1);
+    const torn = (some) => some.filter((cell, i) => cell !== previous(some, i) + 1).length;
+    const full = (some) => some.length + torn(some) * TEAR; // in cells, the torn places counted in
+    const used = ordered(views.flatMap((view) => view.all.map((one) => one.spot)));
     let cells = range(low, high);
-    const used = views.flatMap((view) => view.all.map((one) => one.spot));
-    if (cells.length * LEAST > width) cells = [...used, ...views.flatMap((view) => range(...view.near))];
-    cells = [...new Set(cells)].sort((a, b) => a - b);
-    if (cells.length * LEAST > width) cells = [...new Set(used)].sort((a, b) => a - b);
-    const before = (i) => (i ? cells[i - 1] : two ? cells[0] - 1 : -1);
-    const gaps = cells.filter((cell, i) => cell !== before(i) + 1).length;
-    const wide = Math.max(LEAST, Math.min(WIDEST, width / (cells.length + gaps * TEAR)));
+    if (full(cells) * LEAST > width) cells = ordered([...used, ...views.flatMap((view) => range(...view.near))]);
+    if (full(cells) * LEAST > width) cells = used;
+    const before = (i) => previous(cells, i);
+    const wide = Math.max(TIGHT, Math.min(WIDEST, width / full(cells)));
     const left = new Map(), tears = [];
     let x = 0;
     cells.forEach((cell, i) => {
