@@ -4,7 +4,8 @@ Every trial is an ordinary arm of a suite, its rollouts ordinary cells; the stud
 that was stopped goes on. Half of the suite's prompts are searched on, the other half tells afterwards what holds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,20 +23,25 @@ from rollout.benchmarks.suites.suite import Suite
 from rollout.benchmarks.summary import score_grid, scores_of
 from rollout.documents import mend_end, read_lines
 from rollout.errors import RolloutError, SpecError, SuiteError
-from rollout.files import inner_folder, new_folder
+from rollout.files import alone, inner_folder, new_folder
 from rollout.registry import find, names
 from rollout.specs import part_from_text
 from rollout.strategy import Strategy
+from rollout.temporary import LOCKS
 from rollout.text import hint
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
 
 __all__ = ["SEES", "Rival", "Search", "draw_strategy", "rivals"]
 
 SEES = {"obey": "reaction", "remember": "recall", "kv_bytes": "kv_mib"}
 """What a search may look at by name, and the metric that says it; any metric of the suite goes by its own."""
 JOURNAL = "search.log"
+STOPPED = "stopped"
+"""What a trial is marked by that Ctrl-C ended: Optuna takes it for one that failed."""
 Grid = NDArray[np.float64]
 """Values (prompts, seeds)."""
 
@@ -115,6 +121,38 @@ class Search:
     @property
     def study(self) -> "Study":
         """The trials so far. Raises OutputError, and SuiteError where Optuna is not installed."""
+        with self._alone():
+            return self._study()
+
+    def run(self, trials: int) -> "Study":
+        """Trials until there are so many; those of a search that was stopped count.
+
+        What a trial draws depends on the seed and on the trials before it: a search that was stopped or killed anywhere comes
+        to the same. Raises OutputError where another one writes here.
+        """
+        with self._alone():
+            study = self._study()
+            while (number := len(self.finished(study))) < trials:
+                study.sampler = self._sampler(number)
+                study.optimize(self._try, n_trials=1, catch=(RolloutError,))
+        return study
+
+    def finished(self, study: "Study") -> "list[FrozenTrial]":
+        """The trials that ended by themselves: not those during which a search was stopped or killed."""
+        trials = study.get_trials(deepcopy=False)
+        return [trial for trial in trials if trial.state.is_finished() and STOPPED not in trial.user_attrs]
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process at a time has the journal: Optuna's own lock outlives a process that is killed. Raises OutputError."""
+        new_folder(self.out, force=True)
+        with alone(self.out):
+            if LOCKS:
+                for left in self.out.glob(f"{JOURNAL}.lock*"):
+                    left.unlink(missing_ok=True)
+            yield
+
+    def _study(self) -> "Study":
         try:
             import optuna
             from optuna.storages import JournalStorage
@@ -123,7 +161,6 @@ class Search:
         except ImportError as error:
             raise SuiteError("a search needs Optuna. Install rollout-video[search].") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        new_folder(self.out, force=True)
         mend_end(self.out / JOURNAL)
         read_lines(self.out / JOURNAL, dict)  # a bad line is named, before Optuna meets it
         directions = [
@@ -134,34 +171,40 @@ class Search:
                 storage=JournalStorage(JournalFileBackend(str(self.out / JOURNAL))),
                 study_name=f"{self.suite.name} {','.join(self.sees)}",
                 directions=directions,
-                sampler=optuna.samplers.NSGAIISampler(population_size=12, seed=self.seed),
                 load_if_exists=True,
             )
         except ValueError as error:
             raise SuiteError(f"{self.out} holds another search: {error}. Give another folder.") from error
 
-    def run(self, trials: int) -> "Study":
-        """Trials until there are so many; those of a search that was stopped count."""
-        import optuna
+    def _sampler(self, number: int) -> "BaseSampler":
+        """What draws the trial that comes after so many."""
+        from optuna.samplers import NSGAIISampler
 
-        study = self.study
+        seed = int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0])
+        return NSGAIISampler(population_size=12, seed=seed)
 
-        def objective(trial: "Trial") -> tuple[float, ...]:
-            try:
-                strategy = draw_strategy(trial)
-                strategy.check(find("backends", self.suite.backend).spec())
-            except SpecError as error:
-                trial.set_user_attr("refused", str(error))
-                raise optuna.TrialPruned from error
-            trial.set_user_attr("strategy", str(strategy))
-            values = self.means({"trial": strategy}, held_out=False)["trial"]
-            if any(value is None for value in values.values()):
-                raise optuna.TrialPruned
-            return tuple(float(value or 0) for value in values.values())
+    def _try(self, trial: "Trial") -> tuple[float, ...]:
+        """A trial: what is seen of the composition that it draws."""
+        try:
+            return self._values(trial)
+        except KeyboardInterrupt:
+            trial.set_user_attr(STOPPED, True)
+            raise
 
-        finals = [trial for trial in study.trials if trial.state.is_finished()]
-        study.optimize(objective, n_trials=max(0, trials - len(finals)), catch=(RolloutError,))
-        return study
+    def _values(self, trial: "Trial") -> tuple[float, ...]:
+        from optuna import TrialPruned
+
+        try:
+            strategy = draw_strategy(trial)
+            strategy.check(find("backends", self.suite.backend).spec())
+        except SpecError as error:
+            trial.set_user_attr("refused", str(error))
+            raise TrialPruned from error
+        trial.set_user_attr("strategy", str(strategy))
+        values = self.means({"trial": strategy}, held_out=False)["trial"]
+        if any(value is None for value in values.values()):
+            raise TrialPruned
+        return tuple(float(value or 0) for value in values.values())
 
     def front(self, study: "Study") -> dict[str, tuple[float, ...]]:
         """The compositions that no other trial beats in everything, with what was seen of them."""

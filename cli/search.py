@@ -67,7 +67,7 @@ def search(
     plugins = [str(path.resolve()) for path in plugin or ()]
     job = Search(definition, sees, folder, executor, seed=seed, plugins=plugins)
     with result(to) as target:
-        begun = len([trial for trial in job.study.trials if trial.state.is_finished()])
+        begun = len(job.finished(job.study))
         print(
             f"{definition.name}: {trials} trials, {begun} there, on {len(definition.scripts) // 2} prompts; into {folder}"
         )
@@ -82,7 +82,7 @@ def search(
         table = Table("composition", *heads, box=None, pad_edge=False, header_style="bold")
         for text, values in sorted(front.items(), key=lambda item: item[1]):
             table.add_row(text, *(f"{value:.3g}" for value in values))
-        print(f"\n{len(front)} of {len(study.trials)} trials are on the front:")
+        print(f"\n{len(front)} of {len(job.finished(study))} trials are on the front:")
         Console(soft_wrap=True).print(table)
         winners = _winners(rows)
         print(
@@ -95,9 +95,7 @@ def search(
             "front": {text: list(values) for text, values in front.items()},
             "held_out": [asdict(r) for r in rows],
         }
-        path = folder / "search.json"
-        path.unlink(missing_ok=True)
-        write_text(path, json.dumps(data, indent=1))
+        write_text(folder / "search.json", json.dumps(data, indent=1))
         print(write_report(folder / "held-out"))
         target.give(data)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rollout.benchmarks.leaderboard.board import Section, sections
 from rollout.errors import OutputError
-from rollout.files import new_folder, write_text
+from rollout.files import new_folder, new_tree, write_text
 from rollout.temporary import temporary
 from rollout.text import cause
 
@@ -30,11 +30,14 @@ def write_leaderboard(
     board = sections(folders, baseline)
     writers = _writers()
     texts = {FILES[name]: writers[name](board) for name in dict.fromkeys(formats)}
+    if not out.is_dir() or not any(out.iterdir()):
+        with new_tree(out, "--out") as partial:
+            _write(texts, partial)
+        return board
     new_folder(out, force=force)
     try:
         with temporary(out / "leaderboard", folder=True) as partial:
-            for name, text in texts.items():
-                write_text(partial / name, text)
+            _write(texts, partial)
             for name in FILES.values():
                 if name in texts:
                     (partial / name).replace(out / name)
@@ -43,6 +46,11 @@ def write_leaderboard(
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {cause(error)}. Choose another --out.") from error
     return board
+
+
+def _write(texts: Mapping[str, str], folder: Path) -> None:
+    for name, text in texts.items():
+        write_text(folder / name, text)
 
 
 def _writers() -> Mapping[str, Callable[[Sequence[Section]], str]]:
