@@ -47,9 +47,11 @@ from rollout.show.live.orders import MOST
 from rollout.show.live.server import listen, server
 from rollout.show.live.session import ORDERS, Session
 from rollout.show.live.wire import HEADER, LONGEST, PENDING, VERSION, WEBP, Order, Outbox, read_order
+from rollout.show.live.words import for_page
 from rollout.strategies.presets import Preset
 from rollout.strategy import Strategy
 from rollout.timeline import blocks_of
+from rollout.world import Property
 from tests.browsing import becomes
 from tests.conftest import micro_backend
 from tests.processes import killed_at, until
@@ -437,7 +439,106 @@ def test_the_badge_counts_as_the_metric_reaction_does(name: str, sprites: Any) -
     score = reaction(sample)
     assert score is not None
     assert badge.LIMIT == REACT
-    assert watch.state == {"state": "never" if score.value == REACT else "obeyed", "frames": score.value}
+    assert watch.state is not None
+    never = {"state": "never", "frames": REACT, "missing": ["action"]}
+    assert watch.state == (never if score.value == REACT else {"state": "obeyed", "frames": score.value})
+
+
+class Shown:
+    """What a world's trackers read, and what prompts ask for; a frame's pixels are its readings."""
+
+    name, size, groups, scene, example = "shown", (1, 4), {"identity": ("colour", "shape")}, ("sky",), ""
+    properties = {  # noqa: RUF012
+        "colour": Property(""),
+        "shape": Property(""),
+        "action": Property("", span=7),
+        "sky": Property("", scene=True),
+    }
+
+    def parse(self, prompt: str) -> dict[str, int]:
+        return dict(zip(self.properties, map(int, prompt.split()), strict=True))
+
+    def track(self, video: Any) -> SimpleNamespace:
+        columns = torch.from_numpy(np.asarray(video)[:, 0, :, 0].astype(np.int64)).T
+        return SimpleNamespace(values=dict(zip(self.properties, columns, strict=True)))
+
+
+def badges(*blocks: str, prompt: str = "1 1 2 2", change: int = 2) -> list[Any]:
+    """The badge after each block of three frames that show the same; the prompt changes at block `change`."""
+    watch, before, states = badge.Watch(Shown()), None, []  # type: ignore[arg-type]
+    for n, block in enumerate(blocks):
+        frame = np.array(block.split(), np.uint8).reshape(1, 1, 4, 1)
+        asked = prompt if n >= change else "1 1 1 1"
+        watch.add(np.broadcast_to(frame, (3, 1, 4, 3)), before, asked)
+        before = asked
+        state = watch.state
+        states.append(state and (state["state"], state["frames"], *state.get("missing", ())))
+    return states
+
+
+def test_the_badge_says_what_is_missing() -> None:
+    old, both = ["1 1 1 1"] * 2, "1 1 2 2"
+    scene_first = badges(*old, *["1 1 1 2"] * 2, *[both] * 2)
+    assert scene_first == [None, None, *[("waiting", n, "action") for n in (3, 6, 9)], ("obeyed", 3)]
+    action_first = badges(*old, *["1 1 2 1"] * 3, both)
+    assert action_first[2:] == [
+        ("waiting", 3, "action", "scene"),
+        ("waiting", 6, "action", "scene"),
+        ("waiting", 9, "scene"),
+        ("obeyed", 9),
+    ]
+    assert badges(*old, *["1 1 1 1"] * 8)[-1] == ("never", 15, "action", "scene")
+
+
+def test_a_pane_that_has_lost_its_subject_is_not_obeyed() -> None:
+    old, gone, here = ["1 1 1 1"] * 2, "9 9 2 2", "1 1 2 2"
+    lost_at_once = badges(*old, *[gone] * 3, *[here] * 2)
+    assert lost_at_once[2:] == [
+        ("waiting", 3, "action", "subject"),
+        ("waiting", 6, "action", "subject"),
+        ("waiting", 9, "subject"),
+        ("obeyed", 0),
+        ("obeyed", 0),
+    ]
+    assert badges(*old, *[gone] * 8)[-1] == ("never", 15, "subject")
+    lost_later = badges(*old, *[here] * 3, gone, gone, "1 3 2 2", here)
+    assert lost_later[4:] == [
+        ("obeyed", 0),
+        ("obeyed", 0),  # three frames may be a blink
+        ("lost", 6, "subject"),
+        ("lost", 9, "subject"),  # another shape is not the subject
+        ("obeyed", 0),
+    ]
+    assert badges("1 1 1 1", gone, gone, change=9)[-1] == ("lost", 6, "subject")
+
+
+def test_what_a_page_is_told_names_buttons_and_no_options(table: Table, tmp_path: Path) -> None:
+    table.turns(8)
+    table.order("use", 1, "longlive")  # whose sinks are evicted
+    table.turns(1)
+    (refusal,) = table.said
+    assert refusal["text"].endswith("Choose another strategy in its list, and press Use.")
+    assert "--" not in refusal["text"]
+    assert for_page("x cannot be written: full. Choose another --out or free some space.") == (
+        "x cannot be written: full. Free some space, and press Save again."
+    )
+    assert for_page("something is off. Use --store int8. Or do else.") == "something is off. Or do else."
+    assert (
+        for_page("the model does not know the word 'x'. Say red.") == "the model does not know the word 'x'. Say red."
+    )
+
+
+def test_a_pane_says_how_fast_it_really_goes(table: Table) -> None:
+    table.turns(6)
+    assert {head["pace"] for head in table.heads()} <= {None, 1.0}
+    pane = table.session.panes[0]
+    pane.restart()
+    for n in range(4):
+        pane.at(200 + 0.75 * n)
+    assert pane.pace == pytest.approx(0.5)
+    table.order("speed", 1, 2.0)
+    table.turns(1)
+    assert pane.pace is None, "it is another speed now"
 
 
 @contextmanager
@@ -651,7 +752,7 @@ def measured(tab: Any, at: SimpleNamespace) -> str:
     assert tab.inner_text(badge) == (
         f"obeyed after {state['frames']} frame{'' if state['frames'] == 1 else 's'}"
         if state["state"] == "obeyed"
-        else "not obeyed within 15 frames"
+        else f"not obeyed within 15 frames: {', '.join(state['missing'])}"
     )
     return str(state["state"])
 

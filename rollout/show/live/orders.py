@@ -8,6 +8,7 @@ from rollout.errors import RolloutError
 from rollout.registry import find
 from rollout.show.live.pane import Pane
 from rollout.show.live.wire import Order, error
+from rollout.show.live.words import for_page
 from rollout.specs import part_from_text
 from rollout.strategy import Strategy
 
@@ -28,7 +29,7 @@ def obey(session: "Session", order: Order) -> None:
             raise RolloutError(f"there is no pane {order.pane}.")
         ACTIONS[order.do](session, order, panes)
     except RolloutError as problem:
-        order.reply(error(str(problem)))
+        order.reply(error(for_page(str(problem))))
     except Exception as problem:  # a plugin's, or the disk's: the session goes on
         order.reply(error(f"{order.do} failed: {type(problem).__name__}: {problem}"))
 
@@ -42,7 +43,7 @@ def _change(
         try:
             change(pane)
         except RolloutError as problem:
-            order.reply(error(f"pane {pane.number}: {problem}"))
+            order.reply(error(for_page(f"pane {pane.number}: {problem}")))
             continue
         pane.stopped = ""
         pane.pending.append(pending)

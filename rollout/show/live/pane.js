@@ -10,7 +10,7 @@ export class Pane {
     const find = (name) => this.root.querySelector(name);
     Object.assign(this, {
       canvas: find("canvas"), veil: find(".veil"), shown: find("q"), obeyed: find(".obeyed"), cache: find(".cache"),
-      clock: find(".clock"), name: find(".name"), select: find("select"), halt: find(".halt"), close: find(".close"), fork: find(".fork"),
+      clock: find(".clock"), pace: find(".pace"), name: find(".name"), select: find("select"), halt: find(".halt"), close: find(".close"), fork: find(".fork"),
     });
     this.root.dataset.pane = number;
     this.root.setAttribute("aria-label", `Pane ${number}`);
@@ -95,11 +95,19 @@ export class Pane {
     }
     this.canvas.setAttribute("aria-label", `Pane ${this.number} shows: ${head.prompt}`);
     this.clock.textContent = `${head.seconds.toFixed(1)} s`;
+    this.hurry(head.pace);
     const happens = [...(head.switch ? ["new prompt"] : []), ...(head.cut ? ["cut"] : []), ...head.events.filter((e) => e === "switch" || e === "strategy")];
     if (happens.length) this.flash(happens);
     this.badge(head.badge);
     this.draw(head);
     this.root.dataset.block = head.block;
+  }
+
+  hurry(pace) { // how fast it really goes, where that is slower than life or than was asked for
+    const slow = pace !== null && pace < 0.95 * (this.told.speed ? Math.min(1, this.told.speed) : 1);
+    this.pace.textContent = slow ? `${pace.toFixed(pace < 0.1 ? 2 : 1)}×` : "";
+    this.pace.title = slow ? "slower than life: the machine makes so much video a second" : "";
+    this.pace.hidden = !slow;
   }
 
   flash(happens) {
@@ -108,11 +116,12 @@ export class Pane {
   }
 
   badge(told) {
-    const state = told?.state ?? "";
+    const state = told?.state ?? "", missing = (told?.missing ?? []).join(", ");
     const text = {
       obeyed: () => `obeyed after ${told.frames} ${told.frames === 1 ? "frame" : "frames"}`,
-      never: () => `not obeyed within ${told.frames} frames`,
-      waiting: () => `looking… ${told.frames} frames`,
+      never: () => `not obeyed within ${told.frames} frames: ${missing}`,
+      waiting: () => `looking${missing ? ` for ${missing}` : ""}… ${told.frames} frames`,
+      lost: () => "its subject is lost",
     }[state]?.() ?? "";
     if (state !== "waiting" && text && text !== this.obeyed.textContent) this.said(`pane ${this.number}: ${text}`);
     this.obeyed.textContent = text;

@@ -61,6 +61,10 @@ class Pane:
         self.speed, self.paused, self.due = 1.0, False, 0.0
         self.cost = 0.0
         """Seconds that a block takes."""
+        self.interval = 0.0
+        """Seconds from one block to the next of late; 0 where nothing is known yet."""
+        self.last_at: float | None = None
+        """When its last block was done, while it goes on at one speed."""
         self.stopped = ""
         """Why it cannot go on, until something is changed."""
         self.lost = ""
@@ -86,6 +90,22 @@ class Pane:
         """Seconds for which a block is seen; 0 where it is to go as fast as it can."""
         spec = self.backend.spec
         return spec.block_seconds / self.speed if self.speed else 0.0
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds of video a second, of late; None where nothing is known yet."""
+        return self.backend.spec.block_seconds / self.interval if self.interval else None
+
+    def at(self, now: float) -> None:
+        """A block is done now."""
+        if self.last_at is not None:
+            between = now - self.last_at
+            self.interval = 0.7 * self.interval + 0.3 * between if self.interval else between
+        self.last_at = now
+
+    def restart(self) -> None:
+        """Forget its pace: it was paused, or goes at another speed."""
+        self.interval, self.last_at = 0.0, None
 
     def advance(self) -> Made:
         """Roll out, decode, record and measure one block. Raises RolloutError, and whatever a backend raises."""

@@ -20,6 +20,7 @@ from rollout.run.recipe import Recipe
 from rollout.show.live.orders import MOST, obey
 from rollout.show.live.pane import Made, Pane, first_text, told
 from rollout.show.live.wire import SPEEDS, Order, Outbox, block_messages
+from rollout.show.live.words import for_page
 from rollout.strategy import Strategy
 from rollout.temporary import remove_leftovers, temporary
 from rollout.text import Json, cause
@@ -167,10 +168,14 @@ class Session:
         try:
             block = pane.advance()
         except Exception as problem:
-            pane.stopped = str(problem) if isinstance(problem, RolloutError) else f"{type(problem).__name__}: {problem}"
+            known = isinstance(problem, RolloutError)
+            pane.stopped = for_page(str(problem)) if known else f"{type(problem).__name__}: {problem}"
+            pane.restart()
             self.note([pane], f"stopped: {pane.stopped}")
             return True
-        spent = self.clock() - begun
+        now = self.clock()
+        spent = now - begun
+        pane.at(now)
         pane.cost = 0.7 * pane.cost + 0.3 * spent if pane.cost else spent
         self._show(pane, block, pane.length or spent)
         return told(pane, self.names) != before
@@ -207,6 +212,7 @@ class Session:
 
     def rejoin(self, pane: Pane) -> None:
         """Bring a pane into step with another of its speed."""
+        pane.restart()
         now = self.clock()
         others = [p.due for p in self.panes if p is not pane and p.running and p.speed == pane.speed]
         pane.due = others[0] if others and others[0] > now - pane.length else now

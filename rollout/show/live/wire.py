@@ -179,6 +179,7 @@ def block_messages(pane: Pane, finished_block: Made, seconds: float) -> list[str
         "slots": [(slot.role.value, slot.frame, index) for slot, index in pairs],
         "at": result.placement.block,
         "trained": spec.trained,
+        "pace": None if pane.pace is None else round(pane.pace, 2),
         "badge": None if pane.watch is None else pane.watch.state,
     }
     milliseconds = min(65535, round(1000 * seconds / len(finished_block.frames)))
