@@ -1,6 +1,8 @@
 """Live sessions: panes and their pace, orders, forks, exact records, the server's doors, and the page in a browser."""
 
+import gc
 import json
+import math
 import os
 import shutil
 import signal
@@ -10,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +38,7 @@ from rollout import generate, preset, registry
 from rollout.backends import load_backend
 from rollout.benchmarks.metrics.events import REACT, reaction
 from rollout.benchmarks.metrics.sample import Sample
+from rollout.benchmarks.speed.flat import resident
 from rollout.cli import app as cli
 from rollout.errors import OutputError, RolloutError
 from rollout.run.job import Job
@@ -688,6 +692,34 @@ def test_a_client_that_does_not_read_holds_up_nobody(quick: SimpleNamespace) -> 
             hear(other, lambda m: m["type"] == "block" and m["block"] > first + 2)
         quick.session.order(Order("speed", None, 1.0))
         assert slow
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_videos")
+def test_ten_minutes_keep_no_more_than_three(tmp_path: Path) -> None:
+    """Of 1600 blocks, with a prompt every 50th: the contact sheet has its last picture at the 400th."""
+    table = Table(tmp_path / "out", ("infinity-rope", "memrope"))  # whose positions never end
+    begin, end, memory = 500, round(600 / LENGTH), []
+    tracemalloc.start()
+    try:
+        for block in range(1, end + 1):
+            table.turns(1)
+            table.box.take()
+            if block % 50 == 0:
+                table.order("prompt", value=(A, B)[block // 50 % 2])
+            if block in (begin, end):
+                gc.collect()
+                memory.append((tracemalloc.get_traced_memory()[0], resident()))
+    finally:
+        tracemalloc.stop()
+    assert {pane.blocks for pane in table.session.panes} == {end}
+    (before, resident_before), (after, resident_after) = memory
+    assert after - before < 128 * 2**10, "of Python's objects, lines of the log and the record of prompts among them"
+    if not math.isnan(resident_after):
+        assert resident_after - resident_before < 16, "MiB, tensors and encoders among them"
+    saved = table.session.close(save=True)
+    assert saved is not None
+    assert {RunFolder.open(run).record.timings["frames"] for run in saved.iterdir()} == {3 * end}
 
 
 # The page, in a browser, with the embedded model.
