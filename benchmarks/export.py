@@ -13,7 +13,7 @@ from rollout.benchmarks.replacing import replacing
 from rollout.benchmarks.run_tables import tables_of
 from rollout.benchmarks.store import Store
 from rollout.errors import OutputError
-from rollout.files import link_or_copy, write_text
+from rollout.files import inside, link_or_copy, write_text
 from rollout.run.record import RunFolder
 from rollout.run.video import frames_in, video_fps
 from rollout.script import Script
@@ -146,18 +146,19 @@ def _clips(folder: Path) -> Iterator[Clip]:
         for cell in plan.cells:
             if store.done(cell.address):
                 prompt = Script.parse(plan.script_of(cell)).prompts[0]
-                path = store.folder(cell.address) / "video.mp4"
+                path = inside(store.folder(cell.address) / "video.mp4", folder)
                 yield Clip(path, cell.strategy, prompt, model, (backend.name, backend.weights or model))
         return
     runs = sorted(path.parent for path in folder.glob(f"*/{RunFolder.FILE}"))
     if runs and not (folder / RunFolder.FILE).exists():
         for run in runs:
-            yield from _clips(run)
+            yield from _clips(inside(run, folder))
         return
     record = RunFolder.open(folder).record
     name, model = record.backend.name, _model(record.backend.name, record.backend.options.get("model"))
     prompt = record.script.shots[0].prompt
-    yield Clip(folder / "video.mp4", str(record.strategy), prompt, model, (name, record.backend.weights or model))
+    path = inside(folder / "video.mp4", folder)
+    yield Clip(path, str(record.strategy), prompt, model, (name, record.backend.weights or model))
 
 
 def _model(backend: str, model: object) -> str:

@@ -1,15 +1,19 @@
 """The plan of a benchmark's run as a value: what plan.json holds, all that a report needs besides the cells."""
 
 import json
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from rollout.benchmarks.metrics.score import Better
+from rollout.benchmarks.store import Address
+from rollout.documents import read_json
 from rollout.errors import OutputError
 from rollout.files import write_text
+from rollout.run.record import MOST_FRAMES
 from rollout.text import Json
 
 __all__ = [
@@ -26,6 +30,8 @@ __all__ = [
 ]
 
 FILE = "plan.json"
+MOST_DRAWN = 100_000
+"""Frames of a strategy's picture."""
 
 
 class BackendPlan(Struct, frozen=True):
@@ -36,8 +42,8 @@ class BackendPlan(Struct, frozen=True):
     weights: str | None
     device: str
     code: str = ""
-    fps: float = 0.0
-    trained: int = 0
+    fps: Annotated[float, Meta(ge=0, le=1000)] = 0.0
+    trained: Annotated[int, Meta(ge=0, le=MOST_FRAMES)] = 0
 
 
 class MetricPlan(Struct, frozen=True):
@@ -69,18 +75,32 @@ class AxisPlan(Struct, frozen=True):
     values: tuple[float | int, ...]
     scripts: tuple[tuple[str, ...], ...]
 
+    def __post_init__(self) -> None:
+        if not len(self.values) == len(self.scripts) > 0:
+            raise ValueError(f"its axis has {len(self.values)} values and scripts at {len(self.scripts)}")
+
 
 class ArmPlan(Struct, frozen=True):
     """A strategy or control: as text and JSON (one a value of the axis in `specs`), its window, its blocks for the picture."""
 
     text: str
     spec: Json | None = None
-    window: int | None = None
+    window: Annotated[int, Meta(ge=0)] | None = None
     steps: tuple[Json, ...] = ()
     specs: tuple[Json, ...] | UnsetType = UNSET
     control: str | UnsetType = UNSET
     of: str | UnsetType = UNSET
     """Whose memory a swap replaces."""
+
+    def __post_init__(self) -> None:
+        level: list[Any] = list(self.steps)
+        while level:
+            if any(isinstance(each, int | float) and abs(each) > MOST_DRAWN for each in level):
+                raise ValueError(f"the picture of {self.text[:40]!r} has more than {MOST_DRAWN} frames")
+            members = (
+                each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)
+            )
+            level = [member for inner in members for member in inner]
 
     @property
     def role(self) -> str:
@@ -96,11 +116,11 @@ class ArmPlan(Struct, frozen=True):
 class CellPlan(Struct, frozen=True):
     """Where a cell belongs: the numbers of its prompt, seed and value of the axis."""
 
-    address: str
+    address: Address
     strategy: str
-    prompt: int
-    seed: int
-    axis: int | None = None
+    prompt: Annotated[int, Meta(ge=0)]
+    seed: Annotated[int, Meta(ge=0)]
+    axis: Annotated[int, Meta(ge=0)] | None = None
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -120,7 +140,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     added_seeds: tuple[int, ...] = ()
     fixed: bool = False
     marks: bool = True
-    prefix: int = 0
+    prefix: Annotated[int, Meta(ge=0, le=1000)] = 0
     axis: AxisPlan | None = None
     strategies: dict[str, ArmPlan]
     cells: tuple[CellPlan, ...]
@@ -131,6 +151,30 @@ class Plan(Struct, frozen=True, kw_only=True):
     planned: str = ""
     arguments: tuple[str, ...] = ()
     """What `rollout bench run` was given beside suite and folder that changes what is run."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where what is named is not there."""
+        metrics = {metric.name for metric in self.metrics}
+        for what, name, among in (
+            ("baseline", self.baseline, self.strategies),
+            ("primary metric", self.primary, metrics),
+            *(("claim", name, self.strategies) for claim in self.claims for name in (claim.better, claim.than)),
+            *(("claim", claim.metric, metrics) for claim in self.claims),
+            *(("claim", claim.at, self.levels) for claim in self.claims if claim.at is not None),
+            *(("cell", cell.strategy, self.strategies) for cell in self.cells),
+            *(("machine", name, self.machine) for name in ("processor", "cores", "torch")),
+        ):
+            if name not in among:
+                raise ValueError(f"its {what} needs {str(name)[:40]!r}, which it does not have")
+        if any(len(scripts) != len(self.scripts) for scripts in (() if self.axis is None else self.axis.scripts)):
+            raise ValueError("its axis has other numbers of scripts at its values")
+        size = len(self.levels), len(self.scripts), len(self.seeds)
+        if prod(size) > len(self.cells):  # what is made of them has a place for each
+            raise ValueError(f"it has {len(self.cells)} cells for {prod(size)} of each strategy")
+        for cell in self.cells:
+            place = cell.axis or 0, cell.prompt, cell.seed
+            if any(at >= most for at, most in zip(place, size, strict=True)):
+                raise ValueError(f"its cell {cell.address} is of value, prompt and seed {place} of {size}")
 
     @property
     def levels(self) -> list[float | int | None]:
@@ -160,7 +204,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 def read_plan(out: Path) -> Plan:
     """The plan of a run's folder. Raises OutputError."""
     try:
-        return msgspec.json.decode((out / FILE).read_bytes(), type=Plan)
+        return read_json(out / FILE, Plan)
     except FileNotFoundError as error:
         raise OutputError(
             f"{out} is not the folder of a benchmark run: it has no plan.json. Give a run's --out."

@@ -1,41 +1,53 @@
 """The store: a folder a cell, named by its content, whole or not there; nothing that was computed is computed again."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from rollout.benchmarks.metrics.score import Score
 from rollout.documents import append_line, read_lines
-from rollout.files import alone, inner_folder, new_folder, write_text
+from rollout.errors import OutputError
+from rollout.files import alone, inner_folder, inside, new_folder, write_text
 from rollout.run.record import RunFolder, RunRecord
 from rollout.temporary import remove_leftovers, temporary
 from rollout.text import Json
 
-__all__ = ["AttemptRecord", "CellScore", "CurveRecord", "Scores", "Store"]
+__all__ = ["ADDRESS", "Address", "AttemptRecord", "CellScore", "CurveRecord", "Scores", "Store"]
 
 ATTEMPTS = "attempts.jsonl"
+ADDRESS = r"\A[0-9a-f]{16}\Z"
+"""What a cell is called: it names a folder, and must lead nowhere else."""
+Address = Annotated[str, Meta(pattern=ADDRESS)]
+Value = Annotated[float, Meta(ge=-1e15, le=1e15)]
+"""A score: of more nobody can take a mean."""
+Axis = Annotated[tuple[Value, ...], Meta(max_length=200_000)]
 
 
 class CurveRecord(Struct, frozen=True):
     """A value over time; `unit` is that of x: "frame" (latent) or "s"."""
 
     unit: str
-    x: tuple[float, ...]
-    y: tuple[float | None, ...]
+    x: Axis
+    y: tuple[Value | None, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise ValueError(f"a curve has {len(self.x)} places and {len(self.y)} values")
 
 
 class CellScore(Struct, frozen=True):
     """A cell under one metric: its value, the identity of the code that gave it, its curve where it has one."""
 
     metric: str
-    value: float | None
+    value: Value | None
     code: str = ""
     curve: CurveRecord | UnsetType = UNSET
 
@@ -75,8 +87,15 @@ class Store:
         self.root, self.cells = root, root / "cells"
 
     def folder(self, address: str) -> Path:
-        """Where a cell is, or will be."""
+        """Where a cell is, or will be. Raises OutputError for what is no address."""
+        if not re.match(ADDRESS, address):
+            raise OutputError(f"{address[:40]!r} is no cell's address, which has 16 digits. Run the suite again.")
         return self.cells / address
+
+    def video(self, address: str) -> Path | None:
+        """A cell's video, where there is one. Raises OutputError for one that is not the store's."""
+        path = self.folder(address) / "video.mp4"
+        return inside(path, self.root) if self.done(address) and path.is_file() else None
 
     def done(self, address: str) -> bool:
         """The cell is whole, and here: a link leads to what nobody of this run wrote."""

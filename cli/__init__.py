@@ -30,7 +30,7 @@ from rollout.cli import (
 from rollout.cli.line import CommandLine
 from rollout.cli.parallel import one_voice
 from rollout.errors import RolloutError, ScriptError, Stopped
-from rollout.text import disk_error
+from rollout.text import cause, disk_error
 
 __all__ = ["app", "main"]
 
@@ -100,6 +100,9 @@ def main() -> None:
         raise SystemExit(error.code if isinstance(error, Stopped) else 2) from None
     except OSError as error:  # whatever a disk may do between any two of our lines
         print(f"rollout: {disk_error(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except MemoryError as error:
+        print(f"rollout: memory ran out: {cause(error)}. Ask for less.", file=sys.stderr)
         raise SystemExit(2) from None
     except typer.Abort:
         raise SystemExit(130) from None

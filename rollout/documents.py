@@ -15,9 +15,19 @@ from rollout.files import own_file
 from rollout.temporary import NO_LINKS
 from rollout.text import cause
 
-__all__ = ["DEEPEST", "MOST", "append_line", "mend_end", "parse_json", "read_bytes", "read_json", "read_lines"]
+__all__ = [
+    "DEEPEST",
+    "MOST",
+    "append_line",
+    "check_depth",
+    "mend_end",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "read_lines",
+]
 
-MOST = 256 * 2**20
+MOST = 64 * 2**20
 """Bytes of a file that is read whole."""
 DEEPEST = 64
 """Levels to which JSON may nest: what goes through it calls itself for each."""
@@ -43,12 +53,18 @@ def parse_json(data: bytes | str) -> Any:
         value = msgspec.json.decode(data)
     except RecursionError as error:
         raise ValueError(f"it nests more than {DEEPEST} levels deep") from error
+    check_depth(value)
+    return value
+
+
+def check_depth(value: Any) -> None:
+    """Raise ValueError for a value, as JSON or TOML gives it, that nests too deeply."""
     level = [value]
     for _ in range(DEEPEST):
         members = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
         level = [member for inner in members for member in inner if isinstance(member, dict | list)]
         if not level:
-            return value
+            return
     raise ValueError(f"it nests more than {DEEPEST} levels deep")
 
 

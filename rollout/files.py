@@ -22,6 +22,7 @@ __all__ = [
     "check_folder",
     "fingerprint",
     "inner_folder",
+    "inside",
     "link_or_copy",
     "new_file",
     "new_folder",
@@ -80,6 +81,16 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:
         with real.open("rb") as reader, target.open("xb") as writer:
             shutil.copyfileobj(reader, writer)
+
+
+def inside(path: Path, folder: Path) -> Path:
+    """A path below a folder, which no link leads out of it: what is handed on is the folder's own. Raises OutputError."""
+    try:
+        if path.resolve().is_relative_to(folder.resolve()):
+            return path
+    except (OSError, RuntimeError):  # a link to itself
+        pass
+    raise OutputError(f"{path} leads out of {folder}. Put the file there, or leave it out.")
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """Policies that tell heads apart: each set of heads is a lane with slots of its own."""
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from rollout.backend import Spec
+from rollout.documents import parse_json, read_bytes
 from rollout.errors import CompositionError, SpecError
 from rollout.lanes import HeadMasses, Lane
 from rollout.parts import Policy, PolicyDefaults
@@ -16,19 +16,23 @@ from rollout.strategies.policies import Fifo, Sink, admit, check_window, evict_o
 from rollout.strategy import Strategy
 from rollout.text import cause
 
-__all__ = ["POLICIES", "WORDS", "ByHead", "Dummy", "read_map"]
+__all__ = ["MOST", "POLICIES", "WORDS", "ByHead", "Dummy", "read_map"]
 
 WORDS = {"far+sink": "F", "far": "f", "near+sink": "N", "near": "n", "sink": "s"}
 """What a map may say of a head, and the letter for it; lanes are in this order."""
 
 
+MOST = 2**20
+"""Bytes of a head map: a hundred layers of a hundred heads take less."""
+
+
 def read_map(path: Path) -> tuple[str, ...]:
     """A head map, a text a layer and a letter a head, of a JSON list of lists or a CSV, of words or letters. Raises SpecError."""
     try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a mark first
-        rows = json.loads(text) if path.suffix == ".json" else list(filter(any, csv.reader(text.splitlines())))
+        text = read_bytes(path, MOST).decode("utf-8-sig")  # spreadsheets write a mark first
+        rows = parse_json(text) if path.suffix == ".json" else list(filter(any, csv.reader(text.splitlines())))
         return tuple("".join(WORDS.get(str(cell).strip(), str(cell).strip()) for cell in row) for row in rows)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise SpecError(
             f"the head map {path} cannot be read: {cause(error)}. Give a JSON list of layers, or a CSV with a line a layer, with "
             f"one of {', '.join(WORDS)} a head."

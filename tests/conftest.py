@@ -52,11 +52,13 @@ def micro_backend(dtype: torch.dtype = torch.float64, shape: Shape = MICRO, code
 
 def run_record(**fields: Any) -> RunRecord:
     """A record of 10 blocks, with what a test says of it."""
+    shot = {"prompt": "jumps", "asked_seconds": None, "cut": False, "subtitle": ""}
+    shot |= {"blocks": 10, "frames": [0, 30], "begin": 0.0, "end": 3.75}
     data = {
         "rollout": "",
         "strategy": None,
         "backend": {"name": "sprites", "device": "cpu"},
-        "script": {"text": "jumps", "shots": [], "fps": 8.0, "stride": 1},
+        "script": {"text": "jumps", "shots": [shot], "fps": 8.0, "stride": 1},
         "seed": 0,
         "prefix": None,
         "events": [],

@@ -27,7 +27,7 @@ def write_run(
     metrics = list(scores[strategies[0]])
     shape = scores[strategies[0]][metrics[0]].shape
     cells = [
-        {"address": f"{n:02d}{prompt:04d}{seed:04d}", "strategy": name, "prompt": prompt, "seed": seed}
+        {"address": f"{n:04d}{prompt:06d}{seed:06d}", "strategy": name, "prompt": prompt, "seed": seed}
         for n, name in enumerate(strategies)
         for prompt in range(shape[0])
         for seed in range(shape[1])

@@ -197,3 +197,8 @@ def test_what_a_disk_says(
     monkeypatch.setattr("rollout.cli.explain.blocks_of", fail)
     assert disk_error(error) == says
     assert ended(capsys, "explain", SHORT) == f"rollout: {says}\n"
+
+
+def test_what_fits_in_no_memory(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rollout.cli.explain.blocks_of", lambda *_: np.empty(10**18))
+    assert ended(capsys, "explain", SHORT).startswith("rollout: memory ran out: Unable to allocate ")

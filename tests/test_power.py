@@ -85,7 +85,7 @@ def test_along_an_axis_a_prompt_takes_several_rollouts(tmp_path: Path) -> None:
     plain = plan_run(run, "little", "action", 1.0)
     plan = json.loads((run / "plan.json").read_text())
     more = [
-        cell | {"address": f"{cell['address']}-2", "axis": 1} for cell in plan["cells"] if cell["strategy"] != "base"
+        cell | {"address": f"f{cell['address'][1:]}", "axis": 1} for cell in plan["cells"] if cell["strategy"] != "base"
     ]
     cells = [cell | {"axis": 0} for cell in plan["cells"]] + more
     axis = {"name": "delay", "values": [3, 6], "scripts": [plan["scripts"]] * 2}

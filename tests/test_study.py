@@ -466,7 +466,7 @@ def test_bad_answers_are_refused_in_one_line(study: Path, tmp_path: Path) -> Non
     rating = ("showings", action, "ratings", "text", "left")
     cases: dict[str, Any] = {
         "not whole JSON": json.dumps(good)[:-40],
-        "not whole JSON (Expecting value": "",
+        "not whole JSON (Input data was truncated": "",
         "is not the answers of a rater": "[]",
         "lacks 'seed'": json.dumps({k: v for k, v in good.items() if k != "seed"}),
         "answers the study 'other'": wrong(good, "study", to="other"),
@@ -483,7 +483,7 @@ def test_bad_answers_are_refused_in_one_line(study: Path, tmp_path: Path) -> Non
         "answers overall, and is asked quality": wrong(good, "showings", action, "ratings", to={"overall": {}}),
         "'preference' is 'both'": wrong(good, "showings", 1, "preference", to="both"),
         "showing 2: its 'seconds'": wrong(good, "showings", 1, "seconds", to="9"),
-        "not whole JSON (maximum recursion": "[" * 100_000,
+        "not whole JSON (it nests more than": "[" * 100_000,
     }
     for says, data in cases.items():
         path = tmp_path / "bad.json"

@@ -87,6 +87,9 @@ def check_prompt(prompt: str) -> None:
 
 def load(model: str | None = None, device: str = "cpu", dtype: str | None = None) -> "Sprites":
     """Load the shipped weights, or those of the file `model`. Raises BackendError."""
+    from rollout.backends.sprites.header import check_header
     from rollout.backends.sprites.weights import load_sprites
 
+    digest(model)  # which says where there is no file
+    check_header(weights_file(model))
     return load_sprites(model, device=device, dtype=dtype)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from rollout.backends.wan.checkpoint import Contents
+from rollout.documents import parse_json, read_bytes
 from rollout.errors import BackendError
 from rollout.text import cause
 
@@ -54,16 +55,17 @@ def read_adapter(contents: Contents) -> Adapter:
     beside = contents.path.parent / CONFIG
     try:
         if METADATA in contents.metadata:
-            said_by, said = "the file's metadata", msgspec.json.decode(contents.metadata[METADATA], type=dict[str, Any])
+            said_by, said = "the file's metadata", parse_json(contents.metadata[METADATA])
         elif beside.is_file():
-            said_by, said = CONFIG, msgspec.json.decode(beside.read_bytes(), type=dict[str, Any])
+            said_by, said = CONFIG, parse_json(read_bytes(beside))
         else:
             return Adapter()
+        said = msgspec.convert(said, dict[str, Any])
         said = {name.removeprefix("transformer."): value for name, value in said.items()}
         adapter = msgspec.convert(said | {"said_by": said_by}, Adapter)
         for pattern in (*(adapter.rank_pattern or {}), *(adapter.alpha_pattern or {})):
             re.compile(pattern)
-    except (OSError, msgspec.MsgspecError, re.error) as error:
+    except (OSError, ValueError, re.error) as error:  # msgspec's errors are ValueErrors
         raise BackendError(
             f"what is said of the LoRA {contents.path} cannot be read: {cause(error)}. Get it again."
         ) from error

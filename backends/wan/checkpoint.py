@@ -1,6 +1,5 @@
 """Checkpoints as people have them: files, shards and folders, memory-mapped, and which weights in them are meant."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from rollout.backends.wan.kinds import file_kind
 from rollout.backends.wan.naming import strip
+from rollout.documents import parse_json, read_bytes
 from rollout.errors import BackendError
 from rollout.text import cause
 
@@ -167,7 +167,7 @@ def read_contents(path: Path, role: str) -> Contents:
         match = SHARD.fullmatch(path.name)
         return _read_shards(path, _all_shards(path, match), role) if match else _read(path, role)
     try:
-        names = {str(name) for name in json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()}
+        names = {str(name) for name in parse_json(read_bytes(path))["weight_map"].values()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BackendError(f"{path} cannot be read as an index of shards: {cause(error)}. Get it again.") from error
     return _read_shards(path, sorted(names), role)

@@ -1,6 +1,5 @@
 """A Wan folder in diffusers' format: its config, its files of weights, and what it holds."""
 
-import json
 from collections.abc import Iterator
 from hashlib import sha256
 from math import prod
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from rollout.backends.wan.family import family_of
 from rollout.backends.wan.kinds import file_kind
+from rollout.documents import parse_json, read_bytes
 from rollout.errors import BackendError
 from rollout.text import Json, cause
 
@@ -41,7 +41,7 @@ def read_config(folder: Path) -> Json:
     """The transformer's config of a diffusers-format folder. Raises BackendError."""
     path = folder / "transformer" / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(read_bytes(path))
         sizes = [config[name] for name in SIZES]
         if not all(isinstance(size, int) and size > 0 for size in sizes):
             raise ValueError(f"it says {dict(zip(SIZES, sizes, strict=True))}")
@@ -67,7 +67,7 @@ def read_config(folder: Path) -> Json:
 def read_record(folder: Path) -> Json | None:
     """What the import of a folder recorded; None where it was not imported, or the record is none."""
     try:
-        record: Json = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record: Json = parse_json(read_bytes(folder / RECORD))
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
@@ -94,10 +94,12 @@ def _pieces(file: Path) -> Iterator[tuple[str, str, list[int], str]]:
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length) if length < 2**27 else b"")
+            header = parse_json(stream.read(length) if length < 2**27 else b"")
             for name, entry in header.items():
                 if name != "__metadata__":
                     begin, end = entry["data_offsets"]
+                    if not 0 <= begin <= end:
+                        raise ValueError(f"{name} lies from {begin} to {end}")
                     stream.seek(8 + length + begin)
                     start = sha256(stream.read(min(end - begin, 4096))).hexdigest()
                     yield name, entry["dtype"], entry["shape"], start
@@ -117,7 +119,7 @@ def _unreadable(file: Path, error: Exception) -> BackendError:
 def _experts(folder: Path) -> bool:
     """Whether a pipeline changes its transformer on the way."""
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index = parse_json(read_bytes(folder / "model_index.json"))
         return (folder / "transformer_2").is_dir() or index.get("boundary_ratio") is not None
     except (OSError, ValueError, AttributeError):
         return (folder / "transformer_2").is_dir()
@@ -141,7 +143,7 @@ def _shards(folder: Path) -> list[Path]:
     if not index.is_file():
         return sorted(folder.glob("*.safetensors"))
     try:
-        names = {Path(name) for name in json.loads(index.read_text())["weight_map"].values()}
+        names = {Path(name) for name in parse_json(read_bytes(index))["weight_map"].values()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BackendError(f"{index} cannot be read: {cause(error)}. Get the folder again.") from error
     for name in sorted(names):

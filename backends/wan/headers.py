@@ -1,6 +1,5 @@
 """Whether a folder's weights are those that its configs describe, from the files' headers alone: nothing is loaded."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from safetensors import safe_open
 
 from rollout.backends.wan.family import family_of
 from rollout.backends.wan.kinds import check_files
+from rollout.documents import parse_json, read_bytes
 from rollout.errors import BackendError
 from rollout.text import cause
 
@@ -40,9 +40,7 @@ def check_fit(folder: Path, part: str) -> None:
     By their configs: what is wrong with one that cannot be read is said by what loads it.
     """
     try:
-        transformer, config = (
-            json.loads((folder / name / "config.json").read_bytes()) for name in ("transformer", part)
-        )
+        transformer, config = (parse_json(read_bytes(folder / name / "config.json")) for name in ("transformer", part))
         gives, takes = _PAIRS[part](transformer, config) if part in _PAIRS else ("", "")
     except (OSError, ValueError, TypeError, AttributeError):
         return
@@ -83,7 +81,7 @@ def _tokenizer(folder: Path) -> tuple[str, bool]:
 def _seen(folder: Path, build: Callable[[Path, dict[str, Any]], Any]) -> tuple[str, bool]:
     try:
         check_files(folder)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json(read_bytes(folder / "config.json"))
         with torch.device("meta"):
             expected = {name: tuple(tensor.shape) for name, tensor in build(folder, config).state_dict().items()}
         shapes = _shapes(folder)

@@ -1,6 +1,5 @@
 """Weights in 8-bit floats as ComfyUI and others write them, with one scale a tensor or a row, and back."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rollout.backends.wan.checkpoint import Checkpoint
+from rollout.documents import parse_json
 from rollout.errors import BackendError
 
 __all__ = ["EIGHT_BITS", "MARK", "SCALES", "UNUSED", "Weight", "read_weights"]
@@ -90,8 +90,8 @@ def _forms(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterat
     try:
         for name, tensor in tensors.items():
             if name.endswith(".comfy_quant"):
-                yield str(json.loads(bytes(tensor.flatten().tolist()))["format"])
-        layers = json.loads(metadata.get("_quantization_metadata", "{}")).get("layers", {})
+                yield str(parse_json(bytes(tensor.flatten().tolist()))["format"])
+        layers = parse_json(metadata.get("_quantization_metadata", "{}")).get("layers", {})
         yield from (str(layer["format"]) for layer in layers.values())
     except (ValueError, TypeError, KeyError, AttributeError):
         yield "something unreadable"

@@ -17,6 +17,8 @@ __all__ = ["Timing", "alike", "composition", "preset_of"]
 
 Timing = tuple[Block, ...]
 """The blocks of a script."""
+MOST = 10_000
+"""Frames of a window that is tried out."""
 ROUNDS = 3
 """How often each part of the probe is as long as the window."""
 
@@ -52,6 +54,8 @@ def _decisions(text: str, spec: Spec, timing: Timing | None) -> str:
     data = json.loads(text)
     try:
         strategy = Strategy.from_dict({axis: data[axis] for axis in (*AXES, *REFINEMENTS) if axis in data})
+        if strategy.policy.window > MOST:
+            return ""
         kinds = [data[axis]["kind"] for axis in ("positions", "policy")]
         rest = {key: value for key, value in data.items() if key not in AXES}
         steps = map(repr, simulate(strategy, timing or _probe(strategy, spec), spec))

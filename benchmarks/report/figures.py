@@ -11,7 +11,7 @@ from rollout.benchmarks.report.look import Look
 from rollout.benchmarks.report.svg import INK, WIDTH, inline
 from rollout.benchmarks.report.tables import against
 from rollout.benchmarks.results import fit_text
-from rollout.errors import RolloutError
+from rollout.errors import OutputError, RolloutError
 from rollout.registry import find
 from rollout.script import Script
 from rollout.show.explain.picture import draw
@@ -80,7 +80,7 @@ def curves(data: Mapping[str, Any], looks: Mapping[str, Look], events: Sequence[
     for n, metric in enumerate(data["metrics"].values()):
         lines = [(looks[name], c) for name, c in metric["curves"].items() if any(y is not None for y in c["mean"])]
         lines.sort(key=lambda line: not line[0].quiet)
-        if metric.get("sweep"):
+        if metric.get("sweep") and metric["sweep"]["curves"]:  # none has a value where all videos are too short for it
             yield _sweep(n, metric, looks)
         if not lines:
             continue
@@ -160,16 +160,21 @@ def pictures(data: Mapping[str, Any], looks: Mapping[str, Look], seconds: float 
     for name, strategy in plan["strategies"].items():
         if strategy.get("control") in ("truth", "swap"):  # no cache, and one that is drawn already
             continue
-        figure = draw(
-            strategy["steps"],
-            prompts=prompts,
-            trained=plan["backend"]["trained"],
-            seconds=seconds,
-            width=WIDTH,
-            ink=INK,
-        )
+        try:
+            figure = draw(
+                strategy["steps"],
+                prompts=prompts,
+                trained=plan["backend"]["trained"],
+                seconds=seconds,
+                width=WIDTH,
+                ink=INK,
+            )
+        except (LookupError, TypeError, ValueError, AttributeError) as error:  # whatever else the plan may hold
+            raise OutputError(
+                f"plan.json cannot be read: the steps of {name!r} are none. Run the suite again."
+            ) from error
         parts = [
-            {"axis": axis, "text": text, "says": _says(axis, strategy["spec"][axis])}
+            {"axis": axis, "text": text, "says": _says(axis, (strategy["spec"] or {}).get(axis))}
             for axis, text in _texts(strategy["text"]).items()
         ]
         about = " ".join(f"{part['axis']} {part['text']}: {part['says']}" for part in parts).replace("`", "")
@@ -179,16 +184,18 @@ def pictures(data: Mapping[str, Any], looks: Mapping[str, Look], seconds: float 
 
 def _texts(strategy: str) -> dict[str, str]:
     """Positions, policy, switch and refinements of "POSITIONS POLICY+SWITCH [REFINEMENT=RULE ...]" apart."""
-    positions, cache, *refinements = strategy.split(" ")
+    positions, _, rest = strategy.partition(" ")
+    cache, *refinements = rest.split(" ")
     policy, _, switch = cache.partition("+")
     more = (text.partition("=") for text in refinements)
     return dict(zip(AXES, (positions, policy, switch), strict=True)) | {axis: rule for axis, _, rule in more}
 
 
-def _says(axis: str, spec: Mapping[str, Any]) -> str:
+def _says(axis: str, spec: object) -> str:
     """The first sentence of a rule's documentation; nothing where the rule is not at hand."""
     try:
-        text = inspect.getdoc(find(GROUP_OF[axis], spec["kind"])) or ""
-    except RolloutError:
+        kind = spec.get("kind") if isinstance(spec, Mapping) else None
+        text = inspect.getdoc(find(GROUP_OF[axis], str(kind))) or ""
+    except (RolloutError, KeyError):
         return ""
     return " ".join(text.split("\n\n")[0].split())

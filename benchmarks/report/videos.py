@@ -39,8 +39,8 @@ def scenes(out: Path, data: Mapping[str, Any], looks: Mapping[str, Look], to: Pa
             cell = cells[seed, prompt, name]
             address = cell["address"]
             tile: Json = {"series": look.number, "src": None, "value": values.get(address)}
-            video = store.folder(address) / "video.mp4"
-            if store.done(address) and video.is_file():
+            video = store.video(address)
+            if video is not None:
                 script = script or _script(store.record(address))
                 tile["src"] = f"videos/{address}.mp4"
                 names.add(f"{address}.mp4")
@@ -71,7 +71,7 @@ def _script(record: RunRecord) -> Json:
     true = (prefix.blocks or 0) * block if isinstance(prefix, PrefixRecord) else 0
     return {
         "fps": script.fps,
-        "frames": record.timings["frames"],
+        "frames": record.frames,
         "block": block * script.stride / script.fps,
         "given": (script.stride * (true - 1) + 1) / script.fps if true else 0,
         "shots": [{k: getattr(shot, k) for k in ("prompt", "begin", "end", "cut", "frames")} for shot in script.shots],

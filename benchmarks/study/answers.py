@@ -9,11 +9,14 @@ from typing import Any, TypeVar
 from rollout.benchmarks.study.build import KEY
 from rollout.benchmarks.study.order import SEEDS, Showing, showings
 from rollout.benchmarks.study.questions import HIGHEST, LOWEST, PREFERENCES
+from rollout.documents import read_json
 from rollout.errors import OutputError
 from rollout.text import Json, cause
 
 __all__ = ["Answer", "Key", "Rater", "read_answers", "read_key"]
 
+MOST = 16 * 2**20
+"""Bytes of a key, or of a rater's answers."""
 ANSWERS = "video study answers 1"
 T = TypeVar("T")
 
@@ -109,10 +112,10 @@ def read_answers(paths: Sequence[Path], key: Key) -> list[Rater]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows write a mark first
+        return read_json(path, object, most=MOST)
     except OSError as error:
         raise OutputError(f"{path} cannot be read: {cause(error)}. Give a file that is there.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _Wrong(f"it is not whole JSON ({cause(error)})") from error
 
 

@@ -18,6 +18,7 @@ from rollout.benchmarks.replacing import replacing
 from rollout.benchmarks.report import environment
 from rollout.benchmarks.study.clips import Clip, Pair, choose, find_clips, find_pairs
 from rollout.benchmarks.study.questions import QUESTIONS, Kind
+from rollout.documents import parse_json, read_bytes
 from rollout.errors import OutputError
 from rollout.files import write_text
 from rollout.text import Json, cause
@@ -101,9 +102,9 @@ def _keys(folder: Path) -> dict[str, str]:
     keys = {}
     for path in folder.glob("key*.json"):
         try:
-            text = path.read_text(encoding="utf-8")
-            keys[STUDY.fullmatch(json.loads(text)["study"])[0]] = text  # type: ignore[index] # else it raises
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            text = read_bytes(path).decode()
+            keys[STUDY.fullmatch(parse_json(text)["study"])[0]] = text  # type: ignore[index] # else it raises
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(
                 f"{path} is no key of a study, and would be lost: {cause(error)}. Choose another --out."
             ) from error
@@ -135,7 +136,7 @@ def _data(pairs: Sequence[Pair], again: int, names: Mapping[Clip, str]) -> Json:
 def _timeline(clip: Clip) -> Json:
     script = clip.record.script
     shots = [{key: getattr(shot, key) for key in ("prompt", "begin", "end", "cut")} for shot in script.shots]
-    return {"fps": script.fps, "frames": clip.record.timings["frames"], "shots": shots}
+    return {"fps": script.fps, "frames": clip.record.frames, "shots": shots}
 
 
 def _length(pair: Pair) -> float:

@@ -16,6 +16,7 @@ from rollout.benchmarks.report.videos import size
 from rollout.benchmarks.store import Store
 from rollout.benchmarks.study.questions import Kind
 from rollout.errors import OutputError
+from rollout.files import inside
 from rollout.run.record import RunFolder, RunRecord
 from rollout.strategies.presets import PRESETS
 from rollout.strategy import Strategy
@@ -80,12 +81,14 @@ def _clips(run: Path) -> Iterator[tuple[Path, str | None, RunRecord]]:
     if (run / "plan.json").is_file():
         plan, store = read_plan(run), Store(run)
         for cell in plan.cells:
-            folder, strategy = store.folder(cell.address), plan.strategies[cell.strategy]
+            strategy = plan.strategies[cell.strategy]
             if strategy.role in ("truth", "swap"):  # no strategy's video
                 continue
-            if store.done(cell.address) and (folder / "video.mp4").is_file():
+            if store.video(cell.address) is not None:
+                folder = store.folder(cell.address)
                 yield folder, _named(plan, cell), RunFolder.open(folder).record
         return
+    inside(run / "video.mp4", run)
     yield run, None, RunFolder.open(run).record
 
 

@@ -4,10 +4,14 @@ import random
 import re
 from collections.abc import Iterator, Mapping
 from itertools import permutations
+from math import perm
 
 from rollout.errors import SuiteError
 
 __all__ = ["draws"]
+
+MOST = 1_000_000
+"""Ordered choices of different values that a round goes through."""
 
 
 def draws(templates: tuple[str, ...], fill: Mapping[str, tuple[str, ...]], count: int) -> Iterator[str]:
@@ -19,15 +23,19 @@ def draws(templates: tuple[str, ...], fill: Mapping[str, tuple[str, ...]], count
     for template in templates:
         for match in re.finditer(r"\{([^{}]*)\}", template):
             name, _, number = match[1].partition(".")
-            if name not in fill or (number and not number.isdecimal()):
+            if name not in fill or (number and not re.fullmatch(r"[1-9]\d?", number, re.ASCII)):
                 raise SuiteError(
-                    f"the script {template!r} has {match[0]}, which [fill] does not have. Add {name} = [...]."
+                    f"the script {template[:80]!r} has {match[0][:40]}, which [fill] does not have. Add {name[:40]} = [...]."
                 )
             holes[name] = max(holes[name], int(number or 1))
     rounds: dict[str, list[tuple[str, ...]]] = {}
     for name, k in holes.items():
         if len(fill[name]) < k:
             raise SuiteError(f"{{{name}.{k}}} needs {k} different values, and [fill] has {len(fill[name])}. Add some.")
+        if perm(len(fill[name]), k) > MOST:
+            raise SuiteError(
+                f"{{{name}.{k}}} can be drawn in {perm(len(fill[name]), k):,} ways; the most are {MOST:,}. Give fewer values."
+            )
         rounds[name] = list(permutations(fill[name], k))
     for i in range(count):
         values_drawn: dict[str, tuple[str, ...]] = {}

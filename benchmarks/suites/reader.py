@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from math import prod
 
 from rollout.backends import Entry
 from rollout.benchmarks.controls.swap import donor_of
@@ -14,10 +15,13 @@ from rollout.benchmarks.suites.suite import SPACING, Axis, Claim, Level, Suite, 
 from rollout.errors import RolloutError, SpecError, SuiteError
 from rollout.registry import find
 from rollout.script import Script
+from rollout.strategy import AXES
 
 __all__ = ["load_suite"]
 
 CLAIM = ("says", "source", "better", "than", "metric")
+MOST_CELLS = 1_000_000
+"""Cells of a suite: a year of work for a large machine."""
 AT = "at"
 """What a claim may also say: at which value of the axis it is made."""
 
@@ -40,6 +44,7 @@ def _suite(source: Source, extra: Mapping[str, str]) -> Suite:
     if not re.fullmatch(r"\w[\w.-]*", name):  # it names the folder that the run goes to
         source.refuse(f"the name {name!r} is no folder's. Use letters, digits, '-', '_' and '.'.", "name")
     axis, entry = read_axis(source), _backend(source)
+    _check_size(source, axis)
     levels: list[Level] = []
     left_out: dict[str, str] = {}
     for fill in fillings(axis):
@@ -84,16 +89,31 @@ def _suite(source: Source, extra: Mapping[str, str]) -> Suite:
     return suite
 
 
+def _check_size(source: Source, axis: Axis | None) -> None:
+    """Refuse what a few words of a file multiply to more cells than anybody rolls out, before they are made."""
+    file, grid = source.file, source.file.grid or {}
+    scripts = len(file.scripts) if file.draw is None else file.draw
+    seeds = file.seeds if isinstance(file.seeds, int) else len(file.seeds)
+    combinations = prod(len(source.texts("grid", part)) for part in grid if part in AXES) if grid else 0
+    strategies = len(file.strategies) + combinations + len(file.controls)
+    cells = prod(max(1, count) for count in (scripts, seeds, strategies, 1 if axis is None else len(axis.values)))
+    if cells > MOST_CELLS:
+        source.refuse(
+            f"it asks for {cells:,} cells; the most are {MOST_CELLS:,}. Draw fewer prompts, or less of the rest."
+        )
+
+
 def _seeds(source: Source) -> tuple[int, ...]:
     value = source.file.seeds
-    seeds = list(range(value)) if isinstance(value, int) else value
+    seeds = list(range(min(value, SPACING + 1))) if isinstance(value, int) else value
     if (
         not seeds
         or len(set(map(str, seeds))) < len(seeds)
         or not all(type(seed) is int and 0 <= seed < SPACING for seed in seeds)
     ):
         source.refuse(
-            f"seeds is {value!r}. Give how many, or a list of different numbers from 0 to {SPACING - 1}.", "seeds"
+            f"seeds is {str(value)[:40]}. Give how many, or a list of different numbers from 0 to {SPACING - 1}.",
+            "seeds",
         )
     return tuple(seeds)
 

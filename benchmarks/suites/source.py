@@ -10,8 +10,9 @@ import msgspec
 from msgspec import Struct, field
 
 from rollout.benchmarks.suites.lines import line_of
+from rollout.documents import check_depth, read_bytes
 from rollout.errors import SuiteError
-from rollout.text import Json, hint
+from rollout.text import Json, cause, hint
 
 __all__ = ["SORTS", "Source", "SuiteFile", "read_source"]
 
@@ -42,6 +43,8 @@ class SuiteFile(Struct, frozen=True):
     answers: Json = field(default_factory=dict)
 
 
+MOST = 16 * 2**20
+"""Bytes of a suite file."""
 SORTS = {
     "str": "a text",
     "int": "a whole number",
@@ -97,13 +100,20 @@ class Source:
 def read_source(path: Path) -> Source:
     """A suite file's content, its keys checked. Raises SuiteError."""
     try:
-        text = path.read_text(encoding="utf-8-sig")  # editors of Windows write a mark first
-    except (OSError, UnicodeDecodeError) as error:
-        raise SuiteError(f"the suite {path} cannot be read: {error}. Give a TOML file in UTF-8.") from error
+        text = read_bytes(path, MOST).decode("utf-8-sig")  # editors of Windows write a mark first
+    except (OSError, ValueError) as error:
+        raise SuiteError(f"the suite {path} cannot be read: {cause(error)}. Give a TOML file in UTF-8.") from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     try:
         data = tomllib.loads(text)
+    except RecursionError as error:
+        raise SuiteError(f"the suite {path} cannot be read: it nests too deeply. Give a suite.") from error
     except tomllib.TOMLDecodeError as error:
         where = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
         line = int(where[1]) if where else len(text.splitlines())
         raise SuiteError(f"{path}:{line}: not valid TOML: {re.sub(r' *[(]at .*', '', str(error))}.") from error
+    try:
+        check_depth(data)
+    except ValueError as error:
+        raise SuiteError(f"the suite {path} cannot be read: {error}. Give a suite.") from error
     return Source(path, text, data)

@@ -4,12 +4,14 @@ import json
 import mmap
 import struct
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 from types import TracebackType
 
 import torch
 from torch import Tensor
 
+from rollout.documents import parse_json
 from rollout.errors import OutputError
 from rollout.files import new_file, own_file
 from rollout.text import cause
@@ -18,6 +20,8 @@ __all__ = ["LatentsWriter", "as_bytes", "read_latents"]
 
 HEADER = 256
 """Bytes kept free for the header, which the format lets us pad with spaces."""
+LEAST = (1, 1, 1, 1, 0)
+"""Of a shape's numbers, and of where the numbers begin."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -116,21 +120,25 @@ def as_bytes(tensor: Tensor) -> bytes:
 def read_latents(path: Path) -> Tensor:
     """Frames (F, C, H, W) of a file that LatentsWriter wrote, finished or not, mapped and not read. Raises OutputError."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise ValueError("it is no file")
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if not 0 < length <= 2**20:
                 raise ValueError("its header is no safetensors header")
-            header = json.loads(file.read(length))["latents"]
+            header = parse_json(file.read(length))["latents"]
             buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        dtype, shape = DTYPES[header["dtype"]], [int(n) for n in header["shape"]]
-        begin = 8 + length + int(header["data_offsets"][0])
-        frame = torch.Size(shape[1:]).numel()
-        there = (len(buffer) - begin) // (frame * dtype.itemsize)
-        frames = min(shape[0], there)
-        if len(shape) != 4 or frames < 1:
+        dtype, shape, place = DTYPES[header["dtype"]], header["shape"], header["data_offsets"][0]
+        if len(shape) != 4 or any(
+            type(n) is not int or n < least for n, least in zip([*shape, place], LEAST, strict=True)
+        ):
+            raise ValueError(f"its latents have the shape {str(shape)[:40]}")
+        begin, frame = 8 + length + place, prod(shape[1:])
+        frames = min(shape[0], (len(buffer) - begin) // (frame * dtype.itemsize))
+        if frames < 1 or begin % dtype.itemsize:
             raise ValueError("it holds no frames")
         numbers = torch.frombuffer(buffer, dtype=dtype, offset=begin, count=frames * frame)
         return numbers.view(frames, *shape[1:])
-    except (OSError, ValueError, KeyError, TypeError, IndexError, struct.error, ZeroDivisionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, struct.error) as error:
         why = "it is missing" if isinstance(error, FileNotFoundError) else f"it cannot be read ({error})"
         raise OutputError(f"no latents in {path}: {why}. Give a file that --latents wrote.") from error

@@ -158,7 +158,10 @@ class RecipeRecord(Struct, frozen=True, kw_only=True):
         """Its noise levels. Raises OutputError."""
         if self.schedule_data is None:
             raise OutputError("the record is damaged: it has no schedule. Give a folder that 'rollout gen' wrote.")
-        return msgspec.convert(self.schedule_data, Schedule)
+        try:
+            return msgspec.convert(self.schedule_data, Schedule)
+        except msgspec.ValidationError as error:
+            raise OutputError(f"the record is damaged: its schedule: {error}. Give a run's folder.") from error
 
     @property
     def events(self) -> tuple[Event, ...]:

@@ -3,21 +3,24 @@
 import json
 import sys
 from dataclasses import replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from rollout import __version__
 from rollout.backend import Spec
 from rollout.costs import Encoded
+from rollout.documents import parse_json, read_bytes
 from rollout.errors import OutputError
 from rollout.files import write_text
 from rollout.loop import Rollout
 from rollout.run.machine import machine
 from rollout.run.recipe import BackendRecord, PrefixRecord, Recipe, RecipeRecord, ScriptText
-from rollout.run.video import Subtitle
+from rollout.run.video import Subtitle, frames_in
 from rollout.script import Planned, Script, planned
 from rollout.slots import Block
 from rollout.strategy import AXES, Strategy
@@ -25,6 +28,9 @@ from rollout.text import Json
 from rollout.timeline import Event, reigns, retrace
 
 __all__ = [
+    "MOST_BLOCKS",
+    "MOST_FRAMES",
+    "Blocks",
     "CostsRecord",
     "RunFolder",
     "RunRecord",
@@ -35,6 +41,11 @@ __all__ = [
     "times",
 ]
 
+MOST_BLOCKS = 1_000_000
+"""Blocks of a run that is read: days of video. More is no record of a run."""
+MOST_FRAMES = 64 * MOST_BLOCKS
+Count = Annotated[int, Meta(ge=0)]
+Blocks = Annotated[int, Meta(ge=0, le=MOST_BLOCKS)]
 OPTIONAL = ("donor", "control", "attention")
 """What only some records have."""
 
@@ -43,8 +54,18 @@ class ScriptRecord(ScriptText, frozen=True):
     """A script with its shots as they were rolled out, on the backend's clock."""
 
     shots: tuple[Planned, ...]
-    fps: float
-    stride: int
+    fps: Annotated[float, Meta(gt=0, le=1000)]
+    stride: Annotated[int, Meta(ge=1, le=1000)]
+
+    def __post_init__(self) -> None:
+        if not self.shots:
+            raise ValueError("it has no shots")
+        for shot in self.shots:
+            begin, end = shot.frames
+            if not (
+                0 <= begin < end <= MOST_FRAMES and 1 <= shot.blocks <= end - begin and 0 <= shot.begin <= shot.end
+            ):
+                raise ValueError(f"a shot of {shot.blocks} blocks has the frames {begin} to {end}")
 
 
 class CostsRecord(Struct, frozen=True, kw_only=True):
@@ -53,16 +74,21 @@ class CostsRecord(Struct, frozen=True, kw_only=True):
     Of a run by several processes they are the first one's, which holds its part of the heads.
     """
 
-    forwards: int | None = None
-    blocks: int
-    given: int
+    forwards: Count | None = None
+    blocks: Blocks
+    given: Blocks
     encoded: Encoded | None = None
-    rows: int = 1
-    kv_bytes: int | None = None
-    held_bytes: int | None = None
-    rotated_bytes: int | None = None
+    rows: Annotated[int, Meta(ge=1)] = 1
+    kv_bytes: Count | None = None
+    held_bytes: Count | None = None
+    rotated_bytes: Count | None = None
     switch_seconds: tuple[float, ...] = ()
-    peak_bytes: int | None = None
+    peak_bytes: Count | None = None
+
+    def __post_init__(self) -> None:
+        encoded = 0 if self.encoded is None else self.encoded.blocks
+        if not max(self.given, encoded) <= self.blocks or encoded < 0:
+            raise ValueError(f"of {self.blocks} blocks {self.given} were given and {encoded} encoded")
 
 
 class Segment(Struct, frozen=True):
@@ -80,7 +106,7 @@ class RunRecord(RecipeRecord, frozen=True, kw_only=True):
     rollout: str = ""
     """The version that wrote it."""
     script: ScriptRecord
-    history: int = 0
+    history: Blocks = 0
     rules: dict[str, str] = msgspec.field(default_factory=dict)
     """The files, by content, of parts that are not rollout's own."""
     digests: dict[str, str] = msgspec.field(default_factory=dict)
@@ -89,6 +115,22 @@ class RunRecord(RecipeRecord, frozen=True, kw_only=True):
     versions: dict[str, str | int] | None = None
     control: str | None = None
     attention: Json | None = None
+
+    def __post_init__(self) -> None:
+        frames = self.timings.get("frames", 0)
+        if not isinstance(frames, int) or not 0 <= frames <= MOST_FRAMES:
+            raise ValueError(f"its video has {frames} frames")
+        if self.history > self.costs.blocks:
+            raise ValueError(f"of {self.costs.blocks} blocks {self.history} are another run's")
+
+    @property
+    def frames(self) -> int:
+        """Pixel frames of its video. Raises OutputError."""
+        if "frames" not in self.timings:
+            raise OutputError(
+                "the record is damaged: it does not say how many frames its video has. Give a run's folder."
+            )
+        return int(self.timings["frames"])
 
     def strategy_at(self, block: int) -> Strategy:
         """The strategy in force at a block. Raises SpecError, OutputError."""
@@ -109,8 +151,21 @@ class RunRecord(RecipeRecord, frozen=True, kw_only=True):
         return end - begin
 
     def course(self, spec: Spec) -> tuple[tuple[Block, ...], tuple[str, ...]]:
-        """The blocks as they were rolled out, and the prompts by number."""
-        return retrace(Script.parse(self.script.text), spec, self.events, first=self.costs.given)
+        """The blocks as they were rolled out, and the prompts by number. Raises OutputError, ScriptError."""
+        script = Script.parse(self.script.text)
+        if script.count(spec) > MOST_BLOCKS:
+            raise OutputError(
+                f"the record's script asks for {script.count(spec)} blocks, and no run that is read has more than {MOST_BLOCKS}."
+            )
+        blocks, prompts = retrace(script, spec, self.events, first=self.costs.given)
+        # another model may have been loaded with blocks of its own, which a record does not say
+        if isinstance(self.backend.world, str) and "frames" in self.timings:
+            frames = spec.pixel_frames(blocks[-1].end)
+            if frames != self.frames:
+                raise OutputError(
+                    f"the record is damaged: its script takes {frames} frames, and its video has {self.frames}."
+                )
+        return blocks, prompts
 
     def segments(self, spec: Spec) -> tuple[Segment, ...]:
         """What was asked and when, what came from outside included."""
@@ -144,7 +199,7 @@ class RunFolder:
         """Read a folder. Raises OutputError."""
         file = path / cls.FILE
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
+            data = parse_json(read_bytes(file))
         except (OSError, ValueError) as error:
             why = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
             raise OutputError(f"{path} is not the folder of a run: run.json {why}. Give a run's folder.") from error
@@ -160,11 +215,17 @@ class RunFolder:
         """Write the record whole: the run is finished. Raises OutputError."""
         write_text(path / cls.FILE, json.dumps(record.to_dict(), indent=2, ensure_ascii=False) + "\n")
 
-    @property
+    @cached_property
     def video(self) -> Path:
-        """Its video, without loss where that was kept."""
+        """Its video, without loss where that was kept. Raises OutputError for one that lacks frames, or has others."""
         exact = self.path / "frames.mkv"
-        return exact if exact.is_file() else self.path / "video.mp4"
+        video = exact if exact.is_file() else self.path / "video.mp4"
+        frames = frames_in(video)
+        if frames and frames != self.record.timings.get("frames", frames):
+            raise OutputError(
+                f"{video} has {frames} frames, and its record says {self.record.frames}. Make the run again."
+            )
+        return video
 
 
 def subtitles(script: Script, spec: Spec, *, first: int = 0) -> list[Subtitle]:

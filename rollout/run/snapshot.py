@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rollout.documents import check_depth
 from rollout.errors import OutputError
 from rollout.files import write_whole
 from rollout.run.recipe import Recipe
@@ -96,6 +97,7 @@ def read_snapshot(path: Path) -> Snapshot:
             if head["digest"] != sha256(head["snapshot"].encode()).hexdigest():
                 raise ValueError("its content is not what was written")
             state = json.loads(head["snapshot"])
+            check_depth(state)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if not isinstance(state, dict):
             raise ValueError("it holds no object")
