@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,7 +30,7 @@ from rollout.cli import (
 from rollout.cli.line import CommandLine
 from rollout.cli.parallel import one_voice
 from rollout.errors import RolloutError, ScriptError, Stopped
-from rollout.text import cause, disk_error
+from rollout.text import cause, disk_error, hint
 
 __all__ = ["app", "main"]
 
@@ -88,6 +88,18 @@ def _warnings() -> Iterator[None]:
         log.removeHandler(handler)
 
 
+def _typers(error: Any) -> str:
+    """What typer has against a command line: a page of help as it is, else a line; a hint only where a name is near."""
+    message = str(error.format_message())
+    if "\n" in message:
+        return message
+    wrong, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    if isinstance(wrong, str) and context is not None and message.startswith("No such option"):
+        options = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
+        message = f"No such option: {wrong}. {hint(wrong, options)}".rstrip()
+    return f"rollout: {message}{'' if message.endswith(('.', '?')) else '.'} See --help.".replace("?.", "?")
+
+
 def main() -> None:
     """The `rollout` command: bad input gives one line on stderr and exit code 2, a stop 130 or 143."""
     try:
@@ -109,9 +121,6 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's own: a wrong option or argument
             raise
-        message = str(error.format_message())
-        print(
-            message if "\n" in message else f"rollout: {message.rstrip(chr(46))}. See --help.", file=sys.stderr
-        )  # a page is the help itself
+        print(_typers(error), file=sys.stderr)
         raise SystemExit(2) from None
     raise SystemExit(code if isinstance(code, int) else 0)

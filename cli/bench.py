@@ -255,6 +255,8 @@ def _told(folder: Path) -> Json:
         table.add_row(name, _with_interval(mean.to_dict()), gap, word, why)
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
     Console(soft_wrap=False, markup=False, width=width).print(table)
+    if not primary.means:
+        print(f"{primary.plan.name} has no figure in these rollouts; the report has the other metrics")
     if summary.claims:
         counts = Counter(claim.shows for claim in summary.claims)
         print("claims: " + ", ".join(f"{count} {shows}" for shows, count in counts.most_common()))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rollout.cli.composition import Composition, Presets, Strategies, named
+from rollout.cli.composition import Composition, Presets, Strategies, named, own_terms
 from rollout.cli.gen import SHOW
 from rollout.cli.model import Choice, chooses_model
 from rollout.cli.options import (
@@ -95,6 +95,8 @@ def compare(
         "options": choice.recorded,
     }
     with result(to) as target:
+        for note in own_terms([text for _, text in named(preset, add)]):
+            print(note)
         target.give(_generate(_named(preset, add), recipe, choice, out, webp, (steps, shift, context_noise)))
 
 

@@ -1,6 +1,6 @@
 """The options that name strategies, declared once: those that compose one, which a command takes as one value, and lists."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from rollout.sampler import Schedule
     from rollout.strategies.presets import Preset
 
-__all__ = ["DEFAULT", "OPTIONS", "Composition", "Presets", "Strategies", "complete_preset", "composes", "named"]
+__all__ = [
+    "DEFAULT",
+    "OPTIONS",
+    "Composition",
+    "Presets",
+    "Strategies",
+    "complete_preset",
+    "composes",
+    "named",
+    "own_terms",
+]
 
 
 def complete_preset(incomplete: str) -> list[str]:
@@ -190,3 +200,12 @@ def _composes(head: str) -> bool:
     words = head.split()
     kind = words[0].partition(":")[0] if words else ""
     return kind in names("positions") and (":" in head or words[-1] in REFINEMENTS)
+
+
+def own_terms(texts: Sequence[str]) -> Iterator[str]:
+    """A note for each preset that has blocks or noise levels of its own, where strategies share those of the model."""
+    for text in texts:
+        entry = None if " " in text else find("presets", text)
+        if entry is not None and (entry.block is not None or entry.schedule is not None):
+            own = "blocks and noise levels" if entry.block is not None else "noise levels"
+            yield f"note: the preset '{text}' has {own} of its own, which 'rollout gen' gives it; here all have the model's"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rollout.cli.composition import Composition, Presets, Strategies, named
+from rollout.cli.composition import Composition, Presets, Strategies, named, own_terms
 from rollout.cli.model import Choice, chooses_model
 from rollout.cli.options import (
     ContextNoise,
@@ -54,6 +54,8 @@ def live(
     load_plugins(plugin)
     texts = [text for _, text in named(preset, strategy)]
     strategies = [Strategy.of(text) for text in texts or PANES]
+    for note in own_terms(texts):
+        print(note)
     try:
         from rollout.show.live.server import listen
     except ModuleNotFoundError as missing:

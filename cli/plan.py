@@ -39,12 +39,13 @@ def plan(
     with result(to) as target:
         answer = plan_run(folder, name, metric, difference)
         seeds = "seed" if answer.seeds == 1 else "seeds"
+        amount = "1 frame" if (difference, answer.unit) == (1, "frames") else f"{difference:g} {answer.unit}"
         print(
             f"{folder}: {answer.strategies} strategies x {answer.prompts} prompts x {answer.seeds} {seeds} could have seen "
             f"{number(answer.visible)} {answer.unit} of {metric} ({answer.pair[0]} against {answer.pair[1]} varies most)"
         )
         if answer.sizes:
-            print(f"to see {difference:g} {answer.unit} in four of five runs:")
+            print(f"to see {amount} in four of five runs:")
             table = Table(box=None, pad_edge=False, header_style="bold")
             for column in ("prompts", "seeds", "rollouts", "of them new", "minutes"):
                 table.add_column(column, justify="right")
@@ -54,7 +55,7 @@ def plan(
             Console(markup=False).print(table)
             print("prompts are the suite's draw, seeds its seeds, or --add-seeds of 'rollout bench run'")
         else:
-            print(f"no run of a sensible size would see {difference:g} {answer.unit}")
+            print(f"no run of a sensible size would see {amount}")
         for note in answer.notes:
             print(f"note: {note}")
         target.give({"run": str(folder), **asdict(answer)})

@@ -137,8 +137,8 @@ def _table(rows: list[Json]) -> None:
     for n, row in enumerate(rows, 1):
         print(f"{n}: {row['video']}, {row['fps']:.4g} frames a second")
         table.add_column(str(n), justify="right")
-    table.add_column("unit, better")
+    table.add_column("unit, better", no_wrap=True)
     for name, unit in names.items():
         values = (number(row["scores"].get(name, {}).get("value")) for row in rows)
         table.add_row(name, *values, directed(unit, metric(name).better))
-    Console(markup=False, width=40 + 10 * len(rows)).print(table)
+    Console(markup=False, width=52 + 10 * len(rows)).print(table)

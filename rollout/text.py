@@ -9,7 +9,7 @@ from itertools import takewhile
 from operator import eq
 from typing import Any
 
-__all__ = ["STEM", "WHAT_TO_DO", "Json", "cause", "disk_error", "first_paragraph", "hint"]
+__all__ = ["STEM", "WHAT_TO_DO", "Json", "cause", "disk_error", "first_paragraph", "hint", "nearest"]
 
 Json = dict[str, Any]
 """An object on its way to or from a file, a page or a wire: the form of a value, whose meaning a type says."""
@@ -44,8 +44,14 @@ STEM = 6
 
 def hint(name: str, names: Iterable[str]) -> str:
     """The words "Did you mean 'NAME'? " of the nearest known name; nothing where none differs by a slip alone."""
+    near = nearest(name, names)
+    return "" if near is None else f"Did you mean {near!r}? "
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The known name that is nearest; None where none differs by a slip alone."""
     near = [(sum(edits), known) for known in names if (edits := _slips(name.casefold(), known.casefold()))]
-    return f"Did you mean {min(near)[1]!r}? " if near else ""
+    return min(near)[1] if near else None
 
 
 def _slips(name: str, known: str) -> list[int]:

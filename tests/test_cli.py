@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from rollout.cli import app
-from rollout.cli.composition import named
+from rollout.cli.composition import named, own_terms
 from rollout.cli.ls import Group
 from rollout.cli.model import Choice
 from rollout.cli.options import reload_backend
@@ -480,3 +480,10 @@ def test_presets_and_texts_are_one_list() -> None:
     )
     names = [line.strip().partition(":")[0] for line in lines]
     assert names[names.index("longlive") :][:3] == ["longlive", "lol", "mine"]
+
+
+def test_a_preset_with_terms_of_its_own_is_noted_where_it_shares_those_of_others() -> None:
+    notes = list(own_terms(["memrope", "causal-forcing", "rolling-forcing", "online ema+keep"]))
+    assert len(notes) == 2
+    assert "'causal-forcing' has blocks and noise levels of its own" in notes[0]
+    assert "'rolling-forcing' has noise levels of its own" in notes[1]

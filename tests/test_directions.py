@@ -67,3 +67,9 @@ def test_the_pages_of_a_run_and_of_several(finished: Path, tmp_path: Path) -> No
 def test_the_table_after_a_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told_of_run(finished)
     assert "recall, px ↑" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_a_run_whose_first_metric_has_no_figure_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"reaction": np.full((3, 1), np.nan), "recall": np.ones((3, 1))}
+    told_of_run(write_run(tmp_path / "run", {"fifo": values, "sink": values}))
+    assert "reaction has no figure in these rollouts; the report has the other metrics" in capsys.readouterr().out

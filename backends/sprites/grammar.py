@@ -1,11 +1,11 @@
 """The prompt grammar of the sprite world: "a red circle walks right on navy at night, mark left". Pure, without torch."""
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
 from rollout.errors import PromptError
+from rollout.text import nearest
 
 __all__ = [
     "ACTIONS",
@@ -66,7 +66,7 @@ TOKENS = sum(1 + len(words) for words in SLOTS)
 def parse(prompt: str) -> Caption:
     """Read a prompt; every word must be of the vocabulary and no slot may be named twice.
 
-    Raises PromptError with the vocabulary and the closest word.
+    Raises PromptError with the vocabulary, and the closest word where one is near.
     """
     words = re.findall(r"[^\s,.!]+", prompt.lower())
     for word in words:
@@ -95,8 +95,9 @@ def _alone(word: str, prompt: str) -> str:
 
 
 def _unknown(word: str) -> str:
-    close = difflib.get_close_matches(word, VOCABULARY, n=1, cutoff=0)
-    return f"the sprite world does not know the word {word!r}; the closest it knows is {close[0]!r}. {vocabulary()}"
+    near = nearest(word, VOCABULARY)
+    close = "" if near is None else f"; the closest it knows is {near!r}"
+    return f"the sprite world does not know the word {word!r}{close}. {vocabulary()}"
 
 
 def vocabulary() -> str:
