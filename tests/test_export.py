@@ -56,7 +56,7 @@ def finished(
         schedule={"steps": [1.0], "shift": 5.0, "context": 0.0},
         script={"text": text, "shots": shots, "fps": 8.0, "stride": 1},
         backend={"name": "sprites", "device": "cpu", "options": options, "weights": "w"} | backend,
-        timings={"frames": 1},
+        timings={"frames": frames},
     )
     RunFolder.finish(folder, record)
     return folder
