@@ -225,18 +225,18 @@ def test_folders_need_no_quotes(strategy: str, tmp_path: Path) -> None:
 
 def test_frames_are_pictures_of_the_models_own_size(tmp_path: Path) -> None:
     world = find("backends", "sprites").world.name
-    runs = [finished(tmp_path / str(n), "a 'cat' & a dog[1s]", frames=5, world=world) for n in range(2)]
-    (name,) = counts = export_frames(runs, tmp_path / "out", every=2)
+    runs = [finished(tmp_path / str(n), "a 'cat' & a dog[1s]", frames=9, world=world) for n in range(2)]
+    (name,) = counts = export_frames(runs, tmp_path / "out", every=4)
     assert counts == {name: 6}
     places = sorted((tmp_path / "out" / name).iterdir())
     assert [place.name for place in places] == ["a-cat-a-dog-0", "a-cat-a-dog-1"]
     for place in places:
         assert bare(place.name)
         pictures = sorted(place.iterdir())
-        assert [picture.name for picture in pictures] == ["000000.png", "000002.png", "000004.png"]
+        assert [picture.name for picture in pictures] == ["000000.png", "000004.png", "000008.png"]
         values = [np.asarray(Image.open(picture)) for picture in pictures]
         assert all(value.shape == (64, 64, 3) for value in values)
-        assert np.allclose([value.mean() for value in values], [0, 40, 80], atol=4)
+        assert np.allclose([value.mean() for value in values], [0, 80, 160], atol=4)
     assert files(tmp_path / "out")
     export_vbench(runs, tmp_path / "out", force=True)
     assert not list((tmp_path / "out").rglob("*.png"))
