@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rollout.benchmarks.findings import ClaimFinding, Summary
-from rollout.benchmarks.plan import ArmPlan, BackendPlan, ClaimPlan, Plan
+from rollout.benchmarks.plan import ArmPlan, BackendPlan, ClaimPlan, MetricPlan, Plan
 from rollout.benchmarks.report.tables import claims as shown_claims
 from rollout.benchmarks.results import because, by_chance, overview, section
 from rollout.benchmarks.statistics import Verdict, Word, compare
@@ -226,13 +226,14 @@ def test_all_claims_stand_in_one_table_with_a_column_for_each_of_the_weights(tmp
         plan = Plan(
             suite="s",
             backend=backend,
-            metrics=(),
+            metrics=(MetricPlan("action", "share", "higher"),),
             baseline="a",
             primary="action",
             scripts=(),
             seeds=(),
-            strategies={},
+            strategies={"a": ArmPlan(""), "b": ArmPlan("")},
             cells=(),
+            machine={"processor": "p", "cores": 1, "torch": "t"},
         )
         return Summary(plan, {}, {}, claims, (), 0, 0, ())
 
