@@ -333,12 +333,12 @@ def test_a_ray_whose_head_was_killed_is_said_in_a_line_and_the_same_command_goes
     assert line.startswith("rollout: Ray at 127.0.0.1:")
     assert line.endswith("has ended, and with it the run. What is done is kept: the same command goes on.")
     done = finished(out)
-    assert not list((out / "cells").glob(".*"))
     (tmp_path / "hold").unlink()
     again = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert (again.returncode, again.stderr) == (0, "")
     assert len(finished(out)) == 2
     assert done.items() <= finished(out).items()
+    assert not list((out / "cells").glob(".*")), "what the killed workers left goes as their cells are made"
 
 
 def one_of(process: int, name: str) -> int:
