@@ -88,7 +88,10 @@ def test_a_run_that_the_first_edition_left_goes_on_with_all_that_had_been_change
         shutil.copy(FILES / name, tmp_path / name)
     history = History.of(tmp_path)
     (snapshot,) = snapshots(tmp_path)
-    record = finish(Job.resumed(micro_backend(torch.float32), read_snapshot(snapshot), tmp_path))
+    before_it = read_snapshot(snapshot)
+    record = finish(Job.resumed(micro_backend(torch.float32), before_it, tmp_path))
+    job = before_it.state["job"]
+    assert record["timings"]["generate_seconds"] > job["seconds"] - job["writing"] > 0, "what it took before counts"
     finished = json.loads((FILES / "run.finished.json").read_text())
     assert [event["kind"] for event in record["events"]] == ["prompt", "cut", "strategy", "switch"]
     before, after = (Recipe.from_dict(data) for data in (finished, record))

@@ -92,9 +92,8 @@ class Job:
                 _behind(spec.latent, spec.block * int(before[name])) for name in ("first", "history")
             )
             self.prefix_record = msgspec.convert(before["prefix"], PrefixRecord | None)
-        self.seconds, self.writing, self.rolling = (
-            float(before.get(name, 0.0)) for name in ("seconds", "writing", "rolling")
-        )
+        self.seconds, self.writing = (float(before.get(name, 0.0)) for name in ("seconds", "writing"))
+        self.rolling = float(before.get("rolling", self.seconds - self.writing))  # earlier, one waited for the other
         self._beside = Beside()
         self.rollout: Rollout = generate(
             self.backend,
