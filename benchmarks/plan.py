@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from rollout.benchmarks.metrics.score import Better
 from rollout.benchmarks.store import Address
-from rollout.documents import read_json
+from rollout.documents import levels, read_json
 from rollout.errors import OutputError
 from rollout.files import write_text
 from rollout.run.record import MOST_FRAMES
@@ -93,14 +93,9 @@ class ArmPlan(Struct, frozen=True):
     """Whose memory a swap replaces."""
 
     def __post_init__(self) -> None:
-        level: list[Any] = list(self.steps)
-        while level:
-            if any(isinstance(each, int | float) and abs(each) > MOST_DRAWN for each in level):
-                raise ValueError(f"the picture of {self.text[:40]!r} has more than {MOST_DRAWN} frames")
-            members = (
-                each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)
-            )
-            level = [member for inner in members for member in inner]
+        numbers = (item for level in levels(list(self.steps)) for item in level if isinstance(item, int | float))
+        if any(abs(number) > MOST_DRAWN for number in numbers):
+            raise ValueError(f"the picture of {self.text[:40]!r} has more than {MOST_DRAWN} frames")
 
     @property
     def role(self) -> str:

@@ -5,6 +5,7 @@ import logging
 import os
 import stat
 from codecs import BOM_UTF8
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ __all__ = [
     "MOST",
     "append_line",
     "check_depth",
+    "levels",
     "mend_end",
     "parse_json",
     "read_bytes",
@@ -59,13 +61,18 @@ def parse_json(data: bytes | str) -> Any:
 
 def check_depth(value: Any) -> None:
     """Raise ValueError for a value, as JSON or TOML gives it, that nests too deeply."""
+    for number, level in enumerate(levels(value)):
+        if number == DEEPEST and any(isinstance(item, dict | list) for item in level):
+            raise ValueError(f"it nests more than {DEEPEST} levels deep")
+
+
+def levels(value: Any) -> Iterator[list[Any]]:
+    """A value as JSON or TOML gives it, then all that stands in it, then all in that, and so on: nothing calls itself."""
     level = [value]
-    for _ in range(DEEPEST):
-        members = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
-        level = [member for inner in members for member in inner if isinstance(member, dict | list)]
-        if not level:
-            return
-    raise ValueError(f"it nests more than {DEEPEST} levels deep")
+    while level:
+        yield level
+        nested = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list))
+        level = [member for members in nested for member in members]
 
 
 def read_json(path: Path, kind: type[T], *, most: int = MOST) -> T:
