@@ -65,12 +65,17 @@ def spec() -> Spec:
 
 def digest(model: "str | PathLike[str] | None" = None) -> str:
     """The identity of the shipped weights, or of the file `model`. Raises BackendError."""
+    return sha256(_existing(model).read_bytes()).hexdigest()[:16]
+
+
+def _existing(model: "str | PathLike[str] | None") -> Path:
+    """The file of the weights. Raises BackendError where there is none."""
     path = weights_file(model)
     if not path.is_file():
         raise BackendError(
             f"the sprite weights {path} are not a file. Leave the path out for the shipped ones, or write plain."
         )
-    return sha256(path.read_bytes()).hexdigest()[:16]
+    return path
 
 
 def open_world() -> "SpriteWorld":
@@ -90,6 +95,5 @@ def load(model: str | None = None, device: str = "cpu", dtype: str | None = None
     from rollout.backends.sprites.header import check_header
     from rollout.backends.sprites.weights import load_sprites
 
-    digest(model)  # which says where there is no file
-    check_header(weights_file(model))
+    check_header(_existing(model))
     return load_sprites(model, device=device, dtype=dtype)
