@@ -46,7 +46,8 @@ def write_results(runs: Sequence[Path], to: Path, *, force: bool = False) -> Non
         raise OutputError(f"{to} lacks the marks between which results go. Add the lines {BEGIN} and {END}.")
     head, rest = text.split(BEGIN)
     before, tail = rest.split(END)
-    lost = [title for title in _titles(before) if title not in _titles("\n".join(sections))]
+    titles = _titles("\n".join(sections))
+    lost = [title for title in _titles(before) if title not in titles]
     if lost and not force:
         raise OutputError(
             f"{to} holds what these runs do not have: {', '.join(lost)}. Give the folders of those runs too, choose another "

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from rollout.benchmarks.metrics import Metric
@@ -107,6 +108,7 @@ def _number(value: float) -> str:
     return f"{value:g}"
 
 
+@cache
 def _lines(suite: str, weights: str) -> list[Line]:
     """The lines of a suite's first table in RESULTS, without controls."""
     text = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
@@ -123,6 +125,7 @@ def _lines(suite: str, weights: str) -> list[Line]:
     return sorted(lines, key=lambda line: list(names).index(line.name))
 
 
+@cache
 def _equal(use: Use, weights: str) -> list[Line]:
     """The strategies that no other is better than by what matters, the smallest cache first."""
     metric = _metric(use.metric)

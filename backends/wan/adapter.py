@@ -55,14 +55,14 @@ def read_adapter(contents: Contents) -> Adapter:
     beside = contents.path.parent / CONFIG
     try:
         if METADATA in contents.metadata:
-            said_by, said = "the file's metadata", parse_json(contents.metadata[METADATA])
+            said_by, content = "the file's metadata", parse_json(contents.metadata[METADATA])
         elif beside.is_file():
-            said_by, said = CONFIG, parse_json(read_bytes(beside))
+            said_by, content = CONFIG, parse_json(read_bytes(beside))
         else:
             return Adapter()
-        said = msgspec.convert(said, dict[str, Any])
-        said = {name.removeprefix("transformer."): value for name, value in said.items()}
-        adapter = msgspec.convert(said | {"said_by": said_by}, Adapter)
+        content = msgspec.convert(content, dict[str, Any])
+        fields = {name.removeprefix("transformer."): value for name, value in content.items()}
+        adapter = msgspec.convert(fields | {"said_by": said_by}, Adapter)
         for pattern in (*(adapter.rank_pattern or {}), *(adapter.alpha_pattern or {})):
             re.compile(pattern)
     except (OSError, ValueError, re.error) as error:  # msgspec's errors are ValueErrors
