@@ -45,7 +45,7 @@ from rollout.run.video import VideoWriter
 from rollout.strategies.heads import read_map
 from tests.conftest import examples, micro_backend
 from tests.finished_run import write_run
-from tests.test_bad_input import ODD, places
+from tests.test_bad_input import ODD, change, places
 
 DEEP = "[" * 3000 + "]" * 3000
 FIFO = "SPEC fifo"
@@ -68,10 +68,7 @@ def changed(file: Path, *path: Any, to: Any) -> Path:
             file.write_text(to)
         return file
     data = json.loads(file.read_text())
-    inner = data
-    for key in path[:-1]:
-        inner = inner[key]
-    inner[path[-1]] = to
+    change(data, path, to)
     file.write_text(json.dumps(data))
     return file
 
@@ -198,14 +195,7 @@ def test_a_plan_that_says_something_else(
     scores = {name: {"error": np.arange(2.0).reshape(1, 2)} for name in ("sink", "fifo")}
     write_run(folder, scores, answers={"obey": "error"})
     data = json.loads((folder / "plan.json").read_text())
-    *outer, last = choice.draw(st.sampled_from(places(data)))
-    inner = data
-    for key in outer:
-        inner = inner[key]
-    if drop:
-        del inner[last]
-    else:
-        inner[last] = value
+    change(data, choice.draw(st.sampled_from(places(data))), value, drop=drop)
     (folder / "plan.json").write_text(json.dumps(data))
     says = ""
     try:
