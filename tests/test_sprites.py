@@ -19,7 +19,7 @@ from rollout.backends.sprites.codec import fit_codec
 from rollout.backends.sprites.grammar import ACTIONS, COLOURS, MARKS, SHAPES, SLOTS, TOKENS, Caption, parse
 from rollout.backends.sprites.trackers import track
 from rollout.backends.sprites.truth import SpriteWorld
-from rollout.backends.sprites.weights import FORMAT, Sprites, save_weights
+from rollout.backends.sprites.weights import FORMAT, Sprites, read_weights, save_weights
 from rollout.backends.sprites.world import NIGHT, World, render, sample_world
 from rollout.errors import BackendError, PromptError
 from rollout.loop import generate
@@ -166,6 +166,19 @@ def test_weights_round_trip(tmp_path: Path) -> None:
     assert len(again.digest) == 16
     for a, b in zip(backend.model.parameters(), again.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0.01, atol=0.01)
+
+
+def test_a_model_made_ready_for_inference_answers_as_it_was_trained() -> None:
+    fused, plain = load_backend("sprites").model, read_weights(weights_file())[0].requires_grad_(False)
+    state = plain.state_dict()
+    assert all(torch.equal(p, state[name]) for name, p in fused.state_dict().items())
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 112, 4, 4, generator=generator)
+    t = torch.full((2, 3), 750.0)
+    words = torch.tensor([parse(prompt).tokens() for prompt in ("a red circle jumps", "a blue square stands")])
+    for text in (words[:, None], words[:, None].repeat(1, 3, 1)):  # a prompt a video, and one a frame
+        flows = [model(x, t, model.texts(model.encode(text)), lambda _, q, k, v: q * k + v) for model in (fused, plain)]
+        torch.testing.assert_close(*flows, rtol=1e-4, atol=1e-4)
 
 
 def test_bad_weights(tmp_path: Path) -> None:

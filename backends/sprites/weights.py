@@ -68,8 +68,7 @@ class Sprites(BackendDefaults):
         shape = model.shape
         self.device, self.dtype, self.digest = torch.device(device), dtype, digest
         self.model = model.to(self.device, dtype).eval().requires_grad_(False)
-        for layer in self.model.blocks():
-            layer.fuse()
+        self.model.fuse()
         self._texts: tuple[Tensor, Texts] | None = None
         self._times: dict[float, Times] = {}
         self.codec, self.world = codec.to(self.device), SpriteWorld()
