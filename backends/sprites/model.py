@@ -102,10 +102,10 @@ class Layer(nn.Module):
         return q, k, v
 
     def text(self, text: Tensor) -> Pair:
-        """Cross-attention's keys and values (B, F or 1, heads, tokens, D) of text (B, F or 1, tokens, d)."""
+        """Cross-attention's keys (B, F or 1, heads, D, tokens) and values (..., tokens, D) of text (B, F or 1, tokens, d)."""
         k, v = self.norm_text_k(self.text_k(text)), self.text_v(text)
-        k, v = (x.unflatten(-1, (self.heads, -1)).transpose(2, 3) for x in (k, v))
-        return k, v
+        k, v = (x.unflatten(-1, (self.heads, -1)) for x in (k, v))
+        return k.permute(0, 1, 3, 4, 2).contiguous(), v.transpose(2, 3).contiguous()
 
     def forward(self, x: Tensor, times: tuple[Tensor, ...], text: Pair, attend: Attend) -> Tensor:
         """x (B, F, hw, d), times and text as `times` and `text` give them."""
@@ -119,11 +119,11 @@ class Layer(nn.Module):
         return out
 
     def cross(self, x: Tensor, text: Pair) -> Tensor:
-        """Attention of every frame's tokens to that frame's text."""
-        q = self.norm_text_q(self.text_q(x)).unflatten(-1, (self.heads, -1)).transpose(2, 3)
+        """Attention of every frame's tokens to that frame's text, or of all to one."""
         k, v = text
-        weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
-        out: Tensor = self.text_o((weights @ v).transpose(2, 3).flatten(3))
+        q = self.norm_text_q(self.text_q(x)).view(len(x), k.shape[1], -1, *k.shape[2:4]).transpose(2, 3)
+        weights = (q @ k).div_(math.sqrt(q.shape[-1])).softmax(-1)
+        out: Tensor = self.text_o((weights @ v).transpose(2, 3).reshape(x.shape))
         return out
 
 
