@@ -181,6 +181,19 @@ def test_a_model_made_ready_for_inference_answers_as_it_was_trained() -> None:
         torch.testing.assert_close(*flows, rtol=1e-4, atol=1e-4)
 
 
+def test_a_flow_has_a_gradient_where_gradients_are_on_and_may_enter_one_elsewhere(micro: Sprites) -> None:
+    x = torch.zeros(1, 3, 6, 2, 2, dtype=torch.float64, requires_grad=True)
+
+    def flow() -> torch.Tensor:
+        return micro.denoise(x, 500.0, micro.encode("a red circle jumps"), lambda _, q, k, v: q + k + v)
+
+    (gradient,) = torch.autograd.grad(flow().sum(), x)
+    assert gradient.abs().min() > 0
+    with torch.no_grad():
+        target = flow()
+    torch.autograd.grad((x * target).sum(), x)
+
+
 def test_bad_weights(tmp_path: Path) -> None:
     whole = weights_file().read_bytes()
     cases = {

@@ -100,7 +100,8 @@ class Sprites(BackendDefaults):
         times = self.model.times(t) if isinstance(t, Tensor) else self._times_of(float(t))
         if self._texts is None or self._texts[0] is not prompt:
             self._texts = prompt, self.model.texts(prompt if prompt.ndim == 4 else prompt[:, None])
-        x0: Tensor = self.model(x.to(self.dtype), times, self._texts[1], attend)
+        with torch.inference_mode(not torch.is_grad_enabled()):  # its 3,000 operations a block are dispatched faster
+            x0: Tensor = self.model(x.to(self.dtype), times, self._texts[1], attend)
         if isinstance(t, Tensor):
             return (x - x0) / (t / 1000).clamp(min=1e-3).to(x.dtype)[:, :, None, None, None]
         return (x - x0) / max(t / 1000, 1e-3)
