@@ -93,13 +93,13 @@ class Layer(nn.Module):
         """Normed q and k, and v, of y (B, F*hw, d): each (B, F*hw, heads, D)."""
         if self.qkv is None or self.norm_qk is None:
             q, k, v = self.norm_q(self.q(y)), self.norm_k(self.k(y)), self.v(y)
+            q, k = (part.unflatten(-1, (self.heads, -1)) for part in (q, k))
         else:
-            qk, v = F.linear(y, *self.qkv).unflatten(-1, (3, -1)).split([2, 1], -2)
-            scale = torch.rsqrt(qk.pow(2).mean(-1, keepdim=True).add_(1e-6))
-            q, k = (qk * scale).mul_(self.norm_qk).unbind(-2)
-            v = v.squeeze(-2)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (q, k, v))
-        return q, k, v
+            qkv = F.linear(y, *self.qkv).view(*y.shape[:2], 3, -1)
+            qk, v = qkv[:, :, :2], qkv[:, :, 2]
+            scale = (qk * qk).mean(-1, keepdim=True).add_(1e-6).rsqrt_()
+            q, k = (qk * scale).mul_(self.norm_qk).view(*y.shape[:2], 2, self.heads, -1).unbind(2)
+        return q, k, v.view(q.shape)
 
     def text(self, text: Tensor) -> Pair:
         """Cross-attention's keys (B, F or 1, heads, D, tokens) and values (..., tokens, D) of text (B, F or 1, tokens, d)."""
