@@ -17,6 +17,7 @@ from rollout.backends.sprites import WEIGHTS, weights_file
 from rollout.backends.sprites.clips import frame_mask, sample_clip
 from rollout.backends.sprites.codec import fit_codec
 from rollout.backends.sprites.grammar import ACTIONS, COLOURS, MARKS, SHAPES, SLOTS, TOKENS, Caption, parse
+from rollout.backends.sprites.model import ZERO
 from rollout.backends.sprites.trackers import track
 from rollout.backends.sprites.truth import SpriteWorld
 from rollout.backends.sprites.weights import FORMAT, Sprites, read_weights, save_weights
@@ -179,6 +180,12 @@ def test_a_model_made_ready_for_inference_answers_as_it_was_trained() -> None:
     for text in (words[:, None], words[:, None].repeat(1, 3, 1)):  # a prompt a video, and one a frame
         flows = [model(x, t, model.texts(model.encode(text)), lambda _, q, k, v: q * k + v) for model in (fused, plain)]
         torch.testing.assert_close(*flows, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_the_model_cuts_off_before_its_gelu_is_zero_after_it(dtype: torch.dtype) -> None:
+    low = torch.linspace(-200, ZERO, 10_000, dtype=dtype)
+    assert (torch.nn.functional.gelu(low, approximate="tanh") == 0).all()
 
 
 def test_a_flow_has_a_gradient_where_gradients_are_on_and_may_enter_one_elsewhere(micro: Sprites) -> None:

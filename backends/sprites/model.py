@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from rollout.backend import Attend
 from rollout.backends.sprites.grammar import SLOTS, TOKENS
 
-__all__ = ["LAYOUT_GAIN", "Layer", "Pair", "Shape", "SpriteTransformer", "Texts", "Times"]
+__all__ = ["LAYOUT_GAIN", "ZERO", "Layer", "Pair", "Shape", "SpriteTransformer", "Texts", "Times"]
 
 Pair = tuple[Tensor, Tensor]
 """Keys and values."""
@@ -25,6 +25,10 @@ Pair = tuple[Tensor, Tensor]
 
 LAYOUT_GAIN = 16.0
 """An embedded token is about 20 long: without a gain the layout would need thousands of steps to be heard beside it."""
+
+
+ZERO = -8.0
+"""Below it GELU is 0, in float64 too, and its tanh meets subnormal numbers, which take a CPU three times as long."""
 
 
 class Texts(NamedTuple):
@@ -115,7 +119,8 @@ class Layer(nn.Module):
         x = x + self.o(attend(self.index, q, k, v).flatten(2)).view_as(x) * gate1
         x = x + self.cross(self.norm_text(x), text)
         y = _norm(x) * scale2 + shift2
-        out: Tensor = x + self.down(F.gelu(self.up(y), approximate="tanh")) * gate2
+        hidden = self.up(y).clamp_(min=ZERO)
+        out: Tensor = x + self.down(F.gelu(hidden, approximate="tanh")) * gate2
         return out
 
     def cross(self, x: Tensor, text: Pair) -> Tensor:
