@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from rollout.errors import OutputError
@@ -36,7 +37,7 @@ def decoded(path: Path) -> Iterator[Shown]:
     size: tuple[int, int] | None = None
     begin, time = Fraction(0), Fraction(-1)
     try:
-        matrix = _matrix(path)
+        matrix, converter = _matrix(path), VideoReformatter()
         with av.open(str(path)) as file:
             stream = file.streams.video[0]
             length = 1 / Fraction(stream.average_rate or 25)
@@ -52,7 +53,7 @@ def decoded(path: Path) -> Iterator[Shown]:
                 later = time + length if time >= 0 else Fraction(0)
                 # a raw stream has no times, and a damaged one may jump back
                 time = later if stamp is None or stamp - begin <= time else stamp - begin
-                yield _shown(time, Fraction(stream.sample_aspect_ratio or 1), matrix, frame)
+                yield _shown(time, Fraction(stream.sample_aspect_ratio or 1), matrix, frame, converter)
     except (OSError, av.FFmpegError, IndexError) as error:
         raise OutputError(f"{path} cannot be read as a video: {error}. Give an mp4 or another video file.") from error
     if size is None:
@@ -68,13 +69,15 @@ Matrix = tuple[int, int, int, int]
 """(a, b, c, d): a pixel at (x, y) is shown at (a x + c y, b x + d y), up to a shift. Phones turn their videos so."""
 
 
-def _shown(time: Fraction, pixel_aspect: Fraction, matrix: Matrix, frame: av.VideoFrame) -> Shown:
-    """A frame as its file asks to show it."""
+def _shown(
+    time: Fraction, pixel_aspect: Fraction, matrix: Matrix, frame: av.VideoFrame, converter: VideoReformatter
+) -> Shown:
+    """A frame as its file asks to show it; one converter serves a file, since each begins with threads of its own."""
     a, b, c, d = matrix
     on_its_side = abs(b) + abs(c) > abs(a) + abs(d)
 
     def pixels() -> Frames:
-        picture: Frames = frame.to_ndarray(format="rgb24")  # type: ignore[assignment]  # rgb24 is uint8
+        picture: Frames = converter.reformat(frame, format="rgb24").to_ndarray()  # type: ignore[assignment]  # rgb24 is uint8
         if on_its_side:
             picture = picture.swapaxes(0, 1)
         down, across = (b, c) if on_its_side else (d, a)
