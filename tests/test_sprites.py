@@ -17,7 +17,7 @@ from rollout.backends.sprites import WEIGHTS, weights_file
 from rollout.backends.sprites.clips import frame_mask, sample_clip
 from rollout.backends.sprites.codec import fit_codec
 from rollout.backends.sprites.grammar import ACTIONS, COLOURS, MARKS, SHAPES, SLOTS, TOKENS, Caption, parse
-from rollout.backends.sprites.model import ZERO
+from rollout.backends.sprites.model import ZERO, Shape, SpriteTransformer
 from rollout.backends.sprites.trackers import track
 from rollout.backends.sprites.truth import SpriteWorld
 from rollout.backends.sprites.weights import FORMAT, Sprites, read_weights, save_weights
@@ -167,6 +167,11 @@ def test_weights_round_trip(tmp_path: Path) -> None:
     assert len(again.digest) == 16
     for a, b in zip(backend.model.parameters(), again.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("shape", [Shape(), MICRO])
+def test_the_parameters_of_a_model_are_known_from_its_sizes(shape: Shape) -> None:
+    assert shape.parameters == sum(p.numel() for p in SpriteTransformer(shape).parameters())
 
 
 def test_a_model_made_ready_for_inference_answers_as_it_was_trained() -> None:

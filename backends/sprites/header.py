@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import msgspec
-import torch
 from safetensors import SafetensorError, safe_open
 
-from rollout.backends.sprites.model import Shape, SpriteTransformer
+from rollout.backends.sprites.model import Shape
 from rollout.backends.sprites.weights import FORMAT
 from rollout.documents import parse_json
 from rollout.errors import BackendError
@@ -30,9 +29,7 @@ def check_header(path: Path) -> None:
         sizes = (shape.channels, *shape.grid, shape.dim, shape.layers, shape.heads, shape.ffn, shape.frequencies)
         if any(not 1 <= size <= MOST for size in sizes) or shape.layers > LAYERS or shape.dim % shape.heads:
             raise ValueError(f"its sizes {sizes} are none of a model")
-        with torch.device("meta"):
-            parameters = sum(parameter.numel() for parameter in SpriteTransformer(shape).parameters())
-        if parameters > max(SMALL, path.stat().st_size):
-            raise ValueError(f"it holds no model of {parameters:,} parameters")
+        if shape.parameters > max(SMALL, path.stat().st_size):
+            raise ValueError(f"it holds no model of {shape.parameters:,} parameters")
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise BackendError(f"{path} cannot be read as safetensors: {error}. Give sprite weights.") from error

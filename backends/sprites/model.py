@@ -61,6 +61,16 @@ class Shape:
     def head_dim(self) -> int:
         return self.dim // self.heads
 
+    @property
+    def parameters(self) -> int:
+        """The parameters of a model of these sizes."""
+        d, linear = self.dim, self.dim * (self.dim + 1)
+        layer = 8 * linear + 12 * d + self.ffn * (d + 1) + d * (self.ffn + 1)
+        text = TOKENS * d * (1 + self.grid[0] * self.grid[1]) + 2 * linear
+        time = d * (self.frequencies + 1) + 7 * linear
+        ends = d * (self.channels + 1) + 2 * d + self.channels * (d + 1)
+        return self.layers * layer + text + time + ends
+
 
 class Layer(nn.Module):
     """Self-attention through `attend`, cross-attention to the text, feed-forward; each modulated per frame."""
