@@ -45,6 +45,18 @@ class Times(NamedTuple):
     head: tuple[Tensor, Tensor]
 
 
+class Weights(NamedTuple):
+    """What a layer multiplies by after q, k and v: matrices with their biases, and the norms of its text and its query."""
+
+    o: Pair
+    norm_text: Pair
+    text_q: Pair
+    norm_text_q: Tensor
+    text_o: Pair
+    up: Pair
+    down: Pair
+
+
 @dataclass(frozen=True)
 class Shape:
     """The sizes of a sprite transformer."""
@@ -89,6 +101,7 @@ class Layer(nn.Module):
 
         self.qkv: Pair | None = None
         self.norm_qk: Tensor | None = None
+        self.weights: Weights | None = None
 
     def fuse(self) -> None:
         """One matrix for q, k and v, and one norm, which are no part of the state; the others laid out as `_by_input` does."""
@@ -97,6 +110,14 @@ class Layer(nn.Module):
         self.norm_qk = torch.stack([self.norm_q.weight, self.norm_k.weight])
         for linear in (self.o, self.text_q, self.text_o, self.up, self.down):
             linear.weight.data = _by_input(linear.weight.data)
+        self.weights = self.collect()
+
+    def collect(self) -> Weights:
+        """The weights as functions take them: calling a small module costs more than dispatching what it does."""
+        o, text_q, text_o, up, down, norm_text = (
+            (m.weight, m.bias) for m in (self.o, self.text_q, self.text_o, self.up, self.down, self.norm_text)
+        )
+        return Weights(o, norm_text, text_q, self.norm_text_q.weight, text_o, up, down)
 
     def times(self, time: Tensor) -> tuple[Tensor, ...]:
         """What time (B, F, 6, d) does to the layer: shift, 1 + scale and gate of attention, then of feed-forward."""
@@ -124,22 +145,23 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, times: tuple[Tensor, ...], text: Pair, attend: Attend) -> Tensor:
         """x (B, F, hw, d), times and text as `times` and `text` give them."""
         shift1, scale1, gate1, shift2, scale2, gate2 = times
+        weights = self.weights or self.collect()
         y = _norm(x) * scale1 + shift1
         q, k, v = self.project(y.flatten(1, 2))
-        x = x + self.o(attend(self.index, q, k, v).flatten(2)).view_as(x) * gate1
-        x = x + self.cross(self.norm_text(x), text)
+        x = x + F.linear(attend(self.index, q, k, v).flatten(2), *weights.o).view_as(x) * gate1
+        x = x + self.cross(F.layer_norm(x, x.shape[-1:], *weights.norm_text, 1e-6), text, weights)
         y = _norm(x) * scale2 + shift2
-        hidden = self.up(y).clamp_(min=ZERO)
-        out: Tensor = x + self.down(F.gelu(hidden, approximate="tanh")) * gate2
+        hidden = F.linear(y, *weights.up).clamp_(min=ZERO)
+        out: Tensor = x + F.linear(F.gelu(hidden, approximate="tanh"), *weights.down) * gate2
         return out
 
-    def cross(self, x: Tensor, text: Pair) -> Tensor:
+    def cross(self, x: Tensor, text: Pair, weights: Weights) -> Tensor:
         """Attention of every frame's tokens to that frame's text, or of all to one."""
         k, v = text
-        q = self.norm_text_q(self.text_q(x)).view(len(x), k.shape[1], -1, *k.shape[2:4]).transpose(2, 3)
-        weights = (q @ k).div_(math.sqrt(q.shape[-1])).softmax(-1)
-        out: Tensor = self.text_o((weights @ v).transpose(2, 3).reshape(x.shape))
-        return out
+        q = F.rms_norm(F.linear(x, *weights.text_q), x.shape[-1:], weights.norm_text_q, 1e-6)
+        q = q.view(len(x), k.shape[1], -1, *k.shape[2:4]).transpose(2, 3)
+        shares = (q @ k).div_(math.sqrt(q.shape[-1])).softmax(-1)
+        return F.linear((shares @ v).transpose(2, 3).reshape(x.shape), *weights.text_o)
 
 
 def _by_input(weight: Tensor) -> Tensor:
