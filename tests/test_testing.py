@@ -31,15 +31,30 @@ def each_composition_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rollout.testing.rules.check_strategy", check_strategy_once)
 
 
+@pytest.fixture
+def exacting_partners(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compositions that ask most: with sinks and averages, at their own dates and not, flushed and rebuilt."""
+    partners = {"positions": ("absolute", "relativistic"), "policy": ("sink", "ema")}
+    monkeypatch.setattr("rollout.testing.rules.PARTNERS", partners | {"switch": ("flush", "recache:sink=rebuild")})
+
+
 check_strategy_once = cache(check_strategy)
 
 
+@pytest.mark.usefixtures("each_composition_once", "exacting_partners")
+@pytest.mark.parametrize(("group", "name"), ALL)
+def test_every_rule_keeps_its_promises(group: str, name: str) -> None:
+    check_rule(find(group, name))
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_composition_once")
 @pytest.mark.parametrize(("group", "name"), ALL)
 def test_every_rule_keeps_its_promises_in_every_composition(group: str, name: str) -> None:
     check_rule(find(group, name))
 
 
+@pytest.mark.usefixtures("exacting_partners")
 @pytest.mark.parametrize(
     "rule",
     [
@@ -55,10 +70,7 @@ def test_every_rule_keeps_its_promises_in_every_composition(group: str, name: st
     ],
     ids=str,
 )
-def test_other_fields_keep_them_too(rule: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the compositions that ask most: with sinks and averages, at their own dates and not, flushed and rebuilt."""
-    partners = {"positions": ("absolute", "relativistic"), "policy": ("sink", "ema")}
-    monkeypatch.setattr("rollout.testing.rules.PARTNERS", partners | {"switch": ("flush", "recache:sink=rebuild")})
+def test_other_fields_keep_them_too(rule: object) -> None:
     check_rule(rule)
 
 
@@ -67,6 +79,7 @@ def test_presets_keep_them(name: str) -> None:
     check_strategy_once(PRESETS[name].strategy)
 
 
+@pytest.mark.usefixtures("exacting_partners")
 def test_the_example_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_added", {group: dict(items) for group, items in registry._added.items()})
     from docs import own
