@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,29 @@ hypothesis.settings.load_profile("rollout")  # pytest --hypothesis-profile slow:
 def examples(number: int) -> int:
     """So many examples of what costs seconds each, in the usual profile."""
     return max(1, number * hypothesis.settings.default.max_examples // 60)
+
+
+STATES = (
+    "infinity-rope",
+    "longlive",
+    "memrope",
+    "deep-forcing",
+    "rolling-forcing",
+    "rolling-sink",
+    "dummy-forcing",
+    "causvid",
+)
+"""Presets whose caches hold what no other's does: flushed, encoded again, averaged, picked, half denoised, archived, sorted
+by head, begun anew."""
+
+
+def seldom(cases: Iterable[Any], often: Collection[Any]) -> list[Any]:
+    """A test's cases, of which all but a few are slow."""
+    return [case if case in often else pytest.param(*_values(case), marks=pytest.mark.slow) for case in cases]
+
+
+def _values(case: Any) -> tuple[Any, ...]:
+    return case if isinstance(case, tuple) else (case,)
 
 
 BROWSER = next(

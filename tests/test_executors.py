@@ -147,7 +147,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def imported_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Local workers are forked from a process that has imported torch, which takes a new interpreter seconds."""
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload([here.__name__])
+    server.set_forkserver_preload([here.__name__, "rollout.backends.sprites.weights", "torch._dynamo"])
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: server)
 
 
@@ -239,7 +239,8 @@ def test_a_dead_worker_costs_an_attempt(
     for address in whole:
         assert run.store.scores(address) == alone.store.scores(address) != {}
 
-    again = make_run(write_suite(suite, *(policy for policy in policies if policy != "always")), tmp_path / "out", plugin, executor)
+    write_suite(suite, *(policy for policy in policies if policy != "always"))
+    again = make_run(suite, tmp_path / "out", plugin, executor)
     assert list(again.attempts()) == []
     assert finished(tmp_path / "out") == whole
     assert not list((tmp_path / "out" / "cells").glob(".*"))

@@ -31,7 +31,7 @@ from rollout.strategies.presets import PRESETS
 from rollout.text import Json
 from rollout.timeline import Event, Prompt, Use, blocks_of, moments
 from rollout.views import Horizon
-from tests.conftest import micro_backend
+from tests.conftest import STATES, micro_backend, seldom
 from tests.test_rules import policies
 
 A, B, C = "a red circle jumps", "a blue square spins on olive", "a red circle walks right"
@@ -82,8 +82,13 @@ def latents(folder: Path) -> torch.Tensor:
     return read_latents(folder / "latents.safetensors")
 
 
-@pytest.mark.parametrize("block", [1, 9, 13])
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    ("name", "block"),
+    seldom(
+        itertools.product(PRESETS, (1, 9, 13)),
+        {*itertools.product(STATES, (9,)), *itertools.product(("longlive",), (1, 13))},
+    ),
+)
 def test_a_fork_that_changes_nothing_is_the_run_itself(
     tmp_path: Path, parents: Callable[[str], Path], name: str, block: int
 ) -> None:
@@ -181,8 +186,10 @@ def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     return broken_off
 
 
-@pytest.mark.parametrize("block", [6, 9])
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    ("name", "block"),
+    seldom(itertools.product(PRESETS, (6, 9)), {*itertools.product(STATES, (9,)), ("infinity-rope", 6)}),
+)
 def test_a_fork_starts_from_the_nearest_snapshot(
     tmp_path: Path, unfinished: Callable[[str], Path], name: str, block: int
 ) -> None:
