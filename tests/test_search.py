@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from rollout.benchmarks.executors import local
 from rollout.benchmarks.executors.local import Serial
 from rollout.benchmarks.search import Search, draw_strategy
 from rollout.benchmarks.suites.reader import load_suite
 from rollout.cli import app
 from rollout.errors import SpecError, SuiteError
 from rollout.strategy import Strategy
+from tests.test_kills import Quick
 
 
 def small(prompts: int = 4) -> Any:
@@ -64,11 +66,11 @@ def test_what_is_drawn_is_a_strategy_or_says_why_not() -> None:
 def test_a_stopped_search_goes_on_and_its_cells_are_ordinary_ones(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     job = Search(small(), ("remember", "kv_bytes"), tmp_path, Serial())
-    first = job.run(2)
+    first = job.run(1)
     before = [trial.values for trial in first.trials]
-    study = Search(small(), ("remember", "kv_bytes"), tmp_path, Serial()).run(4)
+    study = Search(small(), ("remember", "kv_bytes"), tmp_path, Serial()).run(2)
     assert [trial.values for trial in study.trials][: len(before)] == before
-    assert len(study.trials) == 4
+    assert len(study.trials) == 2
     front = job.front(study)
     for text, (remembered, mib) in front.items():
         again = job.means({"again": Strategy.from_text(text)}, held_out=False)["again"]
@@ -79,6 +81,7 @@ def test_a_stopped_search_goes_on_and_its_cells_are_ordinary_ones(tmp_path: Path
 def test_the_command_writes_its_front_and_what_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("optuna")
     monkeypatch.setattr("rollout.benchmarks.search.names", lambda group: ["infinity-rope", "causal-forcing"])
+    monkeypatch.setattr(local, "Serial", Quick)
     words = [
         "bench",
         "search",
