@@ -32,6 +32,7 @@ from rollout.strategy import Strategy
 from rollout.timeline import blocks_of
 from rollout.views import Horizon
 from tests.browsing import becomes, painted
+from tests.conftest import seldom
 
 SPEC = spec()
 SHOW = "a red circle walks right on navy[4s] | a red circle jumps on navy[4s] | a red circle spins on olive[4s#]"
@@ -404,7 +405,10 @@ SCRIPTS = ("x[0.3s]", "a[1s#] | a[1s#] | b[0.4s] | b[3s#]", "|".join(f"p{n}[0.37
 
 @pytest.mark.parametrize(
     ("name", "script"),
-    [*((name, SHOW) for name in ALL), *product(("longlive", "memrope", ODD[0]), SCRIPTS)],
+    seldom(
+        [*product(ALL, (SHOW,)), *product(("longlive", "memrope", ODD[0]), SCRIPTS)],
+        [*product(("infinity-rope", "memrope", *ODD), (SHOW,)), *product(("longlive",), SCRIPTS)],
+    ),
 )
 def test_everything_draws(name: str, script: str) -> None:
     plan = Script.parse(script)

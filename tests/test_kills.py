@@ -33,7 +33,7 @@ from rollout.files import alone
 from tests.processes import killed_at
 from tests.test_hostile_names import NAME, hostile_run
 
-FEW = [pytest.param(23), pytest.param(1, marks=pytest.mark.slow)]
+FEW = [pytest.param(43), pytest.param(1, marks=pytest.mark.slow)]
 """Every so many steps: a few in all tests, and each in the slow ones."""
 Files = dict[str, bytes]
 
@@ -188,7 +188,7 @@ def test_a_search_is_one_process_s(small: Suite, tmp_path: Path) -> None:
         drawn(small, tmp_path)
 
 
-@pytest.mark.parametrize(("trials", "stride"), [(2, 41), pytest.param(14, 29, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("trials", "stride"), [(2, 83), pytest.param(14, 29, marks=pytest.mark.slow)])
 def test_a_search(trials: int, stride: int, small: Suite, tmp_path: Path) -> None:
     """The same compositions in the same order, the same front, and the same cells."""
 
