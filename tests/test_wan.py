@@ -738,6 +738,7 @@ def test_precision_against_float64(name: str) -> None:
     assert half < 1.5e-2
 
 
+@pytest.mark.usefixtures("small_videos")
 def test_a_run_goes_on_from_a_snapshot_of_its_decoder(folder: Path, tmp_path: Path) -> None:
     """The VAE's feature cache holds tensors, None and a mark: all go through the file."""
     from rollout.errors import Stopped
@@ -767,6 +768,7 @@ def test_a_run_goes_on_from_a_snapshot_of_its_decoder(folder: Path, tmp_path: Pa
         assert found["timings"]["frames"] == wan.spec.pixel_frames(18)
 
 
+@pytest.mark.usefixtures("small_videos")
 def test_a_live_session_knows_no_backend(folder: Path, tmp_path: Path) -> None:
     """Panes, forks and saved records with Wan's decoder, whose state goes over block edges; no badge."""
     from rollout import preset
