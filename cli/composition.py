@@ -25,6 +25,7 @@ __all__ = [
     "composes",
     "named",
     "own_terms",
+    "preset_of",
 ]
 
 
@@ -168,10 +169,7 @@ class Composition:
     @property
     def _preset(self) -> "Preset | None":
         """The preset that is named, if the whole strategy is one."""
-        if self.whole is None or " " in self.whole.strip():
-            return None
-        entry: Preset = find("presets", self.whole.strip())
-        return entry
+        return None if self.whole is None else preset_of(self.whole)
 
 
 def composes(*without: str) -> Callable[[Command], Command]:
@@ -202,10 +200,18 @@ def _composes(head: str) -> bool:
     return kind in names("positions") and (":" in head or words[-1] in REFINEMENTS)
 
 
+def preset_of(text: str) -> "Preset | None":
+    """The preset that a strategy's text names, if it is no composition. Raises SpecError."""
+    if " " in text.strip():
+        return None
+    entry: Preset = find("presets", text.strip())
+    return entry
+
+
 def own_terms(texts: Sequence[str]) -> Iterator[str]:
     """A note for each preset that has blocks or noise levels of its own, where strategies share those of the model."""
     for text in texts:
-        entry = None if " " in text else find("presets", text)
+        entry = preset_of(text)
         if entry is not None and (entry.block is not None or entry.schedule is not None):
             own = "blocks and noise levels" if entry.block is not None else "noise levels"
             yield f"note: the preset '{text}' has {own} of its own, which 'rollout gen' gives it; here all have the model's"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rollout.cli.composition import Presets, Strategies, named
+from rollout.cli.composition import Presets, Strategies, named, preset_of
 from rollout.cli.model import Choice, chooses_model
 from rollout.cli.options import Plugin, load_plugins
 from rollout.cli.result import AsJson, result
@@ -39,7 +39,7 @@ def speed(
     strategy: Strategies = None,
     presets: Annotated[str | None, typer.Option(metavar="A,B", hidden=True, help="What --preset was called.")] = None,
     random: Annotated[bool, typer.Option("--random", help="Random weights of --size, wan only.")] = False,
-    size: Annotated[str, typer.Option(help="1.3b or 14b, with --random.")] = "1.3b",
+    size: Annotated[str, typer.Option(help="1.3b, 5b or 14b, with --random.")] = "1.3b",
     layers: Annotated[int | None, typer.Option(help="Fewer layers than the size has, with --random.")] = None,
     blocks: Annotated[int, typer.Option(min=1, help="Blocks timed once the window is full, whole rollouts.")] = 3,
     frames: Annotated[
@@ -81,7 +81,7 @@ def speed(
             options = choice.options | ({} if dtype is None else {"dtype": dtype})
             model_loaded = _load(backend, random, size, layers, choice.device, options)
             if frames is None:
-                rows = _rollouts(model_loaded, strategies, blocks)
+                rows = _rollouts(model_loaded, strategies, texts, blocks)
             else:
                 rows = _flat(model_loaded, strategies, frames, points, out, snapshot_every)
         target.give(rows)
@@ -135,6 +135,9 @@ def _load(backend: str, random: bool, size: str, layers: int | None, device: str
     if random:
         from rollout.backends.wan.random import random_wan
 
+        for name in ("model", "guidance", "negative"):
+            if name in options:
+                raise SpecError(f"--{name} goes with a model of your own, and not with --random. Leave one out.")
         wan: Backend = random_wan(size, layers=layers, device=device, **options)
         return wan
     from rollout.backends import load_backend
@@ -154,16 +157,20 @@ def _begin(backend: "Backend") -> str:
     return "a cat walks" if backend.world is None else backend.world.example
 
 
-def _rollouts(backend: "Backend", strategies: dict[str, Strategy], blocks: int) -> Json:
-    """Whole rollouts of a model under several strategies."""
-    from rollout.benchmarks.speed.rollouts import measure, table
+def _rollouts(backend: "Backend", strategies: dict[str, Strategy], texts: dict[str, str], blocks: int) -> Json:
+    """Whole rollouts of a model under several strategies, each with its preset's own noise levels."""
+    from rollout.benchmarks.speed.rollouts import measure, tables
 
     prompt = _begin(backend)
     rows = []
     for name, strategy in strategies.items():
-        rows.append(measure(backend, name, strategy, prompt, blocks=blocks))
+        preset = preset_of(texts[name])
+        if preset is not None and preset.block not in (None, backend.spec.block):
+            print(f"note: the preset '{texts[name]}' has blocks of its own: --block {preset.block}")
+        schedule = None if preset is None else preset.schedule
+        rows.append(measure(backend, name, strategy, prompt, blocks=blocks, schedule=schedule))
         print(f"  {name}: {rows[-1].frames_per_second:.1f} fps", flush=True)
-    print(table(rows))
+    print(tables(rows))
     return {"rows": [row.to_dict() for row in rows]}
 
 

@@ -345,4 +345,4 @@ def test_a_run_is_timed_alone_and_beside_a_busy_core() -> None:
         micro_backend(torch.float32), "fifo", preset("infinity-rope"), "a red circle jumps", blocks=1
     )
     assert min(row.gen, row.gen_busy) > 0
-    assert "gen fps ↑ | beside a busy core ↑" in rollouts.table([row])
+    assert "gen ↑ | beside a busy core ↑" in rollouts.tables([row])

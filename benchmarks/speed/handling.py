@@ -28,10 +28,11 @@ def geometry(layers: int = 1) -> Spec:
     return Spec("wan", layers, 12, 128, (16, 60, 104), (30, 52), split_pairs(128))
 
 
-def _qkv(spec: Spec, dtype: torch.dtype, device: torch.device | str) -> list[Tensor]:
+def _qkv(spec: Spec, dtype: torch.dtype, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
     """A block's queries, keys and values."""
     shape = (1, spec.block * spec.tokens, spec.heads, spec.head_dim)
-    return [torch.randn(shape, device=device).to(dtype) for _ in range(3)]
+    q, k, v = (torch.randn(shape, device=device).to(dtype) for _ in range(3))
+    return q, k, v
 
 
 class Ours:
@@ -88,32 +89,46 @@ class Ours:
 
 
 class Plain:
-    """The released handling, plainly: raw keys, rolled by clones, every key rotated in float64 on every pass."""
+    """The released handling of one layer, plainly: rolled by clones, rotated in float64.
+
+    `raw`: keys are kept unrotated and all turn in every pass, as where they are dated relative to the block; else each is
+    rotated once, at the frame's own number.
+    """
 
     def __init__(
-        self, window: int, sink: int, spec: Spec, dtype: torch.dtype, device: torch.device | str = "cpu"
+        self,
+        window: int,
+        sink: int,
+        spec: Spec,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        *,
+        raw: bool = True,
     ) -> None:
-        self.spec, self.sink, self.size = spec, sink * spec.tokens, spec.block * spec.tokens
+        self.spec, self.sink, self.size, self.raw = spec, sink * spec.tokens, spec.block * spec.tokens, raw
         shape = (1, window * spec.tokens, spec.heads, spec.head_dim)
         self.keys, self.values = (torch.randn(shape, device=device).to(dtype) for _ in range(2))
         self.turns = table(range(window), spec.grid, spec.axes, dtype=torch.float64, device=device)
         self.qkv = _qkv(spec, dtype, device)
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated q, keys and values of a pass; `keep`: what was rolled stays so."""
+        fresh_turns = self.turns[-self.size :]
+        keys, values = self.keys.clone(), self.values.clone()
+        for side, fresh in ((keys, k if self.raw else self._rotated(k, fresh_turns)), (values, v)):
+            side[:, self.sink : -self.size] = side[:, self.sink + self.size :].clone()
+            side[:, -self.size :] = fresh
+        if keep:
+            self.keys, self.values = keys, values
+        return self._rotated(q, fresh_turns), self._rotated(keys, self.turns) if self.raw else keys, values
+
     def block(self) -> None:
         """Five passes; the last one keeps what it rolled."""
         for n in range(PASSES):
-            q, k, v = self.qkv
-            keys, values = self.keys.clone(), self.values.clone()
-            for side, fresh in ((keys, k), (values, v)):
-                side[:, self.sink : -self.size] = side[:, self.sink + self.size :].clone()
-                side[:, -self.size :] = fresh
-            self._rotate(keys, self.turns)
-            self._rotate(q, self.turns[-self.size :])
-            if n == PASSES - 1:
-                self.keys, self.values = keys, values
+            self.attend(*self.qkv, keep=n == PASSES - 1)
 
     @staticmethod
-    def _rotate(x: Tensor, turns: Tensor) -> Tensor:
+    def _rotated(x: Tensor, turns: Tensor) -> Tensor:
         pairs = torch.view_as_complex(x.double().view(*x.shape[:-1], -1, 2))
         return torch.view_as_real(pairs * turns[:, None]).flatten(-2).to(x.dtype)
 

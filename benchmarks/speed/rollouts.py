@@ -1,35 +1,40 @@
-"""Whole rollouts of a model under several strategies: ms a block, split into model, attention, cache and positions.
+"""Whole rollouts of a model under several strategies: what a user waits for, and where a block's time goes.
 
-Splits are taken with a synchronisation around every part, so they are slower than the frames per second, which come from
-a rollout without them.
+Splits are taken with a synchronisation around every part, so they are slower than the blocks that are timed whole.
 """
 
 import resource
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rollout.backend import Attend, Backend, BackendDefaults
+from rollout.backend import Attend, Backend, BackendDefaults, Decoder
 from rollout.benchmarks.markdown import as_text
+from rollout.benchmarks.speed.handling import PASSES, Plain
 from rollout.devices import now
 from rollout.errors import BackendError
-from rollout.loop import Rollout, generate
+from rollout.loop import generate
 from rollout.run.job import Job
 from rollout.run.recipe import Recipe
+from rollout.sampler import Schedule
 from rollout.script import Script, Shot
+from rollout.strategies import Absolute, Fifo, Sink
 from rollout.strategy import Strategy
 from rollout.text import Json
 
-__all__ = ["measure", "table"]
+__all__ = ["measure", "tables"]
 
 HOST_SYNCS = ("aten._local_scalar_dense", "aten.nonzero", "aten.item", "aten.equal")
 """Operators that wait for the device; copies to the host are counted as well."""
@@ -37,26 +42,35 @@ HOST_SYNCS = ("aten._local_scalar_dense", "aten.nonzero", "aten.item", "aten.equ
 
 @dataclass(frozen=True)
 class Row:
-    """One strategy's cost a block, once its window is full; times in ms."""
+    """One strategy's cost a block, once its window is full; times in ms, medians over blocks."""
 
     strategy: str
     window: int
     frames_per_second: float
     """Pixel frames, without decoding."""
+    decoded: float
+    """The same, each block decoded before the next one begins; 0 without a decoder."""
     gen: float
     """Pixel frames a second of a whole run, as `rollout gen` writes it: with decoding and the mp4; 0 without a decoder."""
     gen_busy: float
-    """The same while another process keeps a core busy."""
+    """The same while another process keeps a core busy; 0 on a GPU too."""
+    change: float
+    """From a new prompt between two blocks to its first frames, decoded where there is a decoder; without encoding it."""
+    change_frames: int
+    """Pixel frames that are shown meanwhile, at the model's own rate."""
     block: float
+    plain: float
+    """The block under the released handling, in the same window with the same sinks; 0 where the policy is none of these."""
     model: float
     """Everything outside self-attention."""
     attention: float
     """The attention kernel alone."""
     cache: float
     """Rotation, gathering and staging inside the attention calls, and the block's edits."""
+    decoding: float
     kv_mib: float
     peak_mib: float
-    """Allocated on the GPU; resident in the process on a CPU, where rows share it."""
+    """Allocated on the GPU, decoding included; resident in the process on a CPU, where rows share it."""
     host_syncs: float
     """Between a block's first noisy pass and its commit."""
 
@@ -66,10 +80,10 @@ class Row:
 
 
 class Clock:
-    """Sums seconds under names, waiting for the device at every edge."""
+    """Sums seconds under names, waiting for the device at every edge; while it is off it does nothing."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds = device, dict[str, float]()
+        self.device, self.seconds, self.on = device, dict[str, float](), False
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
@@ -80,22 +94,31 @@ class Clock:
 
 
 class Timed(BackendDefaults):
-    """A backend whose passes and self-attention calls are timed."""
+    """A backend whose passes and self-attention calls are timed while its clock is on."""
 
     def __init__(self, inner: Backend, clock: Clock) -> None:
         self.inner, self.clock = inner, clock
         self.spec, self.device, self.dtype = inner.spec, inner.device, inner.dtype
-        self.encode, self.decoder, self.world = inner.encode, inner.decoder, inner.world
-        kernel = inner.attention or torch.nn.functional.scaled_dot_product_attention
+        self.rows, self.schedule, self.world = inner.rows, inner.schedule, inner.world
+        self.encode, self.decoder = inner.encode, inner.decoder
+        kernel = inner.attention or F.scaled_dot_product_attention
 
         def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if not clock.on:
+                return kernel(q, k, v)
             with clock.measure("attention"):
                 return kernel(q, k, v)
 
         self.attention = attention
 
+    def ready(self) -> None:
+        """As the model has it."""
+        self.inner.ready()
+
     def denoise(self, x: Tensor, t: float | Tensor, prompt: Tensor, attend: Attend) -> Tensor:
         """One pass, and the self-attention calls in it."""
+        if not self.clock.on:
+            return self.inner.denoise(x, t, prompt, attend)
 
         def timed(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             with self.clock.measure("attend"):
@@ -131,93 +154,172 @@ def _busy_core() -> Iterator[None]:
             spinner.kill()
 
 
-def _gen_rate(backend: Backend, strategy: Strategy, script: Script, *, busy: bool) -> float:
-    """Frames a second of a run into a folder that is thrown away; 0 where the backend has no decoder, as random weights."""
-    try:
-        backend.decoder()
-    except BackendError:
-        return 0.0
+def _gen_rate(backend: Backend, recipe: Recipe, *, busy: bool) -> float:
+    """Frames a second of a run into a folder that is thrown away."""
     with TemporaryDirectory() as folder, _busy_core() if busy else nullcontext():
-        job, begun = Job(backend, Recipe(strategy, str(script)), Path(folder)), now(backend.device)
+        job, begun = Job(backend, recipe, Path(folder)), now(backend.device)
         for _ in job.run():
             pass
         return backend.spec.pixel_frames(job.rollout.blocks * backend.spec.block) / (now(backend.device) - begun)
 
 
-def measure(backend: Backend, name: str, strategy: Strategy, prompt: str, *, blocks: int = 3) -> Row:
-    """Fill the window, then time `blocks` blocks plainly, split, and under the count of synchronisations."""
-    spec = backend.spec
+@torch.no_grad()
+def plain_block(backend: Backend, strategy: Strategy, prompt: str, *, blocks: int) -> float:
+    """Ms a block of the same passes under the released handling, plainly; 0 where the policy is no window with sinks."""
+    spec, policy = backend.spec, strategy.policy
+    if type(policy) not in (Fifo, Sink) or backend.rows > 1:
+        return 0.0
+    sink, raw = getattr(policy, "sink", 0), not isinstance(strategy.positions, Absolute)
+    layers = [Plain(policy.window, sink, spec, backend.dtype, backend.device, raw=raw) for _ in range(spec.layers)]
+    kernel = backend.attention or F.scaled_dot_product_attention
+    text, x = backend.encode(prompt), torch.randn(1, spec.block, *spec.latent, device=backend.device)
+    times = []
+    for _ in range(blocks + 1):
+        begun = now(backend.device)
+        for n in range(PASSES):
+
+            def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, *, keep: bool = n == PASSES - 1) -> Tensor:
+                q, k, v = (y.transpose(1, 2) for y in layers[layer].attend(q, k, v, keep=keep))
+                return kernel(q, k, v).transpose(1, 2)
+
+            backend.denoise(x, 500.0, text, attend)
+        times.append(1000 * (now(backend.device) - begun))
+    return statistics.median(times[1:])
+
+
+def _decoder(backend: Backend) -> Decoder | None:
+    """None where the backend has none."""
+    try:
+        return backend.decoder()
+    except BackendError:
+        return None
+
+
+def measure(
+    backend: Backend,
+    name: str,
+    strategy: Strategy,
+    prompt: str,
+    *,
+    blocks: int = 3,
+    schedule: Schedule | None = None,
+) -> Row:
+    """Fill the window, then time `blocks` blocks whole, then split; a block under the count of waits, and a new prompt."""
+    spec, device = backend.spec, backend.device
     fill = -(-strategy.policy.window // spec.block) + 1
-
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    clock, decoder = Clock(device), _decoder(backend)
+    timed = Timed(backend, clock)
     script = Script((Shot(prompt, (fill + blocks) * spec.block_seconds),))
-
-    def started(model: Backend) -> Rollout:
-        run = generate(model, strategy, script)
-        for _ in range(fill):
-            next(run)
-        return run
-
-    if backend.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(backend.device)
-    plain = Clock(backend.device)
-    run = started(backend)
-    with plain.measure("blocks"):
-        for _ in range(blocks):
-            next(run)
-    kv = run.engine.bytes / 2**20
-    clock = Clock(backend.device)
-    run = started(Timed(backend, clock))
-    clock.seconds.clear()
+    # without an end: under a rolling order the last blocks have fewer passes
+    run = generate(timed, strategy, script, schedule=schedule, endless=True)
+    for _ in range(fill):
+        result = next(run)
+    block_times, decode_times = [], []
+    for _ in range(blocks):
+        begun = now(device)
+        result = next(run)
+        block_times.append(1000 * (now(device) - begun))
+        if decoder is not None:
+            begun = now(device)
+            decoder.push(result.latents[0])
+            decode_times.append(1000 * (now(device) - begun))
+    clock.on = True
     with clock.measure("blocks"):
         for _ in range(blocks):
             next(run)
-    run = started(backend)
+    clock.on = False
     with CountSyncs() as syncs:
         next(run)
-    rates = [_gen_rate(backend, strategy, script, busy=busy) for busy in (False, True)]
-    ms = {k: 1000 * v / blocks for k, v in clock.seconds.items()}
-    if backend.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(backend.device) / 2**20
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    block_ms = 1000 * plain.seconds["blocks"] / blocks
+    run.prompt(prompt + ".")  # another text that says the same: what it says costs nothing
+    begun = now(device)
+    result = next(run)
+    if decoder is not None:
+        decoder.push(result.latents[0])
+    change = now(device) - begun
+    kv, peak = run.engine.bytes / 2**20, _peak_mib(device)
+    del run, result
+    rates = [0.0, 0.0]
+    if decoder is not None:
+        recipe = Recipe(strategy, str(script), schedule=schedule or backend.schedule or Schedule())
+        rates = [_gen_rate(backend, recipe, busy=busy) for busy in (False, True) if not busy or device.type == "cpu"]
+    ms = {part: 1000 * seconds / blocks for part, seconds in clock.seconds.items()}
+    block, decode = statistics.median(block_times), statistics.median(decode_times or [0.0])
+    rate = 1000 * spec.block * spec.stride
     return Row(
         strategy=name,
         window=strategy.policy.window,
-        frames_per_second=1000 * spec.block * spec.stride / block_ms,
+        frames_per_second=rate / block,
+        decoded=rate / (block + decode) if decode else 0.0,
         gen=rates[0],
-        gen_busy=rates[1],
-        block=block_ms,
+        gen_busy=rates[-1] if len(rates) > 1 else 0.0,
+        change=1000 * change,
+        change_frames=ceil(change * spec.fps),
+        block=block,
+        plain=plain_block(backend, strategy, prompt, blocks=blocks) if schedule is None else 0.0,
         model=ms["passes"] - ms["attend"],
         attention=ms["attention"],
         cache=ms["attend"] - ms["attention"] + ms["blocks"] - ms["passes"],
+        decoding=decode,
         kv_mib=kv,
         peak_mib=peak,
         host_syncs=float(syncs.count),
     )
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
-    head = (
-        "strategy",
-        "window",
-        "fps ↑",
-        "gen fps ↑",
-        "beside a busy core ↑",
-        "ms a block ↓",
-        "model",
-        "attention",
-        "cache, positions ↓",
-        "KV MiB ↓",
-        "peak MiB ↓",
-        "host syncs ↓",
-    )
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+def _peak_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+RATES = (
+    "strategy",
+    "window",
+    "fps ↑",
+    "with decoding ↑",
+    "gen ↑",
+    "beside a busy core ↑",
+    "a new prompt, ms ↓",
+    "frames ↓",
+    "KV MiB ↓",
+    "peak MiB ↓",
+)
+PARTS = (
+    "strategy",
+    "block ↓",
+    "plain handling",
+    "model",
+    "attention",
+    "cache, positions ↓",
+    "decoding",
+    "host syncs ↓",
+)
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """What a user waits for, and where a block's ms go, as Markdown tables."""
+    lines = _head(RATES)
     for r in rows:
-        whole = [f"{x:,.1f}" if x else "-" for x in (r.gen, r.gen_busy)]
-        times = [f"{r.frames_per_second:,.1f}", *whole]
-        times += [f"{x:,.1f}" for x in (r.block, r.model, r.attention, r.cache)]
-        sizes = [f"{x:,.0f}" for x in (r.kv_mib, r.peak_mib, r.host_syncs)]
-        lines.append("| " + " | ".join([as_text(r.strategy), str(r.window), *times, *sizes]) + " |")
+        rates = (r.frames_per_second, r.decoded, r.gen, r.gen_busy)
+        sizes = (r.change, r.change_frames, r.kv_mib, r.peak_mib)
+        lines.append(_line(r.strategy, str(r.window), *map(_tenths, rates), *(f"{x:,.0f}" for x in sizes)))
+    lines += ["", *_head(PARTS)]
+    for r in rows:
+        times = (r.block, r.plain, r.model, r.attention, r.cache, r.decoding)
+        lines.append(_line(r.strategy, *map(_tenths, times), f"{r.host_syncs:,.0f}"))
     return "\n".join(lines)
+
+
+def _head(names: Sequence[str]) -> list[str]:
+    return ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+
+
+def _line(strategy: str, *cells: str) -> str:
+    return "| " + " | ".join([as_text(strategy), *cells]) + " |"
+
+
+def _tenths(number: float) -> str:
+    """A number, or a dash for what there is not."""
+    return f"{number:,.1f}" if number else "-"
