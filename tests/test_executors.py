@@ -147,7 +147,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def imported_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Local workers are forked from a process that has imported torch, which takes a new interpreter seconds."""
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload([here.__name__, "rollout.backends.sprites.weights", "torch._dynamo"])
+    server.set_forkserver_preload([here.__name__, "rollout.backends.sprites.weights"])
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: server)
 
 
