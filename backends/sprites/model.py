@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from rollout.backend import Attend
 from rollout.backends.sprites.grammar import SLOTS, TOKENS
 
-__all__ = ["LAYOUT_GAIN", "ZERO", "Layer", "Pair", "Shape", "SpriteTransformer", "Texts", "Times"]
+__all__ = ["LAYOUT_GAIN", "ZERO", "Layer", "Pair", "Shape", "SpriteTransformer", "Texts", "Times", "Weights"]
 
 Pair = tuple[Tensor, Tensor]
 """Keys and values."""

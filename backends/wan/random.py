@@ -12,7 +12,7 @@ from rollout.backends.wan.text import TOKENS
 from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
 
-__all__ = ["RandomWan", "random_wan"]
+__all__ = ["VAES", "RandomWan", "random_wan"]
 
 VAES: dict[str, dict[str, Any]] = {
     "5b": {
