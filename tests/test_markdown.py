@@ -86,7 +86,7 @@ def test_tables_of_speed_show_names_as_text() -> None:
     for page in (
         flat.points_table({HOSTILE: [point]}),
         overhead.tables([row], []),
-        rollouts.table([rollouts.Row(HOSTILE, 6, *[1.0] * (len(fields(rollouts.Row)) - 2))]),
+        rollouts.tables([rollouts.Row(HOSTILE, 6, *[1.0] * (len(fields(rollouts.Row)) - 2))]),
     ):
         cells = re.findall("<td>(.*?)</td>", PARSER.render(page))
         assert LINE in map(words, cells)

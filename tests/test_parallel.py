@@ -476,14 +476,14 @@ def number() -> int:
 
 def after_block(patch: pytest.MonkeyPatch, index: int, act: Callable[[], object]) -> None:
     """Have something happen in the process that writes once it has written a block, before the next one begins."""
-    add = Output.add
+    write = Output.write
 
-    def other(self: Output, result: Any) -> None:
-        add(self, result)
+    def other(self: Output, result: Any, *decoded: Any) -> None:
+        write(self, result, *decoded)
         if result.block.index == index:
             act()
 
-    patch.setattr(Output, "add", other)
+    patch.setattr(Output, "write", other)
     patch.setattr(Beside, "start", lambda self, work: work())
 
 

@@ -1,6 +1,6 @@
 """Whole rollouts of a model under several strategies: what a user waits for, and where a block's time goes.
 
-Splits are taken with a synchronisation around every part, so they are slower than the blocks that are timed whole.
+On a GPU the parts are read off events in its stream; elsewhere off a clock around every part, which costs time itself.
 """
 
 import resource
@@ -70,7 +70,7 @@ class Row:
     decoding: float
     kv_mib: float
     peak_mib: float
-    """Allocated on the GPU, decoding included; resident in the process on a CPU, where rows share it."""
+    """Allocated on the GPU, a whole run included; resident in the process on a CPU, where rows share it."""
     host_syncs: float
     """Between a block's first noisy pass and its commit."""
 
@@ -80,17 +80,34 @@ class Row:
 
 
 class Clock:
-    """Sums seconds under names, waiting for the device at every edge; while it is off it does nothing."""
+    """Sums milliseconds under names while it is on: of a GPU by events in its stream, so that nothing waits."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds, self.on = device, dict[str, float](), False
+        self.device, self.on = device, False
+        self._edges: list[tuple[str, Any, Any]] = []
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
         """Add what happens inside to `name`."""
-        begun = now(self.device)
+        begun = self._edge()
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + now(self.device) - begun
+        self._edges.append((name, begun, self._edge()))
+
+    def sums(self) -> dict[str, float]:
+        """Milliseconds by name, once the device is idle."""
+        now(self.device)
+        sums: dict[str, float] = {}
+        for name, begun, ended in self._edges:
+            ms = begun.elapsed_time(ended) if self.device.type == "cuda" else 1000 * (ended - begun)
+            sums[name] = sums.get(name, 0.0) + ms
+        return sums
+
+    def _edge(self) -> Any:
+        if self.device.type != "cuda":
+            return now(self.device)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
 
 
 class Timed(BackendDefaults):
@@ -238,13 +255,14 @@ def measure(
     if decoder is not None:
         decoder.push(result.latents[0])
     change = now(device) - begun
-    kv, peak = run.engine.bytes / 2**20, _peak_mib(device)
+    kv = run.engine.bytes / 2**20
     del run, result
     rates = [0.0, 0.0]
     if decoder is not None:
         recipe = Recipe(strategy, str(script), schedule=schedule or backend.schedule or Schedule())
         rates = [_gen_rate(backend, recipe, busy=busy) for busy in (False, True) if not busy or device.type == "cpu"]
-    ms = {part: 1000 * seconds / blocks for part, seconds in clock.seconds.items()}
+    peak = _peak_mib(device)
+    ms = {part: total / blocks for part, total in clock.sums().items()}
     block, decode = statistics.median(block_times), statistics.median(decode_times or [0.0])
     rate = 1000 * spec.block * spec.stride
     return Row(

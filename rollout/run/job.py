@@ -30,7 +30,7 @@ from rollout.run.prefix import read_prefixes
 from rollout.run.recipe import PrefixRecord, Recipe
 from rollout.run.record import RunFolder, record, subtitles, times
 from rollout.run.snapshot import DAMAGE, Snapshot, damaged, part, snapshot_path, snapshots, under
-from rollout.run.video import Subtitle
+from rollout.run.video import Frames, Subtitle
 from rollout.script import Script
 from rollout.temporary import remove_leftovers
 from rollout.text import Json, cause
@@ -77,7 +77,7 @@ class Job:
     peak: Peak | None = None
     """What measures the most memory that it takes, where that is asked for."""
     beside: bool = True
-    """Decode and write a block while the next one is denoised; not where what a block costs is measured."""
+    """Decode and write a block while the next one is denoised; not where what a block costs is measured, or memory is short."""
 
     def __post_init__(self) -> None:
         recipe, spec = self.recipe, self.backend.spec
@@ -94,7 +94,9 @@ class Job:
             self.prefix_record = msgspec.convert(before["prefix"], PrefixRecord | None)
         self.seconds, self.writing = (float(before.get(name, 0.0)) for name in ("seconds", "writing"))
         self.rolling = float(before.get("rolling", self.seconds - self.writing))  # earlier, one waited for the other
-        self._beside = Beside()
+        self.decoding = 0.0
+        self.beside = self.beside and not recipe.options.get("low_vram")
+        self._decodes, self._writes = (Beside(self.backend.device) for _ in range(2))
         self.rollout: Rollout = generate(
             self.backend,
             recipe.strategy,
@@ -154,11 +156,11 @@ class Job:
             output = self._open()
             try:
                 yield from self._blocks(output)
-                self._beside.wait()
+                self._wait()
                 output.close(keep=bool(snapshots(self.folder)))
             except BaseException as error:
                 with suppress(BaseException):  # the error that ends it came first
-                    self._beside.wait()
+                    self._wait()
                 output.leave(error, keep=bool(snapshots(self.folder)))
                 raise
             self._finish(output)
@@ -229,9 +231,9 @@ class Job:
                 return
             self.rolling += time.monotonic() - started
             if output is not None:
-                self._beside.start(partial(self._write, output, result))
+                self._decodes.start(partial(self._decode, output, result))
                 if not self.beside:
-                    self._beside.wait()
+                    self._wait()
             self.seconds = before + time.monotonic() - begun
             blocks = result.block.index + 1
             more = blocks < self.rollout.blocks
@@ -244,10 +246,23 @@ class Job:
                 self.snapshot(output)
                 raise Stopped(self._stopped(blocks))
 
-    def _write(self, output: Output, result: Result) -> None:
+    def _decode(self, output: Output, result: Result) -> None:
         begun = time.monotonic()
-        output.add(result)
+        latents, frames = output.decode(result)
+        self.decoding += time.monotonic() - begun
+        self._writes.start(partial(self._write, output, result, latents, frames))
+
+    def _write(self, output: Output, result: Result, latents: Tensor, frames: Frames) -> None:
+        begun = time.monotonic()
+        output.write(result, latents, frames)
         self.writing += time.monotonic() - begun
+
+    def _wait(self) -> None:
+        """Until all blocks so far are written. Raises OutputError."""
+        try:
+            self._decodes.wait()
+        finally:
+            self._writes.wait()
 
     def _stopped(self, blocks: int) -> str:
         where = f"stopped after block {blocks} of {self.rollout.blocks}"
@@ -263,7 +278,7 @@ class Job:
         state, tensors = run.state()
         if output is None:
             return
-        self._beside.wait()
+        self._wait()
         files, pictures = output.state()
         facts = {
             "recipe": self.recipe.to_dict(),
@@ -279,7 +294,7 @@ class Job:
                 "history": 0 if self.history is None else run.encoded,
                 "prefix": msgspec.to_builtins(self.prefix_record),
                 "seconds": self.seconds,
-                "writing": self.writing,
+                "writing": self.decoding + self.writing,
                 "rolling": self.rolling,
             },
         }
@@ -293,7 +308,7 @@ class Job:
             self.script,
             prefix=self.prefix_record,
             history=0 if self.history is None else self.rollout.encoded,
-            timings=times(self.seconds, self.rolling, self.writing, output.frames),
+            timings=times(self.seconds, self.rolling, self.decoding + self.writing, output.frames),
             digests=output.digests,
             peak_bytes=self.peak.bytes() if self.peak is not None else None,
         )

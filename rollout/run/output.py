@@ -92,8 +92,16 @@ class Output:
 
     def add(self, result: Result) -> None:
         """Decode a block and write it. Raises OutputError."""
+        self.write(result, *self.decode(result))
+
+    def decode(self, result: Result) -> tuple[Tensor, Frames]:
+        """A block's latents and frames, on the CPU."""
         latents = result.latents[0]
         frames: Frames = self.decoder.push(latents).numpy()
+        return latents.cpu(), frames
+
+    def write(self, result: Result, latents: Tensor, frames: Frames) -> None:
+        """Write a block that was decoded. Raises OutputError."""
         if self.contact:
             self.sheet.add(result, frames, self.spec.seconds(result.block.start))
         self._write(frames)
