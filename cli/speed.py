@@ -81,7 +81,7 @@ def speed(
             options = choice.options | ({} if dtype is None else {"dtype": dtype})
             model_loaded = _load(backend, random, size, layers, choice.device, options)
             if frames is None:
-                rows = _rollouts(model_loaded, strategies, texts, blocks)
+                rows = _rollouts(model_loaded, strategies, texts, blocks, split=not options.get("compile"))
             else:
                 rows = _flat(model_loaded, strategies, frames, points, out, snapshot_every)
         target.give(rows)
@@ -157,7 +157,9 @@ def _begin(backend: "Backend") -> str:
     return "a cat walks" if backend.world is None else backend.world.example
 
 
-def _rollouts(backend: "Backend", strategies: dict[str, Strategy], texts: dict[str, str], blocks: int) -> Json:
+def _rollouts(
+    backend: "Backend", strategies: dict[str, Strategy], texts: dict[str, str], blocks: int, *, split: bool
+) -> Json:
     """Whole rollouts of a model under several strategies, each with its preset's own noise levels."""
     from rollout.benchmarks.speed.rollouts import measure, tables
 
@@ -168,7 +170,7 @@ def _rollouts(backend: "Backend", strategies: dict[str, Strategy], texts: dict[s
         if preset is not None and preset.block not in (None, backend.spec.block):
             print(f"note: the preset '{texts[name]}' has blocks of its own: --block {preset.block}")
         schedule = None if preset is None else preset.schedule
-        rows.append(measure(backend, name, strategy, prompt, blocks=blocks, schedule=schedule))
+        rows.append(measure(backend, name, strategy, prompt, blocks=blocks, schedule=schedule, split=split))
         print(f"  {name}: {rows[-1].frames_per_second:.1f} fps", flush=True)
     print(tables(rows))
     return {"rows": [row.to_dict() for row in rows]}

@@ -81,4 +81,4 @@ def test_a_compiled_model_is_one_graph_and_gives_the_same_video(name: str) -> No
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     videos = [latents(generate(wan, preset(name), SCRIPT)) for wan in (plain, compiled)]
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before + 1
-    torch.testing.assert_close(videos[1], videos[0], rtol=0, atol=1e-4 * float(videos[0].abs().max()))
+    torch.testing.assert_close(videos[1], videos[0], rtol=0, atol=2e-4 * float(videos[0].abs().max()))

@@ -220,8 +220,12 @@ def measure(
     *,
     blocks: int = 3,
     schedule: Schedule | None = None,
+    split: bool = True,
 ) -> Row:
-    """Fill the window, then time `blocks` blocks whole, then split; a block under the count of waits, and a new prompt."""
+    """Fill the window, then time `blocks` blocks whole, then split; a block under the count of waits, and a new prompt.
+
+    `split`: not where the model is compiled, since events that are recorded inside it are lost.
+    """
     spec, device = backend.spec, backend.device
     fill = -(-strategy.policy.window // spec.block) + 1
     if device.type == "cuda":
@@ -242,11 +246,12 @@ def measure(
             begun = now(device)
             decoder.push(result.latents[0])
             decode_times.append(1000 * (now(device) - begun))
-    clock.on = True
-    with clock.measure("blocks"):
-        for _ in range(blocks):
-            next(run)
-    clock.on = False
+    if split:
+        clock.on = True
+        with clock.measure("blocks"):
+            for _ in range(blocks):
+                next(run)
+        clock.on = False
     with CountSyncs() as syncs:
         next(run)
     run.prompt(prompt + ".")  # another text that says the same: what it says costs nothing
@@ -262,7 +267,8 @@ def measure(
         recipe = Recipe(strategy, str(script), schedule=schedule or backend.schedule or Schedule())
         rates = [_gen_rate(backend, recipe, busy=busy) for busy in (False, True) if not busy or device.type == "cpu"]
     peak = _peak_mib(device)
-    ms = {part: total / blocks for part, total in clock.sums().items()}
+    ms = dict.fromkeys(("blocks", "passes", "attend", "attention"), 0.0)
+    ms |= {part: total / blocks for part, total in clock.sums().items()}
     block, decode = statistics.median(block_times), statistics.median(decode_times or [0.0])
     rate = 1000 * spec.block * spec.stride
     return Row(
