@@ -161,8 +161,8 @@ def _presets(needs: "Needs", memory: float | None) -> list[Json]:
             print(f"{name:24}does not fit the model: {error}")
             rows.append({"preset": name, "refused": str(error)})
             continue
-        total = _total(preset.strategy, here)
-        cached, fits = total - sum(here.rolling.values()), None if memory is None else total <= memory
+        total, cached = _total(preset.strategy, here), _cached(preset.strategy, here)
+        fits = None if memory is None else total <= memory
         says = {None: "", True: "   fits", False: "   does not fit"}[fits]
         print(f"{name:24}{_gib(cached):>16}{_gib(total):>8}{says}")
         rows.append({"preset": name, "keys_and_values": cached / GIB, "whole": total / GIB, "fits": fits})
@@ -170,10 +170,16 @@ def _presets(needs: "Needs", memory: float | None) -> list[Json]:
 
 
 def _total(strategy: "Strategy", needs: "Needs") -> float:
+    from rollout.memory import ahead
+
+    joint = ahead(strategy, needs.spec) // needs.spec.block  # blocks that go through a pass beside the first
+    return _cached(strategy, needs) + sum(needs.rolling.values()) + joint * needs.passing
+
+
+def _cached(strategy: "Strategy", needs: "Needs") -> float:
     from rollout.memory import cache_bytes
 
-    cache = 0 if strategy.store.on_host else cache_bytes(strategy, needs.spec, needs.itemsize, needs.rows)
-    return cache + sum(needs.rolling.values())
+    return 0 if strategy.store.on_host else cache_bytes(strategy, needs.spec, needs.itemsize, needs.rows)
 
 
 def _size(needs: "Needs") -> str:

@@ -13,7 +13,8 @@ __all__ = ["Needs", "ahead", "cache_bytes"]
 class Needs:
     """Bytes of a model's parts on its device: while prompts are encoded, and while blocks are rolled out.
 
-    `rows`: rows of the cache a video; `itemsize`: bytes of a number in it; `notes`: what would need less, by option.
+    `rows`: rows of the cache a video; `itemsize`: bytes of a number in it; `notes`: what would need less, by option;
+    `passing`: what a pass over a block works with, which is in `rolling` once.
     """
 
     spec: Spec
@@ -22,9 +23,10 @@ class Needs:
     itemsize: int
     rows: int = 1
     notes: Mapping[str, str] = field(default_factory=dict)
+    passing: int = 0
 
 
-def ahead(strategy: Strategy, spec: Spec, steps: int) -> int:
+def ahead(strategy: Strategy, spec: Spec, steps: int = 4) -> int:
     """Frames of later blocks that passes see beside a block."""
     return (strategy.order.joint(steps) - 1) * spec.block
 

@@ -1,5 +1,6 @@
 """Wan 2.1 through diffusers, on a tiny random folder: hooks, streams, import, text, and the whole command."""
 
+import copy
 import json
 import os
 import pickle
@@ -24,7 +25,7 @@ from rollout.backends.wan.hooks import ExactTimesteps, hooked
 from rollout.backends.wan.loading import load_transformer
 from rollout.backends.wan.model import Wan
 from rollout.backends.wan.text import TextEncoder, clean
-from rollout.backends.wan.vae import WanDecoder, encode_frames, unscale
+from rollout.backends.wan.vae import WanDecoder, encode_frames, for_cudnn, unscale
 from rollout.backends.wan.weights import import_checkpoint
 from rollout.cache import KVCache
 from rollout.errors import BackendError, OutputError
@@ -318,6 +319,17 @@ def test_streaming_decode_equals_the_whole_decode_also_interleaved(vae: Any) -> 
 
 
 @torch.no_grad()
+def test_a_vae_laid_out_for_cudnn_decodes_the_same(vae: Any) -> None:
+    torch.manual_seed(3)
+    latents = torch.randn(3, 16, 4, 6)
+    frames = WanDecoder(vae).push(latents)
+    other = copy.deepcopy(vae)
+    for_cudnn(other)
+    convolutions = [m for m in other.modules() if isinstance(m, torch.nn.Conv3d) and m.in_channels > 1]
+    assert all(m.weight.is_contiguous(memory_format=torch.channels_last_3d) for m in convolutions)
+    assert (WanDecoder(other).push(latents).int() - frames.int()).abs().max() <= 1
+
+
 def test_a_decoders_state_can_be_saved_and_gone_back_to(vae: Any) -> None:
     z = torch.randn(9, 16, 4, 6, generator=torch.Generator().manual_seed(0))
     decoder = WanDecoder(vae)

@@ -20,6 +20,7 @@ from rollout.backends.wan.kinds import check_files
 from rollout.backends.wan.model import Wan
 from rollout.backends.wan.parallel import Parallel, tiles
 from rollout.backends.wan.text import TextEncoder
+from rollout.backends.wan.vae import for_cudnn
 from rollout.devices import find_device, find_dtype, free_bytes
 from rollout.errors import BackendError
 from rollout.ranks import join_ranks, leads
@@ -79,6 +80,8 @@ def load_wan(
     if leads(ranks):
         vae_kind = find_dtype(vae_dtype or ("bfloat16" if low_vram else "float32"), place)
         vae = _load("VAE", AutoencoderKLWan, folder, "vae", vae_kind)
+        if place.type == "cuda":
+            for_cudnn(vae)
     transformer = load_transformer(folder, device=torch.device("cpu"), dtype=kind)
     if fp8_weights:
         transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=kind)

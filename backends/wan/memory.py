@@ -36,9 +36,12 @@ class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        inputs = {arg.untyped_storage()._cdata for arg in args if isinstance(arg, Tensor)}
         for tensor in out if isinstance(out, tuple | list) else (out,):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
+                if storage._cdata in inputs:  # a view, of weights for example, is nothing new
+                    continue
                 self._alive[storage._cdata] = self._reference(storage), storage.nbytes()
                 self._most += storage.nbytes()
         if self._most > self.bytes:  # else it is no peak, and who is dead need not be asked: there are thousands
@@ -69,7 +72,9 @@ def wan_needs(
     rows = 1 if scale == 1 else 2
     transformer = _transformer(config)
     vae, features, decoding = _vae(folder, spec, vae_dtype)
-    working = max(_pass(transformer, config, spec, dtype, rows), decoding - features)
+    passing, decoding = _pass(transformer, config, spec, dtype, rows), decoding - features
+    # a block is decoded while the next one is denoised, but for --low-vram
+    working = max(passing, decoding) if low_vram else passing + decoding
     if fp8_weights:
         transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
         working += (
@@ -86,6 +91,7 @@ def wan_needs(
         dtype.itemsize,
         rows,
         _notes(low_vram, fp8_weights, weights, vae_dtype, features),
+        passing,
     )
 
 

@@ -9,6 +9,7 @@ from rollout.backends.wan import SIZES
 from rollout.backends.wan.hooks import compile_blocks
 from rollout.backends.wan.model import Wan
 from rollout.backends.wan.text import TOKENS
+from rollout.backends.wan.vae import for_cudnn
 from rollout.devices import find_device, find_dtype
 from rollout.errors import BackendError
 
@@ -79,6 +80,8 @@ def random_wan(
             place.type != "cpu" or size == "tiny"
         ):  # on a CPU a block of a released size would take the better part of a minute
             vae = _cast(AutoencoderKLWan(**VAES.get(size, {})), find_dtype(vae_dtype or "float32", place))
+    if vae is not None and place.type == "cuda":
+        for_cudnn(vae)
     if fp8_weights:
         model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=kind)
     wan = RandomWan(

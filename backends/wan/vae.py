@@ -5,11 +5,20 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from rollout.text import Json
 
-__all__ = ["WanDecoder", "encode_frames", "unpatchify", "unscale"]
+__all__ = ["WanDecoder", "encode_frames", "for_cudnn", "unpatchify", "unscale"]
+
+
+def for_cudnn(vae: nn.Module) -> None:
+    """Lay the weights of convolutions out as cuDNN's kernels read them; else it turns every picture around and back."""
+    forms = {nn.Conv2d: torch.channels_last, nn.Conv3d: torch.channels_last_3d}
+    for module in vae.modules():
+        for kind, form in forms.items():
+            if isinstance(module, kind):
+                module.weight.data = module.weight.data.to(memory_format=form)
 
 
 class WanDecoder:

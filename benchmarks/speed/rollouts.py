@@ -224,7 +224,7 @@ def measure(
 ) -> Row:
     """Fill the window, then time `blocks` blocks whole, then split; a block under the count of waits, and a new prompt.
 
-    `split`: not where the model is compiled, since events that are recorded inside it are lost.
+    `split`: parts and waits too; not of a compiled model, in which events are lost, and which runs as it is under a count.
     """
     spec, device = backend.spec, backend.device
     fill = -(-strategy.policy.window // spec.block) + 1
@@ -246,14 +246,15 @@ def measure(
             begun = now(device)
             decoder.push(result.latents[0])
             decode_times.append(1000 * (now(device) - begun))
+    syncs = CountSyncs()
     if split:
         clock.on = True
         with clock.measure("blocks"):
             for _ in range(blocks):
                 next(run)
         clock.on = False
-    with CountSyncs() as syncs:
-        next(run)
+        with syncs:
+            next(run)
     run.prompt(prompt + ".")  # another text that says the same: what it says costs nothing
     begun = now(device)
     result = next(run)
@@ -261,9 +262,10 @@ def measure(
         decoder.push(result.latents[0])
     change = now(device) - begun
     kv = run.engine.bytes / 2**20
-    del run, result
+    decodes = decoder is not None
+    del run, result, decoder
     rates = [0.0, 0.0]
-    if decoder is not None:
+    if decodes:
         recipe = Recipe(strategy, str(script), schedule=schedule or backend.schedule or Schedule())
         rates = [_gen_rate(backend, recipe, busy=busy) for busy in (False, True) if not busy or device.type == "cpu"]
     peak = _peak_mib(device)
@@ -332,7 +334,7 @@ def tables(rows: Sequence[Row]) -> str:
     lines += ["", *_head(PARTS)]
     for r in rows:
         times = (r.block, r.plain, r.model, r.attention, r.cache, r.decoding)
-        lines.append(_line(r.strategy, *map(_tenths, times), f"{r.host_syncs:,.0f}"))
+        lines.append(_line(r.strategy, *map(_tenths, times), f"{r.host_syncs:,.0f}" if r.model else "-"))
     return "\n".join(lines)
 
 
