@@ -35,7 +35,7 @@ TAIL = """
   ([An hour of video](../benchmarks/RESULTS.md#an-hour-of-video)), on the first edition's model, and without another
   strategy beside it: it shows that a rollout can be that long, not that this strategy is the one for it.
 - Anything that the world of sprites does not have: faces, text, several subjects, a camera that moves.
-- Real checkpoints, any GPU. How a strategy does on Wan is said by its paper, on its own prompts
+- Real checkpoints. How a strategy does on Wan is said by its paper, on its own prompts
   ([presets](../README.md#the-strategies)).
 """
 
