@@ -182,7 +182,7 @@ def _gen_rate(backend: Backend, recipe: Recipe, *, busy: bool) -> float:
 
 @torch.no_grad()
 def plain_block(backend: Backend, strategy: Strategy, prompt: str, *, blocks: int) -> float:
-    """Ms a block of the same passes under the released handling, plainly; 0 where the policy is no window with sinks."""
+    """Ms of a block's passes alone under the released handling; 0 where the policy is no window with sinks."""
     spec, policy = backend.spec, strategy.policy
     if type(policy) not in (Fifo, Sink) or backend.rows > 1:
         return 0.0
