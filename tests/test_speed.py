@@ -229,9 +229,10 @@ def test_a_compiled_model_says_what_attend_raises() -> None:
     assert out.data_ptr() != q.data_ptr()
 
 
+@pytest.mark.parametrize("late", [200, pytest.param(400, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("text", TEXTS)
-def test_rounding_does_not_add_up(text: str) -> None:
-    """In bf16 the attention of block 200 is as near to the exact one as that of block 20."""
+def test_rounding_does_not_add_up(text: str, late: int) -> None:
+    """In bf16 the attention of a late block is as near to the exact one as that of block 20."""
 
     def error(blocks: int) -> float:
         strategy = Strategy.from_text(text.format(w=9))
@@ -259,7 +260,7 @@ def test_rounding_does_not_add_up(text: str) -> None:
                 gap = max(gap, ((outs[0] - outs[1]).norm() / outs[1].norm()).item())
         return gap
 
-    assert error(200) < 1.6 * error(20) < 0.05
+    assert error(late) < 1.6 * error(20) < 0.05
 
 
 def test_a_long_rollout_is_flat() -> None:
