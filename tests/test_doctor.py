@@ -95,9 +95,8 @@ def test_what_does_not_fit_is_told_what_to_turn_on(folder: Path, monkeypatch: py
             json.dumps({**model.config, "_class_name": type(model).__name__}, default=list)
         )
     monkeypatch.setattr("rollout.backends.wan.headers.check_parts", lambda folder: iter(()))
-    wan_needs = cache(
-        memory.wan_needs
-    )  # a pass of so many layers takes a second to count, and each command counts some
+    # a pass of so many layers takes a second to count, and each command counts some
+    wan_needs = cache(memory.wan_needs)
     monkeypatch.setattr(memory, "wan_needs", wan_needs)
     options = ("--backend", "wan", "--model", str(real), "--dtype", "bfloat16", "--free")
     assert doctor(monkeypatch, *options, "24") == 0

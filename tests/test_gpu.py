@@ -53,9 +53,8 @@ def nothing_waits() -> Iterator[None]:
 def test_a_rollout_is_the_cpus(name: str) -> None:
     truth = video(name, torch.float64, "cpu")
     exact, half = video(name, torch.float64, DEVICE), video(name, torch.bfloat16, DEVICE)
-    assert (
-        exact - truth
-    ).norm() / truth.norm() < 1e-6  # diffusers computes norms in float32, whatever the model's dtype
+    # diffusers computes norms in float32, whatever the model's dtype
+    assert (exact - truth).norm() / truth.norm() < 1e-6
     assert (half - truth).norm() / truth.norm() < 1.5e-2
 
 

@@ -76,9 +76,8 @@ def random_wan(
     with place:
         model = _cast(WanTransformer3DModel(**config), kind)
         vae = None
-        if (
-            place.type != "cpu" or size == "tiny"
-        ):  # on a CPU a block of a released size would take the better part of a minute
+        # on a CPU a block of a released size would take the better part of a minute
+        if place.type != "cpu" or size == "tiny":
             vae = _cast(AutoencoderKLWan(**VAES.get(size, {})), find_dtype(vae_dtype or "float32", place))
     if vae is not None and place.type == "cuda":
         for_cudnn(vae)
@@ -95,7 +94,7 @@ def random_wan(
 def _cast(model: Any, dtype: torch.dtype) -> Any:
     """As diffusers loads a model in `dtype`: norms and modulation stay in float32 where it is shorter."""
     model.eval().requires_grad_(False)
-    kept = (model._keep_in_fp32_modules or ()) if dtype.itemsize < 4 else ()
+    float32_modules = set(model._keep_in_fp32_modules or ()) if dtype.itemsize < 4 else set()
     for name, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(torch.float32 if set(name.split(".")) & set(kept) else dtype)
+        parameter.data = parameter.data.to(torch.float32 if float32_modules & set(name.split(".")) else dtype)
     return model

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from rollout.backend import Spec, split_pairs
 from rollout.cache import KVCache
+from rollout.devices import now
 from rollout.plan import Step, chunks, decide, replayed
 from rollout.rope import rotate, table
 from rollout.slots import Block
 from rollout.strategy import Strategy
 from rollout.views import reach
 
-__all__ = ["PASSES", "Floor", "Ours", "Plain", "geometry"]
+__all__ = ["PASSES", "Floor", "Ours", "Plain", "geometry", "milliseconds"]
 
 PASSES = 5
 """Four denoising steps and the clean pass."""
@@ -26,6 +27,13 @@ PASSES = 5
 def geometry(layers: int = 1) -> Spec:
     """Wan2.1-T2V-1.3B at 480x832, with fewer layers."""
     return Spec("wan", layers, 12, 128, (16, 60, 104), (30, 52), split_pairs(128))
+
+
+def milliseconds(work: Callable[[], object], device: torch.device) -> float:
+    """What some work takes, the device idle before and after."""
+    begun = now(device)
+    work()
+    return 1000 * (now(device) - begun)
 
 
 def _qkv(spec: Spec, dtype: torch.dtype, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 import ctypes
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from rollout.backend import Spec
 from rollout.benchmarks.markdown import as_text
-from rollout.benchmarks.speed.handling import PASSES, Floor, Ours, Plain, geometry
+from rollout.benchmarks.speed.handling import PASSES, Floor, Ours, Plain, geometry, milliseconds
 from rollout.devices import now
 from rollout.strategy import Strategy
 from rollout.text import Json
@@ -72,20 +72,13 @@ def pin_allocator() -> None:
         return
 
 
-def _timed(work: Callable[[], object], device: torch.device) -> float:
-    """Milliseconds, the device idle before and after."""
-    begun = now(device)
-    work()
-    return 1000 * (now(device) - begun)
-
-
 def attention_ms(window: int, spec: Spec, dtype: torch.dtype, device: torch.device) -> float:
     """One block's attention over a full window, timed on two heads and scaled to all."""
     q, k, v = (
         torch.randn(1, HEADS, frames * spec.tokens, spec.head_dim, device=device).to(dtype)
         for frames in (spec.block, window, window)
     )
-    times = [_timed(lambda: F.scaled_dot_product_attention(q, k, v), device) for _ in range(2)]
+    times = [milliseconds(lambda: F.scaled_dot_product_attention(q, k, v), device) for _ in range(2)]
     return min(times) * spec.heads / HEADS
 
 
@@ -109,9 +102,9 @@ def measure(
                 floor, plain = (make(window, int("fifo" not in name), spec, dtype, device) for make in (Floor, Plain))
                 times = [
                     [
-                        _timed(floor.block, device),
-                        _timed(partial(ours.block, ours.step()), device),
-                        _timed(plain.block, device),
+                        milliseconds(floor.block, device),
+                        milliseconds(partial(ours.block, ours.step()), device),
+                        milliseconds(plain.block, device),
                     ]
                     for _ in range(repeats + 1)
                 ]
@@ -152,7 +145,7 @@ def switching(
                     begun = now(device)
                     forwards = ours.switch(step)
                     once.append(1000 * (now(device) - begun))
-                    after.append(_timed(partial(ours.block, step), device) / PASSES)
+                    after.append(milliseconds(partial(ours.block, step), device) / PASSES)
                 yield Switching(_name(dtype), window, name, statistics.median(once), forwards, statistics.median(after))
 
 

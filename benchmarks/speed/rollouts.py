@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rollout.backend import Attend, Backend, BackendDefaults, Decoder
 from rollout.benchmarks.markdown import as_text
-from rollout.benchmarks.speed.handling import PASSES, Plain
+from rollout.benchmarks.speed.handling import PASSES, Plain, milliseconds
 from rollout.devices import now
 from rollout.errors import BackendError
 from rollout.loop import generate
@@ -190,9 +191,8 @@ def plain_block(backend: Backend, strategy: Strategy, prompt: str, *, blocks: in
     layers = [Plain(policy.window, sink, spec, backend.dtype, backend.device, raw=raw) for _ in range(spec.layers)]
     kernel = backend.attention or F.scaled_dot_product_attention
     text, x = backend.encode(prompt), torch.randn(1, spec.block, *spec.latent, device=backend.device)
-    times = []
-    for _ in range(blocks + 1):
-        begun = now(backend.device)
+
+    def passes() -> None:
         for n in range(PASSES):
 
             def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, *, keep: bool = n == PASSES - 1) -> Tensor:
@@ -200,7 +200,8 @@ def plain_block(backend: Backend, strategy: Strategy, prompt: str, *, blocks: in
                 return kernel(q, k, v).transpose(1, 2)
 
             backend.denoise(x, 500.0, text, attend)
-        times.append(1000 * (now(backend.device) - begun))
+
+    times = [milliseconds(passes, backend.device) for _ in range(blocks + 1)]
     return statistics.median(times[1:])
 
 
@@ -236,16 +237,14 @@ def measure(
     # without an end: under a rolling order the last blocks have fewer passes
     run = generate(timed, strategy, script, schedule=schedule, endless=True)
     for _ in range(fill):
-        result = next(run)
+        next(run)
     block_times, decode_times = [], []
     for _ in range(blocks):
         begun = now(device)
         result = next(run)
         block_times.append(1000 * (now(device) - begun))
         if decoder is not None:
-            begun = now(device)
-            decoder.push(result.latents[0])
-            decode_times.append(1000 * (now(device) - begun))
+            decode_times.append(milliseconds(partial(decoder.push, result.latents[0]), device))
     syncs = CountSyncs()
     if split:
         clock.on = True
